@@ -1,0 +1,1 @@
+"""The few numeric primitives, once a backend: what strategies and masks are made of."""

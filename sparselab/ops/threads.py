@@ -1,0 +1,36 @@
+"""Threads over fixed blocks: the one way in which sparselab's CPU code runs in parallel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+Block = TypeVar("Block")
+Result = TypeVar("Result")
+
+
+def thread_count() -> int:
+    """How many threads to use: what PyTorch was told (``torch.set_num_threads``, ``OMP_NUM_THREADS``)."""
+    return torch.get_num_threads()
+
+
+def map_blocks(function: Callable[[Block], Result], blocks: Iterable[Block]) -> list[Result]:
+    """``[function(block) for block in blocks]``, the blocks shared out over threads.
+
+    ``function`` must release the GIL to gain. Results come in the order of the blocks, and the blocks do not depend on
+    the number of threads, so neither do the results. The threads end with the call: nothing is left behind for a fork.
+    """
+    blocks = list(blocks)
+    threads = min(thread_count(), len(blocks))
+    if threads <= 1:
+        return [function(block) for block in blocks]
+    with ThreadPoolExecutor(threads, thread_name_prefix="sparselab") as pool:
+        return list(pool.map(function, blocks))
+
+
+def row_blocks(rows: int, size: int) -> list[slice]:
+    """``rows`` cut into blocks of ``size``, the last one shorter."""
+    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]

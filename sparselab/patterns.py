@@ -1,0 +1,81 @@
+"""Sparsity patterns: what ``"2:4"``, ``"m4n2_2d_best"`` and ``"unstructured,0.5"`` mean, parsed in this one place."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_NM = re.compile(r"(\d+):(\d+)")
+_MN = re.compile(r"m(\d+)n(\d+)_(\w+)")
+_DENSITY = re.compile(r"([a-z]\w*),(?:density=)?([0-9.eE+-]+)")
+
+GRAMMAR = (
+    "'N:M' (keep N of every M input channels, e.g. '2:4'), 'mMnN_CALCULATOR' as ASP writes it "
+    "(e.g. 'm4n2_1d', 'm4n2_2d_best'), or 'NAME,DENSITY' (e.g. 'unstructured,0.5', 'row,0.5')"
+)
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Which weights a mask may keep: a mask calculator's name with the ``n`` of ``m``, or the density, it keeps.
+
+    ``n`` and ``m`` are ``None`` for patterns without groups. ``density`` is the share of weights that is kept.
+
+    >>> Pattern.parse("2:4")
+    Pattern(calculator='1d', n=2, m=4, density=0.5)
+    >>> str(Pattern.parse("m4n2_1d")), str(Pattern.parse("m8n4_2d_best"))
+    ('2:4', 'm8n4_2d_best')
+    """
+
+    calculator: str
+    n: int | None
+    m: int | None
+    density: float
+
+    @classmethod
+    def parse(cls, pattern: str | Pattern) -> Pattern:
+        """The pattern that a text stands for (a ``Pattern`` is returned as it is).
+
+        Raises ``ValueError`` for a text outside the grammar and for ``N`` outside ``0 < N <= M``.
+        """
+        if isinstance(pattern, Pattern):
+            return pattern
+        if not isinstance(pattern, str):
+            raise ValueError(f"a pattern is a text such as '2:4', got {pattern!r} ({type(pattern).__name__})")
+        text = pattern.strip()
+        if match := _NM.fullmatch(text):
+            return cls.nm(int(match[1]), int(match[2]))
+        if match := _MN.fullmatch(text):
+            return cls.nm(int(match[2]), int(match[1]), match[3])
+        if match := _DENSITY.fullmatch(text):
+            return cls.with_density(match[1], match[2])
+        raise ValueError(f"{pattern!r} is not a pattern; write {GRAMMAR}")
+
+    @classmethod
+    def nm(cls, n: int, m: int, calculator: str = "1d") -> Pattern:
+        """Keep ``n`` of every ``m``; raises ``ValueError`` unless ``0 < n <= m``."""
+        if not 0 < n <= m:
+            raise ValueError(f"pattern {n}:{m} keeps {n} of every {m}: N must be at least 1 and at most M")
+        return cls(calculator, n, m, n / m)
+
+    @classmethod
+    def with_density(cls, calculator: str, density: str) -> Pattern:
+        """Keep a share of the weights; raises ``ValueError`` unless ``0 <= density <= 1``."""
+        try:
+            share = float(density)
+        except ValueError:
+            raise ValueError(f"the density in '{calculator},{density}' is not a number") from None
+        if not 0 <= share <= 1:
+            raise ValueError(f"density {density} in '{calculator},{density}' must lie between 0 and 1")
+        return cls(calculator, None, None, share)
+
+    def require_nm(self, what: str) -> tuple[int, int]:
+        """``(n, m)``, or a ``ValueError`` saying that ``what`` needs a pattern with groups."""
+        if self.n is None or self.m is None:
+            raise ValueError(f"{what} needs an N:M pattern such as '2:4', got '{self}'")
+        return self.n, self.m
+
+    def __str__(self) -> str:
+        if self.n is None or self.m is None:
+            return f"{self.calculator},{self.density:g}"
+        return f"{self.n}:{self.m}" if self.calculator == "1d" else f"m{self.m}n{self.n}_{self.calculator}"

@@ -1,0 +1,105 @@
+"""One grammar for names with options: ``"recompute,100"`` is ``"recompute,every=100"`` is ``Recompute(every=100)``."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+def unknown_name(kind: str, name: str, valid: typing.Iterable[str]) -> ValueError:
+    """A ``ValueError`` that names the value, lists what is valid and guesses what was meant."""
+    valid = sorted(valid)
+    close = difflib.get_close_matches(name, valid, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return ValueError(f"unknown {kind} {name!r}; valid: {', '.join(valid)}.{hint}")
+
+
+class Registry(Generic[T]):
+    """Names of one kind of configuration object, each imported only when it is asked for.
+
+    ``entries`` maps a name to ``"module:Class"``, where the class is a frozen dataclass whose fields are the options.
+    ``aliases`` maps other spellings to names.
+    """
+
+    def __init__(
+        self, kind: str, entries: Mapping[str, str], aliases: Mapping[str, str] | None = None
+    ) -> None:
+        self.kind = kind
+        self._entries = dict(entries)
+        self._aliases = dict(aliases or {})
+
+    def names(self) -> list[str]:
+        """Every valid name, sorted."""
+        return sorted(self._entries)
+
+    def get(self, name: str) -> type[T]:
+        """The class behind ``name``; ``ValueError`` listing the valid names when there is none."""
+        target = self._entries.get(self._aliases.get(name, name))
+        if target is None:
+            raise unknown_name(self.kind, name, self._entries)
+        module, _, attribute = target.partition(":")
+        return typing.cast("type[T]", getattr(importlib.import_module(module), attribute))
+
+    def resolve(self, spec: str | T) -> T:
+        """The object that ``spec`` stands for: built from ``"name,option,key=option"``, or ``spec`` itself."""
+        if not isinstance(spec, str):
+            return spec
+        name, *options = (part.strip() for part in spec.split(","))
+        cls = self.get(name)
+        return build(cls, options, what=f"{self.kind} {name!r}")
+
+
+def build(cls: type[T], options: typing.Sequence[str], what: str) -> T:
+    """An instance of the dataclass ``cls`` from option texts, positional first, ``key=value`` anywhere.
+
+    >>> import dataclasses
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Recompute:
+    ...     every: int = 100
+    ...     regrow: bool = False
+    >>> build(Recompute, ["50", "regrow=true"], what="schedule 'recompute'")
+    Recompute(every=50, regrow=True)
+    """
+    fields = [field.name for field in dataclasses.fields(cls) if field.init]  # type: ignore[arg-type]
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for position, option in enumerate(options):
+        key, equals, text = option.partition("=")
+        if not equals:
+            if position >= len(fields):
+                raise ValueError(f"{what} takes at most {len(fields)} options ({', '.join(fields)}), got {option!r} too")
+            key, text = fields[position], option
+        elif key.strip() not in fields:
+            raise unknown_name(f"option of {what}", key.strip(), fields)
+        key = key.strip()
+        if key in values:
+            raise ValueError(f"{what}: option {key!r} is given twice")
+        values[key] = _convert(text.strip(), hints[key], f"{what}: option {key!r}")
+    return cls(**values)
+
+
+def _convert(text: str, hint: Any, what: str) -> Any:
+    choices = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if type(None) in choices and text.lower() == "none":
+        return None
+    for choice in choices:
+        if choice is bool and text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        if choice is int and text.lstrip("+-").isdigit():
+            return int(text)
+        if choice is float:
+            try:
+                return float(text)
+            except ValueError:
+                continue
+        if choice is str:
+            return text
+    names = " or ".join(getattr(choice, "__name__", str(choice)) for choice in choices)
+    raise ValueError(f"{what} must be {names}, got {text!r}")
