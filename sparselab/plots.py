@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from typing import Any
 
 import matplotlib as mpl
@@ -26,9 +27,18 @@ _STYLE: Any = {
     "grid.linewidth": 0.6,
     "axes.axisbelow": True,
     "legend.frameon": False,
-    "figure.dpi": 110,
+    "figure.dpi": 80,
     "savefig.dpi": 150,
 }
+
+
+class _Figure(Figure):
+    """A figure that a notebook shows by itself, without pyplot and its global list of figures."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = BytesIO()
+        self.savefig(buffer, format="png", dpi=self.dpi)
+        return buffer.getvalue()
 
 
 @contextmanager
@@ -58,7 +68,7 @@ def loss_by_layer(frame: pd.DataFrame) -> Figure:
     layers = list(dict.fromkeys(drawn["layer"]))
     height = {layer: position for position, layer in enumerate(layers)}
     with _style():
-        figure = Figure(figsize=(8.0, 1.4 + 0.19 * len(layers)), layout="constrained")
+        figure = _Figure(figsize=(8.0, 1.4 + 0.19 * len(layers)), layout="constrained")
         axes = figure.add_subplot()
         for (pattern, rows), colour, marker in zip(
             drawn.groupby("pattern", sort=False), _cycle(COLOURS), _cycle(MARKERS)
@@ -82,7 +92,7 @@ def efficacy_by_layer(frame: pd.DataFrame) -> Figure:
     require_columns(frame, columns, "efficacy_by_layer")
     heights = range(len(frame))
     with _style():
-        figure = Figure(figsize=(8.0, 1.4 + 0.19 * len(frame)), layout="constrained")
+        figure = _Figure(figsize=(8.0, 1.4 + 0.19 * len(frame)), layout="constrained")
         axes = figure.add_subplot()
         axes.hlines(heights, frame["permuted_lost_percent"], frame["lost_percent"], color="#999999", lw=1.2)
         for column, label, colour, marker in (
