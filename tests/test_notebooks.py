@@ -26,7 +26,7 @@ def test_outputs_belong_to_the_code(path):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     stored = notebook.metadata.get("sparselab", {}).get("sources")
-    assert stored == execute.sources_hash(notebook), f"stale outputs: run make notebooks"
+    assert stored == execute.sources_hash(notebook), "stale outputs: run make notebooks"
     assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
 
 
