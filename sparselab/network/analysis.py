@@ -1,0 +1,130 @@
+"""From a model and example inputs to the dimensions of its parameters and buffers."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from sparselab.network import rules_linear, rules_norm  # noqa: F401  (they register themselves)
+from sparselab.network.axes import Dim, fresh, pin
+from sparselab.network.interpret import Dims, Interpreter, Value
+from sparselab.network.rules import RULES, pointwise
+from sparselab.network.tracing import Graph, trace
+
+
+@dataclass(frozen=True)
+class Member:
+    """A parameter or buffer: all the ``names`` under which the model has it, its shape and its dimensions."""
+
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    dims: Dims
+
+    @property
+    def name(self) -> str:
+        """The first of the names."""
+        return self.names[0]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What was found out: the members, and every value noted on the way (``freedom`` reads it)."""
+
+    members: tuple[Member, ...]
+    values: tuple[Dims, ...]
+
+
+def analyse(model: nn.Module, example_inputs: Any) -> Analysis:
+    """The dimensions of every parameter and buffer of ``model`` (a plain module: see ``tracing.unwrap``).
+
+    Traced in evaluation mode, and in training mode too when evaluation meets not all parameters (an auxiliary head).
+    Members that no trace met are pinned. The model is left as it was. Raises ``UntraceableError``.
+    """
+    members = _members(model)
+    by_name = {name: member for member in members for name in member.names}
+    met: set[str] = set()
+    values = _walk(_trace_in_mode(model, example_inputs, training=False), by_name, met)
+    if any(by_name[name].name not in met for name, _ in model.named_parameters()):
+        values += _walk(_trace_in_mode(model, example_inputs, training=True), by_name, met)
+    for member in members:
+        if member.name not in met:
+            for dim in member.dims:
+                pin(dim, f"{member.name} is not used by the model on these inputs")
+    return Analysis(tuple(members), tuple(values + [member.dims for member in members]))
+
+
+def _trace_in_mode(model: nn.Module, example_inputs: Any, *, training: bool) -> Graph:
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in modes:
+            module.training = training
+        return trace(model, example_inputs)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _walk(graph: Graph, by_name: dict[str, Member], met: set[str]) -> list[Dims]:
+    inputs: list[Value] = []
+    for node in graph.module.graph.nodes:
+        if node.op == "placeholder":
+            inputs.append(_placeholder(node, graph, by_name, met))
+    interpreter = Interpreter(RULES, pointwise)
+    outputs = interpreter.run(graph.module, inputs)
+    for output in outputs:
+        if isinstance(output, Value):
+            for dim in output.dims:
+                pin(dim, "an output of the model")
+    return [value.dims for value in inputs] + interpreter.notes.values
+
+
+def _placeholder(node: Any, graph: Graph, by_name: dict[str, Member], met: set[str]) -> Value:
+    if (name := graph.tensors.get(node.name)) is not None:
+        member = by_name[name]
+        met.add(member.name)
+        return Value(member.dims)
+    content = graph.constants.get(node.name)
+    reason = "a constant of the model" if content is not None else f"the model's input {node.name}"
+    val = node.meta.get("val")
+    shape = val.shape if isinstance(val, Tensor) else ()
+    return Value(tuple(fresh(int(size), reason) for size in shape), content)
+
+
+def _members(model: nn.Module) -> list[Member]:
+    """Every parameter and persistent buffer once, however many names it has.
+
+    Two tensors are the same when they are the same place in memory; tensors that share memory otherwise are pinned.
+    """
+    persistent = set(model.state_dict(keep_vars=True))
+    named = [*model.named_parameters(remove_duplicate=False)]
+    named += [(name, buffer) for name, buffer in model.named_buffers(remove_duplicate=False) if name in persistent]
+    same: dict[Any, list[tuple[str, Tensor]]] = defaultdict(list)
+    for name, tensor in named:
+        same[place_of(tensor)].append((name, tensor))
+    sharing: dict[Any, int] = defaultdict(int)
+    for place in same:
+        sharing[place[0]] += 1
+    members = []
+    for place, group in same.items():
+        shape = tuple(group[0][1].shape)
+        member = Member(tuple(name for name, _ in group), shape, tuple(fresh(size) for size in shape))
+        if sharing[place[0]] > 1:
+            _pin_all(member.dims, f"{member.name} shares part of its memory with another tensor")
+        members.append(member)
+    return members
+
+
+def _pin_all(dims: tuple[Dim, ...], reason: str) -> None:
+    for dim in dims:
+        pin(dim, reason)
+
+
+def place_of(tensor: Tensor) -> tuple[Any, ...]:
+    """Where in memory a tensor lies: equal for two tensors exactly when they are the same numbers."""
+    if tensor.is_meta or tensor.numel() == 0:
+        return (id(tensor),)
+    storage = tensor.untyped_storage().data_ptr()
+    return (storage, tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
