@@ -1,1 +1,67 @@
-"""sparselab: show what N:M sparsity does to a network, make it hurt less, prove that nothing else changed."""
+"""sparselab: show what N:M sparsity does to a network, make it hurt less, prove that nothing else changed.
+
+Names are loaded when they are first used: importing this package costs nothing, and none of numba, matplotlib, ipywidgets
+or CuPy is loaded before something needs it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sparselab import measures, plots, saliency, tasks
+    from sparselab.masks import create_mask
+    from sparselab.patterns import Pattern
+    from sparselab.permutation import SearchProblem, SearchResult, search_permutation, search_permutations
+    from sparselab.reports import check, magnitude_report
+    from sparselab.training.asp import ASP
+    from sparselab.training.batchnorm import recalibrate_batchnorm
+    from sparselab.training.sparsifier import Sparsifier
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ASP": "sparselab.training.asp",
+    "Pattern": "sparselab.patterns",
+    "SearchProblem": "sparselab.permutation",
+    "SearchResult": "sparselab.permutation",
+    "Sparsifier": "sparselab.training.sparsifier",
+    "check": "sparselab.reports",
+    "create_mask": "sparselab.masks",
+    "magnitude_report": "sparselab.reports",
+    "recalibrate_batchnorm": "sparselab.training.batchnorm",
+    "search_permutation": "sparselab.permutation",
+    "search_permutations": "sparselab.permutation",
+}
+_MODULES = ("measures", "plots", "saliency", "tasks")
+
+__all__ = [
+    "ASP",
+    "Pattern",
+    "SearchProblem",
+    "SearchResult",
+    "Sparsifier",
+    "check",
+    "create_mask",
+    "magnitude_report",
+    "measures",
+    "plots",
+    "recalibrate_batchnorm",
+    "saliency",
+    "search_permutation",
+    "search_permutations",
+    "tasks",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"sparselab.{name}")
+    raise AttributeError(f"module 'sparselab' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

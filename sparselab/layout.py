@@ -13,9 +13,10 @@ _ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_pro
 def to_slices(weight: Tensor, channel_dim: int = 1) -> Tensor:
     """``weight`` as ``(positions, outputs, channels)``: one matrix for every position of a convolution's kernel.
 
-    A Linear weight has one position, a ``(K, C, 3, 3)`` convolution nine. ``channel_dim`` is the dimension of the input
-    channels: 1 for Linear and Conv, 0 for transposed convolutions and the ``Conv1D`` of GPT-2. A vector is one row.
-    A view where strides allow it, else a copy. Raises ``ValueError`` for a scalar and for a ``channel_dim`` out of range.
+    A Linear weight has one position, a ``(K, C, 3, 3)`` convolution nine. ``channel_dim`` is the dimension of the
+    input channels: 1 for Linear and Conv, 0 for transposed convolutions and the ``Conv1D`` of GPT-2. A vector is one
+    row. A view where strides allow it, else a copy. Raises ``ValueError`` for a scalar and for a ``channel_dim`` out
+    of range.
     """
     if weight.ndim == 0:
         raise ValueError("a weight needs at least one dimension, got a scalar")

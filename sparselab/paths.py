@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """The user's cache folder: ``$SPARSELAB_CACHE``, else ``$XDG_CACHE_HOME/sparselab``, else ``~/.cache/sparselab``."""
+    """The cache folder: ``$SPARSELAB_CACHE``, else ``$XDG_CACHE_HOME/sparselab``, else ``~/.cache/sparselab``."""
     if chosen := os.environ.get("SPARSELAB_CACHE"):
         return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")

@@ -28,9 +28,7 @@ class Registry(Generic[T]):
     ``aliases`` maps other spellings to names.
     """
 
-    def __init__(
-        self, kind: str, entries: Mapping[str, str], aliases: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, kind: str, entries: Mapping[str, str], aliases: Mapping[str, str] | None = None) -> None:
         self.kind = kind
         self._entries = dict(entries)
         self._aliases = dict(aliases or {})
@@ -74,7 +72,9 @@ def build(cls: type[T], options: typing.Sequence[str], what: str) -> T:
         key, equals, text = option.partition("=")
         if not equals:
             if position >= len(fields):
-                raise ValueError(f"{what} takes at most {len(fields)} options ({', '.join(fields)}), got {option!r} too")
+                raise ValueError(
+                    f"{what} takes at most {len(fields)} options ({', '.join(fields)}), got {option!r} too"
+                )
             key, text = fields[position], option
         elif key.strip() not in fields:
             raise unknown_name(f"option of {what}", key.strip(), fields)

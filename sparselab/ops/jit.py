@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
 
@@ -23,7 +23,8 @@ def jit(function: F) -> F:
     when two Python threads meet in them and hang in a forked child.
     """
     with _cache_in_user_folder() as writable:
-        return numba.njit(nogil=True, cache=writable, error_model="numpy", boundscheck=False)(function)  # type: ignore[no-any-return]
+        compiled = numba.njit(nogil=True, cache=writable, error_model="numpy", boundscheck=False)(function)
+    return cast("F", compiled)
 
 
 @contextmanager
@@ -38,9 +39,10 @@ def _cache_in_user_folder() -> Iterator[bool]:
         writable = False
     if writable and not any(folder.iterdir()):
         _log.info("compiling numeric kernels once, into %s", folder)
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(folder) if writable else before
+    settings: Any = numba.config
+    before = settings.CACHE_DIR
+    settings.CACHE_DIR = str(folder) if writable else before
     try:
         yield writable
     finally:
-        numba.config.CACHE_DIR = before
+        settings.CACHE_DIR = before

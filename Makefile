@@ -1,0 +1,51 @@
+# Every target sets up what it needs in .venv by itself; on a fresh machine only Python >= 3.11 (with venv) and make are needed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+EXTRAS := lab,zoo,dev
+
+.PHONY: help install reproduce reproduce-full test lab bench lint clean
+
+help:
+	@echo "make reproduce       tables, figures and a report into results/ (quick)"
+	@echo "make reproduce-full  the same, everything (hours)"
+	@echo "make test            every test that runs without a GPU"
+	@echo "make lab             JupyterLab on notebooks/"
+	@echo "make bench           timings beside the reference"
+	@echo "make lint            formatter, linter, type checker"
+	@echo "make install         only the set-up, in $(VENV)"
+
+install: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "sparselab needs Python 3.11 or newer, this is %s; try: make PYTHON=python3.12 $(MAKECMDGOALS)" % sys.version.split()[0])'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade -c constraints.txt pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
+	touch $(READY)
+
+reproduce: $(READY)
+	$(BIN)/sparselab reproduce all --quick --out results
+
+reproduce-full: $(READY)
+	$(BIN)/sparselab reproduce all --full --out results
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lab: $(READY)
+	$(BIN)/jupyter lab notebooks
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror kernels/*.cu
+
+clean:
+	rm -rf $(VENV) build dist results .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,108 @@
+"""Which weights a pattern can prune, and for each of the others the reason why not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sparselab.layout import channel_dim_of
+from sparselab.patterns import Pattern
+from sparselab.specs import unknown_name
+
+
+@dataclass(frozen=True, eq=False)
+class LayerWeight:
+    """The weight of one layer: its full ``name``, its ``module`` and own ``attribute`` there, its input channels."""
+
+    name: str
+    module: nn.Module
+    attribute: str
+    channel_dim: int
+
+    @property
+    def weight(self) -> Tensor:
+        """The tensor as it is now."""
+        tensor = getattr(self.module, self.attribute)
+        assert isinstance(tensor, Tensor)
+        return tensor
+
+
+def layer_weights(model: nn.Module) -> Iterator[LayerWeight]:
+    """Every weight of a Linear, convolution or attention layer, in the order of the modules, tied ones once.
+
+    >>> [layer.name for layer in layer_weights(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Conv2d(8, 8, 3)))]
+    ['0.weight', '2.weight']
+    """
+    seen: set[int] = set()
+    for prefix, module in model.named_modules():
+        for attribute in ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"):
+            channel_dim = channel_dim_of(module, attribute)
+            weight = getattr(module, attribute, None)
+            if channel_dim is None or not isinstance(weight, Tensor) or id(weight) in seen:
+                continue
+            seen.add(id(weight))
+            yield LayerWeight(f"{prefix}.{attribute}" if prefix else attribute, module, attribute, channel_dim)
+
+
+def why_not(module: nn.Module, name: str, pattern: str | Pattern = "2:4", rule: str = "divisible") -> str | None:
+    """Why ``pattern`` cannot prune ``module``'s own parameter ``name``, or ``None`` when it can.
+
+    ``rule="divisible"`` asks that groups fit: the input channels are a multiple of M (for 2d masks the outputs too).
+    ``rule="asp"`` asks what ASP asks: float32 or float16, gradients on, ``size(0) % 8 == 0`` and ``size(1) % 16 == 0``.
+    Raises ``ValueError`` for an unknown rule.
+
+    >>> why_not(nn.Linear(10, 8), "weight", "2:4")
+    '10 input channels are not a multiple of 4'
+    """
+    if rule not in _RULES:
+        raise unknown_name("eligibility rule", rule, _RULES)
+    pattern = Pattern.parse(pattern)
+    channel_dim = channel_dim_of(module, name)
+    if channel_dim is None:
+        return "not the weight of a Linear, convolution or attention layer"
+    if name not in module._parameters:
+        return "computed by a parametrisation at every use: nothing stored here to prune"
+    weight: Tensor | None = module._parameters[name]
+    if weight is None:
+        return "this layer has no such weight"
+    if nn.parameter.is_lazy(weight):
+        return "not initialised yet: run one forward pass first"
+    if not weight.is_floating_point():
+        return f"dtype {weight.dtype} is not floating point"
+    return _RULES[rule](module, weight, channel_dim, pattern)
+
+
+def _divisible(module: nn.Module, weight: Tensor, channel_dim: int, pattern: Pattern) -> str | None:
+    if pattern.m is None:
+        return None
+    channels, outputs = weight.shape[channel_dim], weight.shape[1 - channel_dim]
+    conv_groups = getattr(module, "groups", 1)
+    if channel_dim == 0 and conv_groups > 1:
+        channels //= conv_groups
+    if channels == 1:
+        return "depthwise: 1 input channel, nothing to choose from"
+    if channels % pattern.m:
+        return f"{channels} input channels are not a multiple of {pattern.m}"
+    if pattern.calculator.startswith("2d") and outputs % pattern.m:
+        return f"{outputs} outputs are not a multiple of {pattern.m}, as a 2d mask needs"
+    return None
+
+
+def _asp(module: nn.Module, weight: Tensor, channel_dim: int, pattern: Pattern) -> str | None:
+    if weight.dtype not in (torch.float32, torch.float16):
+        return f"dtype {weight.dtype} is neither float32 nor float16"
+    if not weight.requires_grad:
+        return "frozen: it does not require a gradient"
+    for dim, multiple in ((0, 8), (1, 16)):
+        if weight.shape[dim] % multiple:
+            return f"size({dim}) = {weight.shape[dim]} is not a multiple of {multiple}"
+    return _divisible(module, weight, channel_dim, pattern)
+
+
+_RULES: dict[str, Callable[[nn.Module, Tensor, int, Pattern], str | None]] = {
+    "divisible": _divisible,
+    "asp": _asp,
+}

@@ -1,0 +1,7 @@
+"""Mask calculators: which weights to keep. One file a calculator, one registry line each."""
+
+from __future__ import annotations
+
+from sparselab.masks.create import CALCULATORS, MaskCalculator, calculator, create_mask
+
+__all__ = ["CALCULATORS", "MaskCalculator", "calculator", "create_mask"]

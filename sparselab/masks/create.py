@@ -1,0 +1,138 @@
+"""From a weight and a pattern to its mask: layouts, ragged shapes and saliency, for every calculator alike."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from sparselab import saliency as saliency_module
+from sparselab.layout import from_slices, to_slices
+from sparselab.patterns import Pattern
+from sparselab.saliency import Saliency
+from sparselab.specs import Registry, unknown_name
+
+RAGGED = ("error", "pad", "skip")
+
+
+@runtime_checkable
+class MaskCalculator(Protocol):
+    """A frozen dataclass that is called with scores and returns the mask.
+
+    It gets ``(positions, outputs, channels)`` non-negative (or signed: it ranks by ``|score|``) finite scores,
+    outputs and channels already multiples of ``multiples``, and returns a bool tensor of that shape on that device.
+    """
+
+    @property
+    def multiples(self) -> tuple[int, int]:
+        """What outputs and channels must be multiples of."""
+
+    def __call__(self, scores: Tensor) -> Tensor:
+        """The mask of ``scores``."""
+        ...
+
+
+CALCULATORS: Registry[MaskCalculator] = Registry(
+    "mask calculator",
+    {
+        "1d": "sparselab.masks.one_d:OneD",
+        "2d_best": "sparselab.masks.two_d_best:TwoDBest",
+        "2d_greedy": "sparselab.masks.two_d_greedy:TwoDGreedy",
+        "unstructured": "sparselab.masks.unstructured:Unstructured",
+        "row": "sparselab.masks.row:Row",
+    },
+    aliases={"1d_best": "1d"},
+)
+
+
+def calculator(pattern: str | Pattern | MaskCalculator) -> MaskCalculator:
+    """The mask calculator that ``pattern`` names; an object that is one already is returned as it is.
+
+    Raises ``ValueError`` for a text outside the grammar, an unknown calculator (listing the valid ones) and sizes
+    that the calculator cannot do.
+
+    >>> calculator("2:4")
+    OneD(n=2, m=4)
+    """
+    if isinstance(pattern, MaskCalculator):
+        return pattern
+    parsed = Pattern.parse(pattern)
+    cls = CALCULATORS.get(parsed.calculator)
+    options = (parsed.density,) if parsed.n is None else (parsed.n, parsed.m)
+    try:
+        return cls(*options)
+    except TypeError:
+        wanted = "a density, e.g. 'row,0.5'" if parsed.n is not None else "N and M, e.g. 'm4n2_1d'"
+        raise ValueError(f"mask calculator {parsed.calculator!r} takes {wanted}; got '{parsed}'") from None
+
+
+def create_mask(
+    weight: Tensor,
+    pattern: str | Pattern | MaskCalculator = "m4n2_1d",
+    *,
+    channel_dim: int = 1,
+    saliency: Saliency = "magnitude",
+    ragged: str = "error",
+    density: float | None = None,
+) -> Tensor:
+    """Which weights to keep: a bool tensor of the weight's shape, device and memory format.
+
+    ``weight``: any float dtype and device; Linear ``(K, C)``, Conv ``(K, C, *S)``, or with ``channel_dim=0`` a
+    transposed convolution or GPT-2's ``Conv1D``. Groups run along the input channels, at each kernel position on
+    their own. ``ragged`` says what to do with channels (for 2d masks outputs too) that M does not divide:
+    ``"error"``; ``"pad"``, the last short group keeps at most N of what is there; ``"skip"``, the last short group is
+    left dense. ``density`` is accepted as ASP's callers pass it, and must be the pattern's own.
+
+    Deterministic: between equal scores the lower index is kept, on every device. Raises ``ValueError`` for an unknown
+    pattern, saliency or ``ragged``, for integer weights, for NaN and infinity, and for ragged shapes.
+
+    >>> create_mask(torch.tensor([[1.0, -4.0, 2.0, 3.0]]), "2:4")
+    tensor([[False,  True, False,  True]])
+    """
+    calculate = calculator(pattern)
+    if ragged not in RAGGED:
+        raise unknown_name("ragged", ragged, RAGGED)
+    _check_density(pattern, density)
+    if not isinstance(weight, Tensor):
+        raise ValueError(f"a weight is a torch tensor, got {type(weight).__name__}; torch.from_numpy makes one")
+    if not weight.is_floating_point():
+        raise ValueError(f"a weight has a floating-point dtype, got {weight.dtype}")
+    # Calculators rank by |score|, so plain magnitude needs no pass of its own over memory.
+    scores = weight.detach() if saliency == "magnitude" else saliency_module.scores(weight, saliency)
+    slices = to_slices(scores, channel_dim)
+    mask = from_slices(_ragged_mask(slices, calculate, ragged, weight.shape), weight.shape, channel_dim)
+    return mask if mask.stride() == weight.stride() else torch.empty_like(weight, dtype=torch.bool).copy_(mask)
+
+
+def _check_density(pattern: str | Pattern | MaskCalculator, density: float | None) -> None:
+    if density is None or isinstance(pattern, MaskCalculator):
+        return
+    own = Pattern.parse(pattern).density
+    if abs(own - density) > 1e-9:
+        raise ValueError(
+            f"density={density:g} contradicts pattern {str(pattern)!r}, which keeps {own:g}; leave density out"
+        )
+
+
+def _ragged_mask(slices: Tensor, calculate: MaskCalculator, ragged: str, shape: torch.Size) -> Tensor:
+    """The mask of ``slices``; short groups at the edges are filled up with zeros, which lose every tie."""
+    multiples = calculate.multiples
+    short = [-size % multiple for size, multiple in zip(slices.shape[1:], multiples)]
+    if not any(short):
+        return calculate(slices)
+    if ragged == "error":
+        axis = "input channels" if short[1] else "outputs"
+        size, multiple = (slices.shape[2], multiples[1]) if short[1] else (slices.shape[1], multiples[0])
+        raise ValueError(
+            f"weight of shape {tuple(shape)}: {size} {axis} are not a multiple of M = {multiple}; "
+            "ragged='pad' prunes the last short group too, ragged='skip' leaves it dense"
+        )
+    outputs, channels = slices.shape[1:]
+    if ragged == "pad":
+        return calculate(pad(slices, (0, short[1], 0, short[0])))[:, :outputs, :channels]
+    mask = torch.ones_like(slices, dtype=torch.bool)
+    whole = (outputs - outputs % multiples[0], channels - channels % multiples[1])
+    mask[:, : whole[0], : whole[1]] = calculate(slices[:, : whole[0], : whole[1]])
+    return mask

@@ -1,0 +1,29 @@
+"""N:M along the input channels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sparselab.ops import masks
+
+
+@dataclass(frozen=True)
+class OneD:
+    """Keep the ``n`` largest scores of every ``m`` consecutive input channels (ASP's ``m4n2_1d`` at 2 of 4).
+
+    Exact for every ``0 < n <= m``; ties go to the lower index. One pass over memory on the CPU.
+    """
+
+    n: int
+    m: int
+
+    @property
+    def multiples(self) -> tuple[int, int]:
+        """Channels come in groups of ``m``."""
+        return 1, self.m
+
+    def __call__(self, scores: Tensor) -> Tensor:
+        """The mask of ``(positions, outputs, channels)`` scores."""
+        return masks.top_n_of_m(scores.reshape(-1, scores.shape[-1]), self.n, self.m).view(scores.shape)

@@ -1,0 +1,30 @@
+"""N:M along rows and columns at once, by falling magnitude."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sparselab.ops import masks
+
+
+@dataclass(frozen=True)
+class TwoDGreedy:
+    """In every ``m`` x ``m`` block take entries by falling score while their row and column hold under ``n``.
+
+    ASP's ``m4n2_2d_greedy``, for any ``m``. Rows and columns keep at most ``n``: greed can leave one short.
+    Ties go to the lower row, then column.
+    """
+
+    n: int
+    m: int
+
+    @property
+    def multiples(self) -> tuple[int, int]:
+        """Outputs and channels come in blocks of ``m``."""
+        return self.m, self.m
+
+    def __call__(self, scores: Tensor) -> Tensor:
+        """The mask of ``(positions, outputs, channels)`` scores."""
+        return masks.greedy_blocks(scores.reshape(-1, scores.shape[-1]), self.n, self.m).view(scores.shape)

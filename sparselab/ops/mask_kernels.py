@@ -1,0 +1,132 @@
+"""Mask primitives on the CPU: one pass over memory, compiled per group size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparselab.ops.jit import jit
+from sparselab.ops.threads import map_blocks, row_blocks
+
+Floats: TypeAlias = NDArray[np.floating[Any]]
+Bools: TypeAlias = NDArray[np.bool_]
+Kernel: TypeAlias = Callable[..., bool]
+
+BLOCK_ELEMENTS = 1 << 18
+"""Elements a thread takes at a time: 1 MB of float32, which stays in a core's L2 cache."""
+
+UNROLLED_GROUP = 16
+"""Largest M for which the compiler sees the group size as a constant (and unrolls and vectorises over groups)."""
+
+
+@cache
+def _top_n_kernel(m: int) -> Kernel:
+    """A kernel ``(scores, n, mask) -> all finite`` for groups of the constant ``m``."""
+
+    @jit
+    def top_n(scores: Floats, n: int, mask: Bools) -> bool:
+        finite = True
+        for group in range(np.uint64(scores.size // m)):
+            start = group * np.uint64(m)
+            for i in range(m):
+                mine = abs(scores[start + np.uint64(i)])
+                finite &= mine < np.inf
+                rank = 0
+                for j in range(m):
+                    other = abs(scores[start + np.uint64(j)])
+                    rank += (other >= mine) if j < i else (other > mine)
+                mask[start + np.uint64(i)] = rank < n
+        return finite
+
+    return top_n
+
+
+@jit
+def _top_n_any_size(scores: Floats, m: int, n: int, mask: Bools) -> bool:
+    finite = True
+    for start in range(0, scores.size, m):
+        group = np.abs(scores[start : start + m])
+        for i in range(m):
+            mine = group[i]
+            finite &= mine < np.inf
+            rank = 0
+            for j in range(np.uint64(i)):
+                rank += group[j] >= mine
+            for j in range(np.uint64(i + 1), np.uint64(m)):
+                rank += group[j] > mine
+            mask[start + i] = rank < n
+    return finite
+
+
+def top_n_of_m(scores: Floats, n: int, m: int) -> tuple[Bools, bool]:
+    """Keep the ``n`` largest ``|scores|`` of every ``m`` consecutive columns; ties go to the lower index.
+
+    ``scores`` is ``(rows, channels)``, C-contiguous float32 or float64, ``channels % m == 0``. Returns the mask and
+    whether every score was finite (the mask means nothing where they were not). One read of the scores, one write of
+    the mask.
+    """
+    mask = np.empty(scores.shape, np.bool_)
+    flat_scores, flat_mask = scores.reshape(-1), mask.reshape(-1)
+    groups_a_block = max(1, BLOCK_ELEMENTS // m)
+
+    def run(block: slice) -> bool:
+        part = slice(block.start * m, block.stop * m)
+        if m <= UNROLLED_GROUP:
+            return _top_n_kernel(m)(flat_scores[part], n, flat_mask[part])
+        return _top_n_any_size(flat_scores[part], m, n, flat_mask[part])
+
+    finite = map_blocks(run, row_blocks(flat_scores.size // m, groups_a_block))
+    return mask, all(finite)
+
+
+@cache
+def _greedy_kernel(m: int) -> Kernel:
+    """A kernel ``(scores, n, mask) -> all finite`` over blocks of ``m`` rows and ``m`` columns."""
+
+    @jit
+    def greedy(scores: Floats, n: int, mask: Bools) -> bool:
+        finite = True
+        value = np.empty(m * m, scores.dtype)
+        place = np.empty(m * m, np.int64)
+        rows_left = np.empty(m, np.int64)
+        columns_left = np.empty(m, np.int64)
+        for top in range(0, scores.shape[0], m):
+            for left in range(0, scores.shape[1], m):
+                for entry in range(m * m):
+                    score = abs(scores[top + entry // m, left + entry % m])
+                    finite &= score < np.inf
+                    slot = entry
+                    while slot > 0 and value[slot - 1] < score:
+                        value[slot] = value[slot - 1]
+                        place[slot] = place[slot - 1]
+                        slot -= 1
+                    value[slot] = score
+                    place[slot] = entry
+                rows_left[:] = n
+                columns_left[:] = n
+                for slot in range(m * m):
+                    row, column = place[slot] // m, place[slot] % m
+                    if rows_left[row] > 0 and columns_left[column] > 0:
+                        rows_left[row] -= 1
+                        columns_left[column] -= 1
+                        mask[top + row, left + column] = True
+        return finite
+
+    return greedy
+
+
+def greedy_blocks(scores: Floats, n: int, m: int) -> tuple[Bools, bool]:
+    """In every ``m`` x ``m`` block take entries by falling ``|score|`` while their row and column hold under ``n``.
+
+    ``scores`` is ``(rows, channels)``, C-contiguous float32 or float64, both divisible by ``m``; ties go to the lower
+    row, then column. Returns the mask and whether every score was finite.
+    """
+    mask = np.zeros(scores.shape, np.bool_)
+    kernel = _greedy_kernel(m)
+    rows_a_block = max(1, BLOCK_ELEMENTS // max(1, m * scores.shape[1])) * m
+    finite = map_blocks(lambda block: kernel(scores[block], n, mask[block]), row_blocks(scores.shape[0], rows_a_block))
+    return mask, all(finite)

@@ -1,0 +1,148 @@
+"""Mask primitives on any device: numba where the scores are in the CPU's memory, vectorised PyTorch elsewhere."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from itertools import combinations, product
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+_RANKED_BY_PAIRS = 16
+"""Largest M for which comparing all pairs of a group beats sorting it."""
+
+_CHUNK_ELEMENTS = 1 << 24
+"""Elements of the largest temporary: 64 MB of float32."""
+
+
+def require_finite(scores: Tensor) -> None:
+    """Raise ``ValueError`` if any score is NaN or infinite."""
+    # A finite sum proves every term finite and reads the scores once; only a sum that overflowed needs the closer look.
+    if not torch.isfinite(scores.sum()) and not (finite := torch.isfinite(scores)).all():
+        _raise_not_finite(int((~finite).sum()))
+
+
+def _raise_not_finite(count: int | None = None) -> None:
+    found = "NaN or infinite scores" if count is None else f"{count} NaN or infinite scores"
+    raise ValueError(f"{found}: a mask would be arbitrary there; find where the weights (or the saliency) diverged")
+
+
+def keep_count(size: int, density: float) -> int:
+    """How many of ``size`` weights the share ``density`` is, rounded down (0.29 of 100 is 29, whatever floats say)."""
+    return math.floor(size * density + 1e-9)
+
+
+def top_n_of_m(scores: Tensor, n: int, m: int) -> Tensor:
+    """Keep the ``n`` largest ``|scores|`` of every ``m`` consecutive columns; ties go to the lower index.
+
+    ``scores``: ``(rows, channels)``, any float dtype and device, ``channels % m == 0``. Returns a bool tensor of that
+    shape and device. Raises ``ValueError`` for NaN or infinite scores. The same answer on every backend.
+    """
+    if scores.device.type != "cpu":
+        require_finite(scores)
+        return top_n_of_m_torch(scores, n, m)
+    from sparselab.ops.mask_kernels import top_n_of_m as kernel
+
+    mask, finite = kernel(_as_numpy_floats(scores), n, m)
+    if not finite:
+        _raise_not_finite()
+    return torch.from_numpy(mask)
+
+
+def top_n_of_m_torch(scores: Tensor, n: int, m: int) -> Tensor:
+    """``top_n_of_m`` in PyTorch operations, for devices without a kernel of ours."""
+    groups = scores.abs().reshape(-1, m)
+    if m > _RANKED_BY_PAIRS:
+        best = groups.argsort(dim=1, descending=True, stable=True)[:, :n]
+        return torch.zeros_like(groups, dtype=torch.bool).scatter_(1, best, True).reshape(scores.shape)
+    columns = groups.unbind(1)
+    ranks = [torch.zeros_like(column, dtype=torch.int16) for column in columns]
+    for i, j in combinations(range(m), 2):
+        first_wins = columns[i] >= columns[j]
+        ranks[j] += first_wins
+        ranks[i] += ~first_wins
+    return torch.stack([rank < n for rank in ranks], dim=1).reshape(scores.shape)
+
+
+def greedy_blocks(scores: Tensor, n: int, m: int) -> Tensor:
+    """In every ``m`` x ``m`` block take entries by falling ``|score|`` while their row and column hold under ``n``.
+
+    ``scores``: ``(rows, channels)``, any float dtype and device, both divisible by ``m``; ties go to the lower row,
+    then column. Returns a bool tensor of that shape and device. Raises ``ValueError`` for NaN or infinite scores.
+    """
+    if scores.device.type != "cpu":
+        require_finite(scores)
+        return greedy_blocks_torch(scores, n, m)
+    from sparselab.ops.mask_kernels import greedy_blocks as kernel
+
+    mask, finite = kernel(_as_numpy_floats(scores), n, m)
+    if not finite:
+        _raise_not_finite()
+    return torch.from_numpy(mask)
+
+
+def greedy_blocks_torch(scores: Tensor, n: int, m: int) -> Tensor:
+    """``greedy_blocks`` in PyTorch operations, for devices without a kernel of ours."""
+    blocks = _to_blocks(scores.abs(), m)
+    free = torch.ones_like(blocks, dtype=torch.bool)
+    kept = torch.zeros_like(free)
+    for _ in range(m * n):
+        # Scores are not negative, so -1 never wins while an entry is free.
+        best = torch.where(free, blocks, -1).argmax(dim=1, keepdim=True)
+        kept.scatter_(1, best, free.gather(1, best) | kept.gather(1, best))
+        square = kept.view(-1, m, m)
+        full = (square.sum(1, keepdim=True) >= n) | (square.sum(2, keepdim=True) >= n)
+        free &= ~(full.reshape(free.shape) | kept)
+    return _from_blocks(kept, scores.shape, m)
+
+
+def best_blocks(scores: Tensor, n: int, m: int) -> Tensor:
+    """In every ``m`` x ``m`` block the best choice that keeps ``n`` in each row and each column.
+
+    Tries all choices (90 for 2 of 4), so ``m`` must be small. ``scores``: ``(rows, channels)``, any float dtype and
+    device, both divisible by ``m``. Returns a bool tensor. Sums are float32 (float64 for float64 scores); between
+    equal sums the first choice in lexicographic order wins. Raises ``ValueError`` for NaN or infinite scores.
+    """
+    require_finite(scores)
+    choices = block_choices(n, m).to(scores.device)
+    dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32
+    blocks = _to_blocks(scores.abs().to(dtype), m)
+    weights = choices.to(dtype).T.contiguous()
+    best = [
+        (chunk @ weights).argmax(dim=1) for chunk in torch.split(blocks, max(1, _CHUNK_ELEMENTS // choices.shape[0]))
+    ]
+    return _from_blocks(choices[torch.cat(best)], scores.shape, m)
+
+
+@cache
+def block_choices(n: int, m: int) -> Tensor:
+    """Every ``m`` x ``m`` choice with ``n`` in each row and column, as bools ``(choices, m * m)``; larger rows first.
+
+    >>> block_choices(2, 4).shape
+    torch.Size([90, 16])
+    """
+    rows = [tuple(column in kept for column in range(m)) for kept in combinations(range(m), n)]
+    valid = [rows_ for rows_ in product(rows, repeat=m) if all(sum(column) == n for column in zip(*rows_))]
+    return torch.tensor(valid, dtype=torch.bool).reshape(len(valid), m * m)
+
+
+def _to_blocks(matrix: Tensor, m: int) -> Tensor:
+    rows, channels = matrix.shape
+    return matrix.reshape(rows // m, m, channels // m, m).transpose(1, 2).reshape(-1, m * m)
+
+
+def _from_blocks(blocks: Tensor, shape: torch.Size, m: int) -> Tensor:
+    rows, channels = shape
+    return blocks.reshape(rows // m, channels // m, m, m).transpose(1, 2).reshape(rows, channels)
+
+
+def _as_numpy_floats(scores: Tensor) -> NDArray[np.floating[Any]]:
+    """A C-contiguous float32 or float64 array; half precision widens, which changes no comparison."""
+    if scores.dtype not in (torch.float32, torch.float64):
+        scores = scores.float()
+    array: NDArray[np.floating[Any]] = scores.detach().contiguous().numpy()
+    return array

@@ -1,0 +1,108 @@
+"""Figures from frames: pure functions, one style, colours that survive colour blindness and grey print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, dark enough ones first.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+_STYLE: Any = {
+    "font.size": 9.0,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "figure.dpi": 110,
+    "savefig.dpi": 150,
+}
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    with mpl.rc_context(_STYLE):
+        yield
+
+
+def require_columns(frame: pd.DataFrame, columns: Iterable[str], figure: str) -> None:
+    """Raise ``ValueError`` naming the columns that ``figure`` needs and ``frame`` lacks, or that there are no rows."""
+    missing = [column for column in columns if column not in frame]
+    if missing:
+        raise ValueError(f"{figure} needs the columns {missing}; the frame has {list(frame.columns)}")
+    if frame.empty:
+        raise ValueError(f"{figure}: the frame has no rows, so there is nothing to draw")
+
+
+def loss_by_layer(frame: pd.DataFrame) -> Figure:
+    """Magnitude lost by every layer, a series a pattern.
+
+    ``frame`` has ``layer, pattern, lost_percent``; layers are drawn top to bottom in the order in which they come,
+    NaN (not eligible) is left out. Raises ``ValueError`` when a column is missing or there is nothing to draw.
+    """
+    require_columns(frame, ("layer", "pattern", "lost_percent"), "loss_by_layer")
+    drawn = frame.dropna(subset=["lost_percent"])
+    require_columns(drawn, (), "loss_by_layer")
+    layers = list(dict.fromkeys(drawn["layer"]))
+    height = {layer: position for position, layer in enumerate(layers)}
+    with _style():
+        figure = Figure(figsize=(8.0, 1.4 + 0.19 * len(layers)), layout="constrained")
+        axes = figure.add_subplot()
+        for (pattern, rows), colour, marker in zip(
+            drawn.groupby("pattern", sort=False), _cycle(COLOURS), _cycle(MARKERS)
+        ):
+            axes.plot(rows["lost_percent"], rows["layer"].map(height), marker, color=colour, ms=4.5, label=str(pattern))
+        axes.set_yticks(range(len(layers)), [_short(layer) for layer in layers], fontsize=7.5)
+        axes.invert_yaxis()
+        axes.set_xlim(left=0)
+        axes.set_xlabel("magnitude lost, % of the layer's sum of |w|")
+        axes.set_title("What each pattern takes from each layer")
+        axes.legend(title="kept", ncols=min(4, drawn["pattern"].nunique()), loc="upper left", bbox_to_anchor=(0, -0.07))
+    return figure
+
+
+def efficacy_by_layer(frame: pd.DataFrame) -> Figure:
+    """Magnitude lost by every layer before and after its permutation, with the ideal that no order can beat.
+
+    ``frame`` has ``layer, lost_percent, permuted_lost_percent, ideal_lost_percent``.
+    """
+    columns = ("layer", "lost_percent", "permuted_lost_percent", "ideal_lost_percent")
+    require_columns(frame, columns, "efficacy_by_layer")
+    heights = range(len(frame))
+    with _style():
+        figure = Figure(figsize=(8.0, 1.4 + 0.19 * len(frame)), layout="constrained")
+        axes = figure.add_subplot()
+        axes.hlines(heights, frame["permuted_lost_percent"], frame["lost_percent"], color="#999999", lw=1.2)
+        for column, label, colour, marker in (
+            ("lost_percent", "as trained", COLOURS[1], "s"),
+            ("permuted_lost_percent", "channels permuted", COLOURS[0], "o"),
+            ("ideal_lost_percent", "ideal (best of every row)", "#666666", "|"),
+        ):
+            axes.plot(frame[column], heights, marker, color=colour, ms=5, label=label)
+        axes.set_yticks(heights, [_short(layer) for layer in frame["layer"]], fontsize=7.5)
+        axes.invert_yaxis()
+        axes.set_xlabel("magnitude lost, % of the layer's sum of |w|")
+        axes.set_title("What a permutation of the input channels wins back")
+        axes.legend(ncols=3, loc="upper left", bbox_to_anchor=(0, -0.07))
+    return figure
+
+
+def _cycle(values: tuple[str, ...]) -> Iterator[str]:
+    while True:
+        yield from values
+
+
+def _short(layer: str) -> str:
+    return layer.removesuffix(".weight")

@@ -1,0 +1,227 @@
+"""Tables about whole models: what a pattern would cost each layer, and whether a model really is sparse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from sparselab import measures
+from sparselab import saliency as saliency_module
+from sparselab.eligibility import layer_weights, why_not
+from sparselab.layout import to_matrix
+from sparselab.masks import calculator, create_mask
+from sparselab.patterns import Pattern
+from sparselab.saliency import ModelSaliency
+
+
+def magnitude_report(
+    model: nn.Module, pattern: str | Pattern, *, saliency: ModelSaliency = "magnitude", rule: str = "divisible"
+) -> pd.DataFrame:
+    """What ``pattern`` would keep of every layer: a row a layer, in the order of the modules. Changes nothing.
+
+    Columns: ``layer, type, shape, rows, channels, weights, eligible, reason, total, retained, ideal, lost_percent``.
+    ``reason`` says why a layer is not eligible; its ``retained, ideal, lost_percent`` are NaN. ``total`` is the sum
+    of the saliency, ``ideal`` what the best share of each row without structure would retain.
+    ``frame.attrs["whole_model"]`` has the sums over the eligible layers and the share of weights that they hold.
+    ``saliency`` may be a mapping from weight name to saliency. Raises ``ValueError`` naming the layer for weights
+    that are not finite.
+
+    >>> magnitude_report(nn.Linear(8, 4), "2:4")[["layer", "channels", "eligible"]].to_dict("records")
+    [{'layer': 'weight', 'channels': 8, 'eligible': True}]
+    """
+    pattern = Pattern.parse(pattern)
+    calculator(pattern)
+    rows = []
+    for layer in layer_weights(model):
+        reason = why_not(layer.module, layer.attribute, pattern, rule)
+        weight = layer.weight.detach()
+        criterion = "magnitude" if reason else saliency_module.for_layer(saliency, layer.name)
+        scores = saliency_module.scores(weight, criterion)
+        matrix = to_matrix(scores, layer.channel_dim)
+        row: dict[str, Any] = {
+            "layer": layer.name,
+            "type": type(layer.module).__name__,
+            "shape": tuple(weight.shape),
+            "rows": matrix.shape[0],
+            "channels": matrix.shape[1],
+            "weights": weight.numel(),
+            "eligible": reason is None,
+            "reason": reason or "",
+            "total": float(matrix.sum(dtype=torch.float64)),
+            "retained": float("nan"),
+            "ideal": float("nan"),
+        }
+        if reason is None:
+            try:
+                mask = create_mask(weight, pattern, channel_dim=layer.channel_dim, saliency=scores)
+            except ValueError as error:
+                raise ValueError(f"layer {layer.name!r}: {error}") from error
+            row["retained"] = measures.retained(scores, mask)
+            row["ideal"] = measures.ideal(matrix, pattern.density)
+        rows.append(row)
+    columns = [
+        "layer",
+        "type",
+        "shape",
+        "rows",
+        "channels",
+        "weights",
+        "eligible",
+        "reason",
+        "total",
+        "retained",
+        "ideal",
+    ]
+    frame = pd.DataFrame(rows, columns=columns).astype({"eligible": bool})
+    frame["lost_percent"] = _lost_percent(frame["retained"], frame["total"])
+    frame.attrs = {"pattern": str(pattern), "whole_model": _whole_model(frame)}
+    return frame
+
+
+def _lost_percent(retained: pd.Series[float], total: pd.Series[float]) -> pd.Series[float]:
+    # A layer of zeros has nothing to lose.
+    return (100 * (1 - retained / total.where(total > 0))).mask((total == 0) & retained.notna(), 0.0)
+
+
+def _whole_model(frame: pd.DataFrame) -> dict[str, float]:
+    eligible = frame[frame["eligible"]]
+    sums = {name: float(eligible[name].sum()) for name in ("total", "retained", "ideal")}
+    return {
+        "layers": len(frame),
+        "eligible_layers": len(eligible),
+        "weights": int(frame["weights"].sum()),
+        "eligible_weights": int(eligible["weights"].sum()),
+        **sums,
+        "lost_percent": 100 * (1 - sums["retained"] / sums["total"]) if sums["total"] else 0.0,
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class _Stored:
+    """A weight to audit; ``channel_dims`` has more than one entry where a bare tensor cannot tell which it is."""
+
+    name: str
+    weight: Tensor
+    channel_dims: tuple[int, ...]
+
+
+def check(model: nn.Module | Mapping[str, Any] | str | Path, pattern: str | Pattern = "2:4") -> pd.DataFrame:
+    """Is every layer really N:M, and would a 2:4 kernel take it? A row a layer.
+
+    ``model``: a module, a state dict, or a file (``.safetensors``, or what ``torch.save`` wrote, read with
+    ``weights_only``). Columns: ``layer, shape, dtype, channel_dim, density, groups, violations, sparse, kernel,
+    reason``. ``violations`` counts groups with more than N non-zeros, ``sparse`` is true where there are none,
+    ``kernel`` is true where PyTorch's semi-structured kernels (cuSPARSELt, half precision or int8) accept the matrix,
+    and ``reason`` says what stands in the way. A state dict does not tell transposed layers: where input channels in
+    dimension 0 fit and those in 1 do not, the row says ``channel_dim`` 0. Raises ``ValueError`` for patterns without
+    groups and files it cannot read.
+
+    >>> layer = nn.Linear(4, 2, bias=False)
+    >>> _ = layer.weight.data.copy_(torch.tensor([[1., 2, 0, 0], [0, 1, 1, 1]]))
+    >>> check(layer)[["layer", "violations", "sparse"]].to_dict("records")
+    [{'layer': 'weight', 'violations': 1, 'sparse': False}]
+    """
+    pattern = Pattern.parse(pattern)
+    n, m = pattern.require_nm("check")
+    rows = []
+    for stored in _stored_weights(model):
+        counted = {dim: _violations(stored.weight, pattern, dim) for dim in stored.channel_dims}
+        channel_dim = min(counted, key=lambda dim: counted[dim] > 0)
+        violations = counted[channel_dim]
+        groups = to_matrix(stored.weight, channel_dim).shape[0] * -(-stored.weight.shape[channel_dim] // m)
+        reason = _kernel_refusal(stored.weight, pattern, channel_dim)
+        if violations:
+            reason = f"{violations} of {groups} groups keep more than {n}"
+        rows.append(
+            {
+                "layer": stored.name,
+                "shape": tuple(stored.weight.shape),
+                "dtype": str(stored.weight.dtype).removeprefix("torch."),
+                "channel_dim": channel_dim,
+                "density": float(stored.weight.count_nonzero()) / max(1, stored.weight.numel()),
+                "groups": groups,
+                "violations": violations,
+                "sparse": violations == 0,
+                "kernel": reason is None,
+                "reason": reason or "",
+            }
+        )
+    columns = [
+        "layer",
+        "shape",
+        "dtype",
+        "channel_dim",
+        "density",
+        "groups",
+        "violations",
+        "sparse",
+        "kernel",
+        "reason",
+    ]
+    frame = pd.DataFrame(rows, columns=columns).astype({"sparse": bool, "kernel": bool})
+    frame.attrs = {"pattern": str(pattern)}
+    return frame
+
+
+def _violations(weight: Tensor, pattern: Pattern, channel_dim: int) -> int:
+    """How many groups (for 2d patterns of columns as well as of rows) hold more than N non-zeros."""
+    n, m = pattern.require_nm("check")
+    matrix = to_matrix(weight, channel_dim) != 0
+    sides = [matrix, matrix.T] if pattern.calculator.startswith("2d") else [matrix]
+    total = 0
+    for side in sides:
+        padded = torch.nn.functional.pad(side, (0, -side.shape[1] % m))
+        total += int((padded.reshape(-1, m).sum(1) > n).sum())
+    return total
+
+
+# What torch.sparse.to_sparse_semi_structured asks of a matrix through cuSPARSELt: rows and columns multiples of this.
+_KERNEL_MULTIPLE = {torch.float16: 16, torch.bfloat16: 16, torch.int8: 32, torch.float8_e4m3fn: 32}
+
+
+def _kernel_refusal(weight: Tensor, pattern: Pattern, channel_dim: int) -> str | None:
+    if (pattern.n, pattern.m) != (2, 4):
+        return f"kernels exist for 2:4, not for {pattern.n}:{pattern.m}"
+    if weight.shape[2:].numel() > 1:
+        return "PyTorch's kernel multiplies matrices: a convolution wider than 1x1 needs TensorRT"
+    multiple = _KERNEL_MULTIPLE.get(weight.dtype, 16)
+    rows, columns = weight.shape[1 - channel_dim], weight.shape[channel_dim]
+    if rows % multiple or columns % multiple:
+        return f"{rows} x {columns}: the kernel wants multiples of {multiple}"
+    return None
+
+
+def _stored_weights(model: nn.Module | Mapping[str, Any] | str | Path) -> Iterator[_Stored]:
+    if isinstance(model, nn.Module):
+        for layer in layer_weights(model):
+            yield _Stored(layer.name, layer.weight.detach(), (layer.channel_dim,))
+        return
+    state = model if isinstance(model, Mapping) else _load_state(Path(model))
+    for name, tensor in state.items():
+        is_weight = isinstance(tensor, Tensor) and tensor.ndim >= 2 and str(name).endswith("weight")
+        if is_weight and (tensor.is_floating_point() or tensor.dtype == torch.int8):
+            yield _Stored(str(name), tensor.detach(), (1, 0))
+
+
+def _load_state(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"no such file: {path}; pass a module, a state dict, or a .safetensors or torch.save file")
+    if path.suffix == ".safetensors":
+        try:
+            from safetensors.torch import load_file
+        except ImportError:
+            raise ValueError(f"reading {path.name} needs safetensors: pip install safetensors") from None
+        return dict(load_file(path))
+    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not isinstance(loaded, Mapping):
+        raise ValueError(f"{path} holds a {type(loaded).__name__}, not a state dict")
+    return loaded

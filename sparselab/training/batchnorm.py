@@ -1,0 +1,49 @@
+"""Batch normalisation after pruning: statistics that fit the weights as they are now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def recalibrate_batchnorm(model: nn.Module, loader: Iterable[Any], batches: int | None = None) -> None:
+    """Re-estimate the running statistics of every batch norm from the model's own inputs. In place; no training.
+
+    A pruned network's activations have other means and variances than the statistics it carries; without this,
+    one-shot accuracies say nothing. ``loader`` yields what the model takes, or tuples and lists whose first entry is
+    (labels are ignored); the first ``batches`` of it are used (default: all). Statistics are the plain average over
+    batches. Only batch norms are in training mode meanwhile; every mode is as before afterwards. Deterministic for a
+    given loader. Raises ``ValueError`` when there is no batch; a model without batch norms is left alone.
+    """
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    if not norms:
+        return
+    modes = {module: module.training for module in model.modules()}
+    momenta = {norm: norm.momentum for norm in norms}
+    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    seen = 0
+    try:
+        model.eval()
+        for norm in norms:
+            norm.train()
+            norm.momentum = None
+        with torch.no_grad():
+            for batch in islice(loader, batches):
+                if not seen:
+                    for norm in norms:
+                        norm.reset_running_stats()
+                inputs: Tensor = batch[0] if isinstance(batch, (tuple, list)) else batch
+                model(inputs.to(device))
+                seen += 1
+    finally:
+        for norm, momentum in momenta.items():
+            norm.momentum = momentum
+        for module, training in modes.items():
+            module.training = training
+    if not seen:
+        raise ValueError("no batch to estimate batch norm statistics from: the loader was empty")
