@@ -272,8 +272,9 @@ def choose(dim: Dim, index: Indices, reason: str) -> Dim:
             units = np.argsort(np.concatenate([index, others]))
             refine(leaf, Relabel(join([chosen, unchosen]) if len(others) else chosen, units))
             return chosen
-        breaks = np.flatnonzero(np.diff(index) != 1) + 1
-        runs = np.split(index, breaks)
+        runs = np.split(index, np.flatnonzero(np.diff(index) != 1) + 1)
+        if len(index) == size_of(dim):
+            return (Leaf(len(index), link=Relabel(factors, index)),)
         if len(runs) <= len(index) // 2:
             return join([piece(dim, int(run[0]), int(run[-1]) + 1, reason) for run in runs])
     pin(dim, reason)
