@@ -6,6 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sparselab.network import rules_linear, rules_norm  # noqa: F401  (they register themselves)
@@ -31,10 +32,12 @@ class Member:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What was found out: the members, and every value noted on the way (``freedom`` reads it)."""
+    """What was found out: the members, every value noted on the way (``freedom`` reads it), and the ``lowest``
+    floating-point dtype that the model's own code asks for."""
 
     members: tuple[Member, ...]
     values: tuple[Dims, ...]
+    lowest: torch.dtype | None = None
 
 
 def analyse(model: nn.Module, example_inputs: Any) -> Analysis:
@@ -46,14 +49,15 @@ def analyse(model: nn.Module, example_inputs: Any) -> Analysis:
     members = _members(model)
     by_name = {name: member for member in members for name in member.names}
     met: set[str] = set()
-    values = _walk(_trace_in_mode(model, example_inputs, training=False), by_name, met)
+    graph = _trace_in_mode(model, example_inputs, training=False)
+    values = _walk(graph, by_name, met)
     if any(by_name[name].name not in met for name, _ in model.named_parameters()):
         values += _walk(_trace_in_mode(model, example_inputs, training=True), by_name, met)
     for member in members:
         if member.name not in met:
             for dim in member.dims:
                 pin(dim, f"{member.name} is not used by the model on these inputs")
-    return Analysis(tuple(members), tuple(values + [member.dims for member in members]))
+    return Analysis(tuple(members), tuple(values + [member.dims for member in members]), _lowest_dtype(graph))
 
 
 def _trace_in_mode(model: nn.Module, example_inputs: Any, *, training: bool) -> Graph:
@@ -91,6 +95,18 @@ def _placeholder(node: Any, graph: Graph, by_name: dict[str, Member], met: set[s
     val = node.meta.get("val")
     shape = val.shape if isinstance(val, Tensor) else ()
     return Value(tuple(fresh(int(size), reason) for size in shape), content)
+
+
+def _lowest_dtype(graph: Graph) -> torch.dtype | None:
+    """The narrowest floating-point dtype that an operator is told to compute in."""
+    asked = {
+        argument
+        for node in graph.module.graph.nodes
+        if node.op == "call_function" and node.all_input_nodes
+        for argument in (*node.args, *node.kwargs.values())
+        if isinstance(argument, torch.dtype) and argument.is_floating_point
+    }
+    return min(asked, key=lambda dtype: torch.finfo(dtype).bits, default=None)
 
 
 def _members(model: nn.Module) -> list[Member]:

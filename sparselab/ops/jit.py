@@ -22,8 +22,22 @@ def jit(function: F) -> F:
     Parallelism is by threads over blocks (``sparselab.ops.threads``), never by numba's own thread pools: those abort
     when two Python threads meet in them and hang in a forked child.
     """
+    return _compile(function, fastmath=False)
+
+
+def jit_sums(function: F) -> F:
+    """Like ``jit``, and sums of floats may be taken in any order, which is what lets them run in vector registers.
+
+    Results are the same for every run on one machine; another machine's vectors may round the last bits differently.
+    """
+    return _compile(function, fastmath={"reassoc", "contract", "nsz", "nnan", "ninf"})
+
+
+def _compile(function: F, fastmath: bool | set[str]) -> F:
     with _cache_in_user_folder() as writable:
-        compiled = numba.njit(nogil=True, cache=writable, error_model="numpy", boundscheck=False)(function)
+        compiled = numba.njit(
+            nogil=True, cache=writable, error_model="numpy", boundscheck=False, fastmath=fastmath
+        )(function)
     return cast("F", compiled)
 
 

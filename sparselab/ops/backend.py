@@ -1,0 +1,87 @@
+"""The seat of a backend: what it loads, and the few primitives that strategies are made of.
+
+A strategy holds a ``Handle`` and never sees a device. Orders and indices go in and come out as numpy arrays, scores
+stay where the backend put them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparselab.specs import unknown_name
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+
+
+class Handle(Protocol):
+    """One saliency matrix, resident where a backend computes, in units of ``scale`` (a power of two).
+
+    ``order`` is int64 ``(channels,)``. A *slot* is a position of the order; slots ``[g*m, (g+1)*m)`` are group ``g``.
+    Values are exact to 1e-5 relative against a count in float64, and do not depend on the number of threads.
+    """
+
+    rows: int
+    channels: int
+    n: int
+    m: int
+    scale: float
+
+    def retained(self, order: Ints) -> float:
+        """Retained saliency of ``order``."""
+
+    def group_table(self, groups: Ints) -> Doubles:
+        """Retained saliency ``(k,)`` of each row of ``groups``, ``(k, m)`` channels."""
+
+    def table(self, order: Ints, slots: Ints, channels: Ints) -> Floats:
+        """``(slots, channels)``: what the slot's group retains with the slot's channel replaced by ``channel``.
+
+        Holds every quantity that local search needs; meaningless where ``channel`` is elsewhere in the same group.
+        """
+
+    def swap_gains(self, order: Ints, slots: Ints) -> Floats:
+        """``(slots, channels)``: what swapping a slot's channel with that at each position adds; 0 within a group."""
+
+    def anneal(self, order: Ints, steps: int, hot: float, cold: float, seed: int) -> tuple[Ints, float]:
+        """``steps`` annealed swaps, temperature falling geometrically from ``hot`` to ``cold``: the best order met.
+
+        Temperatures are in the unit of ``retained``. Deterministic for ``seed``.
+        """
+
+    def assign(self, order: Ints, noise: Doubles, seed: int) -> Ints:
+        """One linear sum assignment move for every entry of ``noise``: the order after the last.
+
+        A move takes the channel of one random slot out of every group and deals them back so that the sum of ``table``
+        is the largest; staying put is charged ``noise[k] * Exp(1)``, drawn a slot. With no noise no move ever loses.
+        """
+
+
+BACKENDS = ("cpu", "reference")
+
+
+def load(values: Floats, n: int, m: int, backend: str = "auto") -> Handle:
+    """The resident handle of ``values``, non-negative and finite, ``(channels, rows)``: channels first.
+
+    ``backend`` is ``"cpu"`` (numba), ``"reference"`` (numpy, slow and obvious) or ``"auto"``, which is ``"cpu"``.
+    Raises ``ValueError`` for another name.
+    """
+    name = resolve(backend)
+    module = importlib.import_module(f"sparselab.ops.{name}")
+    handle: Handle = module.load(values, n, m)
+    return handle
+
+
+def resolve(backend: str) -> str:
+    """The backend that ``backend`` stands for; ``ValueError`` listing those there are for any other name."""
+    if backend == "auto":
+        return "cpu"
+    if backend == "cuda":
+        raise ValueError(f"backend 'cuda' is not part of this version; valid: auto, {', '.join(BACKENDS)}")
+    if backend not in BACKENDS:
+        raise unknown_name("backend", backend, ("auto", *BACKENDS))
+    return backend

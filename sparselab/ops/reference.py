@@ -1,0 +1,82 @@
+"""Every primitive in plain numpy and float64: slow, obvious, and what the other backends are tested against."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from sparselab.ops.backend import Doubles, Floats, Ints
+
+
+def load(values: Floats, n: int, m: int) -> ReferenceHandle:
+    """A handle on ``values``, ``(channels, rows)``."""
+    return ReferenceHandle(values, n, m)
+
+
+class ReferenceHandle:
+    """The primitives of ``sparselab.ops.backend.Handle``, each as its definition."""
+
+    scale = 1.0
+
+    def __init__(self, values: Floats, n: int, m: int) -> None:
+        self._values = np.asarray(values, np.float64)
+        self.channels, self.rows = self._values.shape
+        self.n, self.m = n, m
+
+    def retained(self, order: Ints) -> float:
+        """See ``Handle``."""
+        return float(self.group_table(order.reshape(-1, self.m)).sum())
+
+    def group_table(self, groups: Ints) -> Doubles:
+        """See ``Handle``."""
+        ranked = np.sort(self._values[groups], axis=1)  # (groups, m, rows)
+        return ranked[:, self.m - self.n :].sum(axis=(1, 2))
+
+    def table(self, order: Ints, slots: Ints, channels: Ints) -> Floats:
+        """See ``Handle``."""
+        groups = order.reshape(-1, self.m)[slots // self.m]
+        replaced = np.repeat(groups[:, None], len(channels), axis=1)
+        replaced[np.arange(len(slots)), :, slots % self.m] = channels
+        return self.group_table(replaced.reshape(-1, self.m)).reshape(len(slots), -1).astype(np.float32)
+
+    def swap_gains(self, order: Ints, slots: Ints) -> Floats:
+        """See ``Handle``."""
+        gains = np.zeros((len(slots), self.channels))
+        before = self.retained(order)
+        for row, slot in enumerate(slots):
+            for other in range(self.channels):
+                gains[row, other] = self.retained(_swapped(order, slot, other)) - before
+        return gains.astype(np.float32)
+
+    def anneal(self, order: Ints, steps: int, hot: float, cold: float, seed: int) -> tuple[Ints, float]:
+        """See ``Handle``."""
+        rng = np.random.default_rng(seed)
+        order, value = order.copy(), self.retained(order)
+        best, best_value = order.copy(), value
+        for step in range(steps):
+            temperature = hot * (cold / hot) ** (step / max(1, steps - 1)) if hot > 0 else 0.0
+            candidate = _swapped(order, *rng.integers(self.channels, size=2))
+            candidate_value = self.retained(candidate)
+            if candidate_value - value > -temperature * rng.exponential():
+                order, value = candidate, candidate_value
+                if value > best_value:
+                    best, best_value = order.copy(), value
+        return best, best_value
+
+    def assign(self, order: Ints, noise: Doubles, seed: int) -> Ints:
+        """See ``Handle``."""
+        rng = np.random.default_rng(seed)
+        order = order.copy()
+        for temperature in noise:
+            slots = np.arange(0, self.channels, self.m) + rng.integers(self.m, size=self.channels // self.m)
+            value = self.table(order, slots, order[slots]).astype(np.float64)
+            value[np.diag_indices_from(value)] -= temperature * rng.exponential(size=len(slots))
+            dealt = linear_sum_assignment(value, maximize=True)[1]
+            order[slots] = order[slots][dealt]
+        return order
+
+
+def _swapped(order: Ints, slot: int, other: int) -> Ints:
+    swapped = order.copy()
+    swapped[[slot, other]] = swapped[[other, slot]]
+    return swapped

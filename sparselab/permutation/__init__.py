@@ -1,0 +1,19 @@
+"""Search the order of input channels that makes N:M sparsity hurt least. One file a strategy."""
+
+from __future__ import annotations
+
+from sparselab.permutation.problem import SearchProblem, Term
+from sparselab.permutation.result import SearchResult
+from sparselab.permutation.search import search_permutation, search_permutations
+from sparselab.permutation.strategy import STRATEGIES, Search, Strategy
+
+__all__ = [
+    "STRATEGIES",
+    "Search",
+    "SearchProblem",
+    "SearchResult",
+    "Strategy",
+    "Term",
+    "search_permutation",
+    "search_permutations",
+]

@@ -1,0 +1,233 @@
+"""What is searched: saliency matrices and the columns of the units that one order moves in all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sparselab.patterns import Pattern
+
+Order = NDArray[np.int64]
+Matrix = NDArray[Any]
+
+MAX_CHANNELS = 16_384
+MAX_ELEMENTS = 2**28
+_BLOCK = 2**20  # elements recounted at once in float64
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """One consumer of the units: its scores and where the units sit in it.
+
+    ``saliency`` is ``(rows, channels)``, non-negative and finite, a torch tensor (any float dtype, any device) or a
+    numpy array; ``columns`` is int64 ``(size,)``, the flat column of unit ``u`` in the current order; ``weight`` scales
+    what this consumer counts. Columns that no term names never move. Several terms on the *same* saliency object are
+    one consumer that the units enter at several offsets.
+    """
+
+    saliency: torch.Tensor | Matrix
+    columns: torch.Tensor | NDArray[np.integer[Any]]
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Consumer:
+    """A saliency matrix with every run of columns that the units occupy in it."""
+
+    saliency: Matrix
+    runs: tuple[NDArray[np.int64], ...]
+    weight: float
+
+
+@dataclass(frozen=True, eq=False)
+class SearchProblem:
+    """``size`` units, moved by one order in every one of ``terms``.
+
+    Raises ``ValueError`` where scores are not a finite non-negative matrix, where columns are out of range, repeated or
+    not ``size`` many, and above 2^28 scores a term or 16,384 units.
+
+    >>> problem = SearchProblem.from_matrix(np.array([[9.0, 8, 7, 0, 0, 1, 0, 0]]))
+    >>> float(problem.retained(None, "2:4")), float(problem.retained([0, 1, 4, 6, 2, 5, 3, 7], "2:4"))
+    (18.0, 25.0)
+    """
+
+    terms: tuple[Term, ...]
+    size: int
+
+    def __post_init__(self) -> None:
+        if not self.terms:
+            raise ValueError(
+                "a search problem needs at least one term: a saliency matrix and the columns of its units"
+            )
+        if not 0 < self.size <= MAX_CHANNELS:
+            raise ValueError(
+                f"a problem of {self.size} units is out of range: between 1 and {MAX_CHANNELS} can be searched"
+            )
+        object.__setattr__(self, "terms", tuple(self.terms))
+        _ = self.consumers
+
+    @classmethod
+    def from_matrix(cls, matrix: torch.Tensor | Matrix) -> SearchProblem:
+        """The one-term problem of a saliency matrix ``(rows, channels)``: every column is a unit."""
+        channels = matrix.shape[-1] if matrix.ndim else 0
+        return cls((Term(matrix, np.arange(channels, dtype=np.int64)),), channels)
+
+    @cached_property
+    def consumers(self) -> tuple[_Consumer, ...]:
+        """The distinct saliency matrices, each with all the runs of columns that move in it."""
+        found: dict[int, _Consumer] = {}
+        for number, term in enumerate(self.terms):
+            key = id(term.saliency)
+            known = found.get(key)
+            saliency = known.saliency if known else _as_scores(term.saliency, f"term {number}")
+            columns = _as_columns(term.columns, self.size, saliency.shape[1], f"term {number}")
+            if known is None:
+                found[key] = _Consumer(saliency, (columns,), _as_weight(term.weight, number))
+            elif known.weight != term.weight:
+                raise ValueError(
+                    f"term {number} shares its saliency with a term of weight {known.weight}, not {term.weight}"
+                )
+            else:
+                found[key] = _Consumer(saliency, (*known.runs, columns), known.weight)
+        for consumer in found.values():
+            moved = np.concatenate(consumer.runs)
+            if len(np.unique(moved)) != len(moved):
+                raise ValueError("two terms on one saliency name the same column: a column is one unit's")
+        return tuple(found.values())
+
+    def check(self, m: int) -> None:
+        """Raise ``ValueError`` unless every consumer's channels divide into groups of ``m``."""
+        for consumer in self.consumers:
+            channels = consumer.saliency.shape[1]
+            if channels % m:
+                padded = -(-channels // m) * m
+                raise ValueError(
+                    f"{channels} channels do not divide into groups of {m}: pad the scores with zero columns to "
+                    f"{padded}, or leave this consumer out"
+                )
+
+    def is_searchable(self, columns: NDArray[np.int64], m: int) -> bool:
+        """Whether the units fill whole groups, in the order in which they are numbered."""
+        start = int(columns[0])
+        return (
+            self.size % m == 0
+            and start % m == 0
+            and bool((columns == np.arange(start, start + self.size)).all())
+        )
+
+    def searchable(self, m: int) -> Matrix:
+        """What strategies search, ``(rows, size)``: all runs of columns that fill whole groups, weighted and stacked.
+
+        No rows where no run does. float64 where a consumer is, else float32.
+        """
+        parts = [
+            consumer.saliency[:, run] * np.asarray(consumer.weight, consumer.saliency.dtype)
+            for consumer, run in self._runs()
+            if self.is_searchable(run, m)
+        ]
+        return np.concatenate(parts) if parts else np.zeros((0, self.size), np.float32)
+
+    def is_wholly_searchable(self, m: int) -> bool:
+        """Whether what strategies search is, up to a constant, the whole objective."""
+        return all(self.is_searchable(run, m) for _, run in self._runs())
+
+    def retained(self, order: Any = None, pattern: str | Pattern = "2:4") -> float:
+        """Retained saliency of all consumers with the units in ``order`` (``None``: as they are), counted in float64.
+
+        Exact for any columns: groups are cut along the flat columns of each consumer, whatever shares them.
+        """
+        n, m = Pattern.parse(pattern).require_nm("a permutation search")
+        self.check(m)
+        index = np.arange(self.size) if order is None else np.asarray(order)
+        return sum(
+            consumer.weight * _retained(consumer.saliency, _moved(consumer, index), n, m)
+            for consumer in self.consumers
+        )
+
+    def ideal(self, pattern: str | Pattern = "2:4") -> float:
+        """Saliency that keeping the best N/M of every row would retain, with no structure, counted in float64."""
+        n, m = Pattern.parse(pattern).require_nm("a permutation search")
+        self.check(m)
+        return sum(consumer.weight * _ideal(consumer.saliency, n, m) for consumer in self.consumers)
+
+    def row_bound(self, pattern: str | Pattern = "2:4") -> float:
+        """No order retains more: the moved columns' groups at the row-wise ideal, all others as they are."""
+        return self.ideal(pattern)
+
+    def _runs(self) -> Iterator[tuple[_Consumer, NDArray[np.int64]]]:
+        return ((consumer, run) for consumer in self.consumers for run in consumer.runs)
+
+
+def _as_scores(saliency: torch.Tensor | Matrix, what: str) -> Matrix:
+    if isinstance(saliency, torch.Tensor):
+        tensor = saliency.detach().cpu()
+        array: Matrix = (tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()).numpy()
+    else:
+        array = np.asarray(saliency)
+        if array.dtype not in (np.float32, np.float64):
+            array = array.astype(np.float32 if array.dtype == np.float16 else np.float64)
+    if array.ndim != 2:
+        raise ValueError(f"{what}: the scores must be a matrix (rows, channels), got shape {array.shape}")
+    if array.size > MAX_ELEMENTS:
+        raise ValueError(
+            f"{what}: {array.size} scores are more than the limit of {MAX_ELEMENTS}: search a sample of the rows"
+        )
+    if array.size and not (
+        array.min() >= 0 and np.isfinite(array.sum(dtype=np.float64))
+    ):  # NaN fails the first
+        raise ValueError(f"{what}: scores must be non-negative and finite, and so must their sum")
+    return array
+
+
+def _as_columns(columns: Any, size: int, channels: int, what: str) -> NDArray[np.int64]:
+    index = np.asarray(columns)
+    if index.shape != (size,) or not np.issubdtype(index.dtype, np.integer):
+        raise ValueError(
+            f"{what}: columns must be {size} integers, one a unit, got {index.dtype} of shape {index.shape}"
+        )
+    if index.min() < 0 or index.max() >= channels:
+        raise ValueError(f"{what}: column {index.max()} is outside the {channels} columns of the scores")
+    if len(np.unique(index)) != size:
+        raise ValueError(f"{what}: columns name a column twice")
+    return index.astype(np.int64)
+
+
+def _as_weight(weight: float, number: int) -> float:
+    if not 0 <= weight < np.inf:
+        raise ValueError(f"term {number}: weight must be non-negative and finite, got {weight}")
+    return float(weight)
+
+
+def _moved(consumer: _Consumer, order: Order) -> NDArray[np.int64]:
+    columns = np.arange(consumer.saliency.shape[1])
+    for run in consumer.runs:
+        columns[run] = run[order]
+    return columns
+
+
+def _row_blocks(matrix: Matrix) -> Iterator[Matrix]:
+    step = max(1, _BLOCK // max(1, matrix.shape[1]))
+    return (matrix[start : start + step] for start in range(0, len(matrix), step))
+
+
+def _retained(matrix: Matrix, columns: NDArray[np.int64], n: int, m: int) -> float:
+    total = 0.0
+    for block in _row_blocks(matrix):
+        groups = block[:, columns].reshape(len(block), -1, m)
+        total += float(np.partition(groups, m - n, axis=2)[:, :, m - n :].sum(dtype=np.float64))
+    return total
+
+
+def _ideal(matrix: Matrix, n: int, m: int) -> float:
+    pruned = matrix.shape[1] // m * (m - n)
+    total = 0.0
+    for block in _row_blocks(matrix):
+        kept = np.partition(block, pruned, axis=1)[:, pruned:] if pruned else block
+        total += float(kept.sum(dtype=np.float64))
+    return total

@@ -1,0 +1,207 @@
+"""``search_permutation``: from a matrix and a strategy's name to the best order found."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sparselab.layout import to_matrix
+from sparselab.patterns import Pattern
+from sparselab.permutation.problem import MAX_CHANNELS, Matrix, SearchProblem
+from sparselab.permutation.result import SearchResult
+from sparselab.permutation.strategy import STRATEGIES, Callback, Search, Strategy
+
+Searchable = torch.Tensor | Matrix | SearchProblem
+Saliency = str | Callable[[torch.Tensor], torch.Tensor] | torch.Tensor
+
+
+def search_permutation(
+    matrix_or_problem: Searchable,
+    pattern: str | Pattern = "2:4",
+    *,
+    strategy: str | Strategy = "auto",
+    saliency: Saliency = "magnitude",
+    seed: int = 0,
+    backend: str = "auto",
+    time_limit: float | None = None,
+    progress: bool = False,
+    bound: bool = False,
+    callback: Callback | None = None,
+) -> SearchResult:
+    """Search the order of input channels that lets an N:M mask retain the most saliency.
+
+    ``matrix_or_problem`` is a weight of any layer, a matrix ``(rows, channels)`` (torch or numpy, any float dtype, any
+    device), or a ``SearchProblem``. A weight is scored by ``saliency``: ``"magnitude"``, a callable from weights to
+    scores, or a tensor of scores of its shape; a problem brings its scores. ``strategy`` is a name with options
+    (``"stripe_groups,8,100"``) or a configured object. It never hands back an order worse than the one given.
+
+    The same ``seed`` gives the same order, whatever the number of threads, unless ``time_limit`` (seconds) is given:
+    then the search goes on for about that long. ``KeyboardInterrupt`` ends it too; either way the best order so far
+    comes back. ``callback(seconds, retained)`` hears of every candidate. ``bound=True`` adds ``upper_bound``.
+
+    Takes up to 2^28 scores and 16,384 channels. Memory, in bytes a score: 4 for the resident float32 copy, 1 for its
+    8-bit shadow, and what the scores themselves take; tables add at most 256 MiB.
+
+    Raises ``ValueError`` for scores that are negative or not finite, for channels that do not divide into groups, and
+    for unknown names, before anything is searched.
+
+    >>> import torch
+    >>> result = search_permutation(torch.arange(32.0).reshape(4, 8), strategy="channel_swap")
+    >>> sorted(result.order.tolist()) == list(range(8)), result.efficacy >= 0
+    (True, True)
+    """
+    started = time.perf_counter()
+    parsed = Pattern.parse(pattern)
+    n, m = parsed.require_nm("a permutation search")
+    if parsed.calculator != "1d":
+        raise ValueError(
+            f"a permutation search scores masks along the input channels: use '{n}:{m}', not '{parsed}'"
+        )
+    if time_limit is not None and not time_limit > 0:
+        raise ValueError(f"time_limit must be positive seconds, got {time_limit}")
+    problem = as_problem(matrix_or_problem, saliency)
+    problem.check(m)
+    chosen = STRATEGIES.resolve(strategy)
+    with _progress_bar(progress, time_limit, callback) as report:
+        search = _start(problem, n, m, seed, backend, started, time_limit, report)
+        try:
+            if search.handle.rows and search.groups > 1:
+                chosen(search)
+        except KeyboardInterrupt:
+            pass  # the best order so far is what was asked for
+    return _result(search, problem, parsed, str(strategy), backend, seed, bound)
+
+
+def search_permutations(
+    matrices_or_problems: Iterable[Searchable],
+    pattern: str | Pattern = "2:4",
+    *,
+    time_limit: float | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> list[SearchResult]:
+    """``search_permutation`` for each of many, such as all layers of a network; results in the same order.
+
+    ``time_limit`` is for all of them together, shared out by their size; ``options`` are those of
+    ``search_permutation``. The ``k``-th problem gets the ``k``-th seed spawned from ``seed``, so adding problems at the
+    end changes no earlier result.
+    """
+    problems = [as_problem(item, options.get("saliency", "magnitude")) for item in matrices_or_problems]
+    effort = np.sqrt([float(sum(c.saliency.size for c in p.consumers)) for p in problems]) + 1.0
+    share = effort / max(1.0, effort.sum())
+    return [
+        search_permutation(
+            problem,
+            pattern,
+            seed=seed + number,
+            time_limit=None if time_limit is None else time_limit * float(share[number]),
+            **options,
+        )
+        for number, problem in enumerate(problems)
+    ]
+
+
+def as_problem(item: Searchable, saliency: Saliency = "magnitude") -> SearchProblem:
+    """The search problem of a weight, matrix or problem; see ``search_permutation``."""
+    if isinstance(item, SearchProblem):
+        return item
+    weight = item if isinstance(item, torch.Tensor) else torch.from_numpy(np.array(item))
+    if weight.ndim < 2:
+        raise ValueError(
+            f"a permutation needs a weight of at least 2 dimensions, got shape {tuple(weight.shape)}"
+        )
+    if weight.shape[1] > MAX_CHANNELS:
+        raise ValueError(f"{weight.shape[1]} channels are more than the limit of {MAX_CHANNELS}")
+    return SearchProblem.from_matrix(to_matrix(_scores(weight.detach(), saliency)))
+
+
+def _scores(weight: torch.Tensor, saliency: Saliency) -> torch.Tensor:
+    if isinstance(saliency, torch.Tensor):
+        scores = saliency
+    elif callable(saliency):
+        scores = saliency(weight)
+    elif saliency == "magnitude":
+        scores = weight.abs()
+    else:
+        raise ValueError(
+            f"unknown saliency {saliency!r}; valid: 'magnitude', a callable, or a tensor of scores"
+        )
+    if scores.shape != weight.shape:
+        raise ValueError(f"saliency has shape {tuple(scores.shape)}, the weight {tuple(weight.shape)}")
+    return scores
+
+
+def _start(
+    problem: SearchProblem,
+    n: int,
+    m: int,
+    seed: int,
+    backend: str,
+    started: float,
+    time_limit: float | None,
+    callback: Callback | None,
+) -> Search:
+    from sparselab.ops.backend import load
+
+    handle = load(problem.searchable(m).T, n, m, backend)
+    exact = None if problem.is_wholly_searchable(m) else lambda order: problem.retained(order, f"{n}:{m}")
+    return Search(handle, np.random.default_rng(seed), started, time_limit, exact, callback)
+
+
+def _result(
+    search: Search,
+    problem: SearchProblem,
+    pattern: Pattern,
+    strategy: str,
+    backend: str,
+    seed: int,
+    bound: bool,
+) -> SearchResult:
+    from sparselab.ops.backend import resolve
+
+    baseline, retained = problem.retained(None, pattern), problem.retained(search.best, pattern)
+    order: NDArray[np.int64] = search.best
+    if retained <= baseline:  # what the search took for a gain was rounding
+        order, retained = np.arange(problem.size), baseline
+    constant = baseline - search.baseline * search.handle.scale
+    history = tuple((seconds, value * search.handle.scale + constant) for seconds, value in search.history)
+    return SearchResult(
+        order=order,
+        baseline=baseline,
+        retained=retained,
+        ideal=problem.ideal(pattern),
+        seconds=search.elapsed(),
+        evaluations=search.evaluations,
+        strategy=strategy,
+        backend=resolve(backend),
+        pattern=str(pattern),
+        seed=seed,
+        history=history,
+    )
+
+
+@contextmanager
+def _progress_bar(
+    wanted: bool, time_limit: float | None, callback: Callback | None
+) -> Iterator[Callback | None]:
+    """``callback``, with a tqdm bar of seconds in front of it where one is ``wanted``."""
+    if not wanted:
+        yield callback
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=time_limit, unit="s", bar_format="{l_bar}{bar}| {elapsed}{postfix}") as bar:
+
+        def report(seconds: float, retained: float) -> None:
+            bar.n = seconds if time_limit is None else min(seconds, time_limit)
+            bar.set_postfix_str(f"retained {retained:.6g}")
+            if callback is not None:
+                callback(seconds, retained)
+
+        yield report

@@ -1,0 +1,94 @@
+"""What a strategy is handed while it runs, and the names of those there are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from sparselab.ops.backend import Handle
+from sparselab.permutation.problem import Order
+from sparselab.specs import Registry
+
+Callback = Callable[[float, float], object]
+
+
+class Strategy(Protocol):
+    """A frozen dataclass whose fields are the options. Called, it leaves what it finds with ``search.offer``."""
+
+    def __call__(self, search: Search) -> None:
+        """Search until converged, or until ``search.running()`` says no."""
+
+
+@dataclass(eq=False)
+class Search:
+    """One running search: what strategies read (``handle``, ``rng``, ``running``) and where they leave orders (``offer``).
+
+    ``handle`` holds the matrix that is searched; values are in its units. ``exact``, where given, is the value of the
+    whole objective when the matrix is not all of it. A strategy is only called where there are rows and two groups.
+    """
+
+    handle: Handle
+    rng: np.random.Generator
+    started: float
+    time_limit: float | None = None
+    exact: Callable[[Order], float] | None = None
+    callback: Callback | None = None
+    best: Order = field(init=False)
+    value: float = field(init=False)
+    baseline: float = field(init=False)
+    upper_bound: float | None = field(init=False, default=None)
+    evaluations: int = field(init=False, default=0)
+    history: list[tuple[float, float]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.best = np.arange(self.handle.channels)
+        self.value = self.baseline = self._value(self.best)
+        self.history = [(self.elapsed(), self.value)]
+
+    @property
+    def groups(self) -> int:
+        """How many groups there are to fill."""
+        return self.handle.channels // self.handle.m
+
+    def elapsed(self) -> float:
+        """Seconds since the search began."""
+        return time.perf_counter() - self.started
+
+    def running(self) -> bool:
+        """Whether there is time left."""
+        return self.time_limit is None or self.elapsed() < self.time_limit
+
+    def seed(self) -> int:
+        """A fresh seed for a kernel's own generator."""
+        return int(self.rng.integers(2**62))
+
+    def offer(self, order: Order, retained: float | None = None) -> bool:
+        """Keep ``order`` if it is the best so far; ``retained`` is its value where the caller knows it."""
+        value = self._value(order, retained)
+        if self.callback is not None:
+            self.callback(self.elapsed(), max(value, self.value) * self.handle.scale)
+        if value <= self.value:
+            return False
+        self.best, self.value = order.astype(np.int64, copy=True), value
+        self.history.append((self.elapsed(), value))
+        return True
+
+    def _value(self, order: Order, retained: float | None = None) -> float:
+        if self.exact is not None:
+            return self.exact(order) / self.handle.scale
+        return self.handle.retained(order) if retained is None else retained
+
+
+STRATEGIES: Registry[Strategy] = Registry(
+    "strategy",
+    {
+        "auto": "sparselab.permutation.auto:Auto",
+        "identity": "sparselab.permutation.identity:Identity",
+        "random": "sparselab.permutation.random_orders:RandomOrders",
+        "channel_swap": "sparselab.permutation.channel_swap:ChannelSwap",
+    },
+)
