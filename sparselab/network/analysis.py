@@ -18,11 +18,13 @@ from sparselab.network.tracing import Graph, trace
 
 @dataclass(frozen=True)
 class Member:
-    """A parameter or buffer: all the ``names`` under which the model has it, its shape and its dimensions."""
+    """A parameter or buffer: all the ``names`` under which the model has it, its shape and its dimensions; of whole
+    numbers also the ``content``, since they may be an index."""
 
     names: tuple[str, ...]
     shape: tuple[int, ...]
     dims: Dims
+    content: Tensor | None = None
 
     @property
     def name(self) -> str:
@@ -89,7 +91,7 @@ def _placeholder(node: Any, graph: Graph, by_name: dict[str, Member], met: set[s
     if (name := graph.tensors.get(node.name)) is not None:
         member = by_name[name]
         met.add(member.name)
-        return Value(member.dims)
+        return Value(member.dims, member.content)
     content = graph.constants.get(node.name)
     reason = "a constant of the model" if content is not None else f"the model's input {node.name}"
     val = node.meta.get("val")
@@ -125,8 +127,10 @@ def _members(model: nn.Module) -> list[Member]:
         sharing[place[0]] += 1
     members = []
     for place, group in same.items():
-        shape = tuple(group[0][1].shape)
-        member = Member(tuple(name for name, _ in group), shape, tuple(fresh(size) for size in shape))
+        tensor = group[0][1]
+        shape = tuple(tensor.shape)
+        content = None if tensor.is_floating_point() or tensor.is_complex() or tensor.is_meta else tensor
+        member = Member(tuple(name for name, _ in group), shape, tuple(map(fresh, shape)), content)
         if sharing[place[0]] > 1:
             _pin_all(member.dims, f"{member.name} shares part of its memory with another tensor")
         members.append(member)

@@ -40,6 +40,19 @@ def linear(call: Call) -> Result:
     return broadcast(out, call.dims("bias")) if call["bias"] is not None else out
 
 
+@rule("bilinear")
+def bilinear(call: Call) -> Result:
+    """``input1 @ weight[k] @ input2`` for every output ``k``."""
+    first, second, (out, left, right) = call.dims("input1"), call.dims("input2"), call.dims("weight")
+    unify(first[-1], left)
+    unify(second[-1], right)
+    if isinstance(bias := call["bias"], Value):
+        unify(out, bias.dims[0])
+    batch = broadcast(first[:-1], second[:-1])
+    call.notes.add((*batch, out, left, right))
+    return (*batch, out)
+
+
 @rule("einsum")
 def einsum(call: Call) -> Result:
     """Equal letters are one dimension; letters not in the output are summed over."""
