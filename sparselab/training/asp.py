@@ -36,6 +36,7 @@ class ASP:
     The class speaks of the model that was initialised last; those before stay pruned through their optimizers. For several
     at a time, schedules and other patterns, use ``Sparsifier``.
 
+    >>> import torch
     >>> model = nn.Sequential(nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 8))
     >>> optimizer = torch.optim.Adam(model.parameters())
     >>> ASP.prune_trained_model(model, optimizer)
