@@ -36,6 +36,7 @@ class MaskedWeights:
         self.saliency = saliency
         self.keep_pruned = keep_pruned
         self.fading = False
+        self.generation = 0
         self.shares: dict[str, float] = {}
         self.before_first: Callable[[], None] | None = None
         for layer in self.layers:
@@ -89,7 +90,7 @@ class MaskedWeights:
             self.before_first = None
         calculate = self._calculate if keep is None else self._keeping(keep)
         dense = [self.dense(layer) for layer in self.layers]
-        masks = [self._new_mask(layer, weight, calculate) for layer, weight in zip(self.layers, dense)]
+        masks = [self.new_mask(layer, weight, calculate) for layer, weight in zip(self.layers, dense)]
         shares = {layer.name: _share(weight, mask) for layer, weight, mask in zip(self.layers, dense, masks)}
         with torch.no_grad(), self._all_or_nothing():
             for layer, weight, mask in zip(self.layers, dense, masks):
@@ -98,6 +99,7 @@ class MaskedWeights:
                 _mask(layer).copy_(mask)
                 layer.weight.copy_(torch.where(mask, weight, 0) if vanish else weight)
         self.shares, self.fading = shares, not vanish
+        self.generation += 1
 
     def lift(self) -> None:
         """Turn masks off (all ones): kept pruned values come back, others start again from zero."""
@@ -109,6 +111,7 @@ class MaskedWeights:
                 if self.keep_pruned:
                     getattr(layer.module, pruned_buffer(layer)).zero_()
         self.shares, self.fading = {}, False
+        self.generation += 1
 
     def apply(self, fade: float = 0.0) -> None:
         """Multiply what the masks take by ``fade``; at 0, the default, it is pruned."""
@@ -168,7 +171,9 @@ class MaskedWeights:
         density = float(Fraction(keep, self.pattern.m))
         return calculator(dataclasses.replace(self.pattern, n=keep, density=density))
 
-    def _new_mask(self, layer: LayerWeight, weight: Tensor, calculate: object) -> Tensor:
+    def new_mask(self, layer: LayerWeight, weight: Tensor, calculate: object = None) -> Tensor:
+        """The mask that ``weight`` would get as the weight of ``layer``; nothing is changed."""
+        calculate = self._calculate if calculate is None else calculate
         if not isinstance(calculate, MaskCalculator):
             assert callable(calculate)
             mask = calculate(weight)
