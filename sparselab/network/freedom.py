@@ -127,7 +127,9 @@ def _always_beside(values: Iterable[Dims]) -> dict[Leaf, set[Leaf]]:
         for position, own in enumerate(chains):
             elsewhere = {leaf for other, c in enumerate(chains) if other != position for leaf in c.certain}
             for leaf, chain in own.occurrences:
-                certain = {other for other in elsewhere | set(chain) if counts[other] == 1 or _paired(other, leaf, chains)}
+                certain = {
+                    other for other in elsewhere | set(chain) if counts[other] == 1 or _paired(other, leaf, chains)
+                }
                 beside[leaf] = (beside[leaf] & certain) if leaf in beside else certain
     for leaf, others in beside.items():
         others.discard(leaf)

@@ -164,7 +164,9 @@ class Interpreter:
                 for dim in value.dims:
                     pin(dim, reason)
         vals = torch.utils._pytree.tree_map(
-            lambda val: Value(tuple(fresh(int(size), reason) for size in val.shape)) if isinstance(val, Tensor) else val,
+            lambda val: (
+                Value(tuple(fresh(int(size), reason) for size in val.shape)) if isinstance(val, Tensor) else val
+            ),
             node.meta.get("val"),
         )
         return vals

@@ -41,10 +41,7 @@ def frame_of(records: Iterable[Record], attrs: dict[str, Any]) -> pd.DataFrame:
     columns: dict[str, Any] = {"task": _column([row.task for row in rows])}
     columns |= {name: _column([row.inputs.get(name) for row in rows]) for name in inputs}
     columns |= {name: _column([row.outcome.metrics.get(name) for row in rows]) for name in metrics}
-    columns |= {
-        name: _column([row.outcome.metrics.get(name, row.outcome.measured.get(name)) for row in rows])
-        for name in measured
-    }
+    columns |= {name: _column([row.outcome.measured.get(name) for row in rows]) for name in measured}
     columns["state"] = pd.Categorical([row.outcome.state for row in rows], categories=["done", "failed"])
     columns["error"] = pd.Series([row.outcome.error for row in rows], dtype="str")
     columns["traceback"] = pd.Series([row.outcome.traceback for row in rows], dtype="str")

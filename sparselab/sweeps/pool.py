@@ -47,10 +47,11 @@ class Executor(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """A trial that is to run: its place in the sweep, its key, its task and its inputs."""
+    """A trial that is to run: its place in the sweep, its key, its task's name, its task and its inputs."""
 
     position: int
     key: str
+    name: str
     task: Task
     inputs: Mapping[str, Any]
 

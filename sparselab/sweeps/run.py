@@ -17,14 +17,15 @@ from sparselab.sweeps.frames import frame_of
 from sparselab.sweeps.grid import axis, check_names, chosen, grid
 from sparselab.sweeps.pool import Executor, Job, check_executor, packed, run_here, run_on
 from sparselab.sweeps.progress import progress_bar
+from sparselab.sweeps.runners import Runner, runner
 from sparselab.sweeps.store import Outcome, Record, Store, temporary_path
 from sparselab.sweeps.trial import Trial
 from sparselab.sweeps.values import cell, digest
-from sparselab.sweeps.worker import Task, versions
+from sparselab.sweeps.worker import versions
 
 
 def experiment(
-    task: Callable[[Trial], Mapping[str, Any]],
+    task: Any,
     *,
     trials: Iterable[Mapping[str, Any]] | None = None,
     where: Callable[[Trial], object] | None = None,
@@ -66,10 +67,15 @@ def experiment(
     """
     started = datetime.now(UTC).isoformat(timespec="seconds")
     _check_spelling(inputs)
-    sweep = _plan(task, inputs, trials, where, version)
+    runners = [runner(each) for each in axis("task", task)]
+    sweep = _plan(runners, inputs, trials, where, version)
     if executor is not None:
         check_executor(executor)
-        packed("the task", sweep.jobs[0].task)
+        for each in runners:
+            packed("the task", each.task)
+    else:
+        for each in runners:
+            each.prepare()
     path = Path(store) if store is not None else temporary_path()
     made = {
         **sweep.made,
@@ -94,7 +100,7 @@ class _Sweep:
 
 
 def _plan(
-    task: object,
+    runners: Sequence[Runner],
     inputs: Mapping[str, Any],
     trials: Iterable[Mapping[str, Any]] | None,
     where: Callable[[Trial], object] | None,
@@ -103,19 +109,16 @@ def _plan(
     check_names(inputs)
     axes = {name: axis(name, value) for name, value in inputs.items()}
     explicit = None if trials is None else [dict(given) for given in trials]
-    if "seed" not in axes and not any("seed" in given for given in explicit or []):
-        axes["seed"] = [0]
-    tasks = [_as_task(each) for each in axis("task", task)]
     jobs: dict[str, Job] = {}
-    kept = chosen(grid(axes, explicit), where)
-    for each in tasks:
-        identity = _identity(each, version)
+    for each in runners:
+        kept = chosen(map(each.fill, grid(axes, explicit)), where)
+        each.check(kept)
+        identity, shared = each.identity(version), each.task
         for given in kept:
-            filled = {**given, "seed": given.get("seed", 0)}
-            key = digest([identity, dict(sorted(filled.items()))])
-            jobs.setdefault(key, Job(len(jobs), key, each, filled))
+            key = digest([identity, dict(sorted(given.items()))])
+            jobs.setdefault(key, Job(len(jobs), key, each.name, shared, given))
     made = {
-        "task": [name_of(each) for each in tasks],
+        "task": [each.name for each in runners],
         "axes": {name: [_noted(cell(value)) for value in values] for name, values in axes.items()},
         "trials": len(jobs),
         "version": version,
@@ -125,23 +128,6 @@ def _plan(
 
 def _noted(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _as_task(task: object) -> Task:
-    if not callable(task):
-        raise ValueError(f"task={task!r} is not a callable(trial) -> dict of metrics")
-    return task
-
-
-def name_of(task: object) -> str:
-    """What the frame calls a task: its own name, else that of its class."""
-    return str(getattr(task, "name", None) or getattr(task, "__name__", None) or type(task).__name__)
-
-
-def _identity(task: Task, version: str | int | None) -> object:
-    if version is not None:
-        return [getattr(task, "__module__", ""), name_of(task), version]
-    return digest(task)
 
 
 def _run(
@@ -157,7 +143,7 @@ def _run(
 
         def deliver(job: Job, outcome: Outcome) -> None:
             inputs = {name: cell(value) for name, value in job.inputs.items()}
-            record = Record(job.key, name_of(job.task), inputs, outcome)
+            record = Record(job.key, job.name, inputs, outcome)
             store.save(sweep.key, job.position, record, replace=replace)
             if job.key not in delivered:
                 delivered.add(job.key)

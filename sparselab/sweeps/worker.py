@@ -77,7 +77,11 @@ def run_trial(task: Task, inputs: Mapping[str, Any], threads: int) -> Outcome:
         except (Exception, SystemExit) as error:
             outcome = failed(error)
         measured = {"seconds_total": time.perf_counter() - start, **peak_memory_mb(), **_machine(), **measured}
-        return replace(outcome, measured={k: v for k, v in measured.items() if k not in outcome.metrics})
+        timed = {k: v for k, v in outcome.metrics.items() if k in measured or k.startswith("seconds_")}
+        metrics = {k: v for k, v in outcome.metrics.items() if k not in timed}
+        return replace(
+            outcome, metrics=metrics, measured={**timed, **{k: v for k, v in measured.items() if k not in timed}}
+        )
 
 
 def failed(error: BaseException) -> Outcome:

@@ -172,7 +172,10 @@ class SiblingGroups(nn.Module):
         return self.last(F.relu(self.two(x) + self.four(x)))
 
 
-@topology(picture(), "stem.weight:0 a.weight:0 a.weight:1 b.weight:0 b.weight:1 bn.running_mean:0 se1.weight:0 se1.weight:1 se2.weight:0 last.weight:1")
+@topology(
+    picture(),
+    "stem.weight:0 a.weight:0 a.weight:1 b.weight:0 b.weight:1 bn.running_mean:0 se1.weight:0 se1.weight:1 se2.weight:0 last.weight:1",
+)
 class ResidualSqueezeExcite(nn.Module):
     def __init__(self):
         super().__init__()
@@ -219,7 +222,9 @@ class DenseNet(nn.Module):
         return self.last(self.norm(x))
 
 
-@topology(picture(), "down1.weight:0 down2.weight:0 down2.weight:1 up.weight:0 up.weight:1 merge.weight:1 last.weight:1")
+@topology(
+    picture(), "down1.weight:0 down2.weight:0 down2.weight:1 up.weight:0 up.weight:1 merge.weight:1 last.weight:1"
+)
 class UNet(nn.Module):
     def __init__(self):
         super().__init__()
@@ -277,7 +282,14 @@ class Res2Net(nn.Module):
 @topology(picture(), "0.weight:0 5.weight:1 3.weight:0 5.weight:0 7.weight:1")
 def flatten_before_classifier():
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Conv2d(8, 12, 1), nn.Flatten(), nn.Linear(48, 8), nn.ReLU(), nn.Linear(8, 3)
+        nn.Conv2d(3, 8, 3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Conv2d(8, 12, 1),
+        nn.Flatten(),
+        nn.Linear(48, 8),
+        nn.ReLU(),
+        nn.Linear(8, 3),
     )
 
 
@@ -324,7 +336,10 @@ class Twice(nn.Module):
         return self.out(F.relu(self.again(F.relu(self.again(F.relu(self.inp(x)))))))
 
 
-@topology(vectors(4, 6), "0.parametrizations.weight.original0:0 0.parametrizations.weight.original1:0 2.parametrizations.weight.original1:1")
+@topology(
+    vectors(4, 6),
+    "0.parametrizations.weight.original0:0 0.parametrizations.weight.original1:0 2.parametrizations.weight.original1:1",
+)
 def weight_norm():
     wrap = nn.utils.parametrizations.weight_norm
     return nn.Sequential(wrap(nn.Linear(6, 8)), nn.ReLU(), wrap(nn.Linear(8, 12)), nn.ReLU(), nn.Linear(12, 2))
@@ -376,7 +391,10 @@ class ConstantIndex(nn.Module):
         return self.last(F.relu(self.mid(self.stem(x)[:, self.order]))[:, self.few])
 
 
-@topology(lambda: {"x": vectors(4, 6)(), "y": vectors(4, 5)()}, "a.weight:0 b.weight:0 c.weight:1 bil.weight:0 bil.weight:1 bil.weight:2 d.weight:1")
+@topology(
+    lambda: {"x": vectors(4, 6)(), "y": vectors(4, 5)()},
+    "a.weight:0 b.weight:0 c.weight:1 bil.weight:0 bil.weight:1 bil.weight:2 d.weight:1",
+)
 class SeveralInputsOutputs(nn.Module):
     def __init__(self):
         super().__init__()
@@ -430,7 +448,10 @@ left_alone("argmax_channels", lambda x: x * x.argmax(1, keepdim=True).double())
 left_alone("max_position", lambda x: x + x.max(1, keepdim=True)[1])
 left_alone("local_response_norm", lambda x: F.local_response_norm(x, 3))
 left_alone("ramp_over_channels", lambda x: x + torch.arange(8.0).to(x)[:, None, None])
-left_alone("operator_without_rule", lambda x: torch.linalg.matrix_exp(x.mean((2, 3))[:, :, None] * x.mean((2, 3))[:, None])[..., None])
+left_alone(
+    "operator_without_rule",
+    lambda x: torch.linalg.matrix_exp(x.mean((2, 3))[:, :, None] * x.mean((2, 3))[:, None])[..., None],
+)
 left_alone("strided_slice_and_rest", lambda x: x[:, 1::3], out=3)
 left_alone("fft_over_channels", lambda x: torch.fft.fft(x, dim=1).real)
 
@@ -530,7 +551,11 @@ class PackedChunks(_Packed):
 @topology(vectors(2, 7, 5), _MOVES)
 class GroupedQueries(_Attention):
     def make(self, inner):
-        self.q, self.k, self.v = nn.Linear(self.dim, inner), nn.Linear(self.dim, inner // 2), nn.Linear(self.dim, inner // 2)
+        self.q, self.k, self.v = (
+            nn.Linear(self.dim, inner),
+            nn.Linear(self.dim, inner // 2),
+            nn.Linear(self.dim, inner // 2),
+        )
 
     def qkv(self, x):
         b, t, _ = x.shape
@@ -581,12 +606,18 @@ class Rotary(_Attention):
         return super().attend(turned(q), turned(k), v)
 
 
-@topology(vectors(2, 7, 5), "0.weight:0 1.self_attn.in_proj_weight:0 1.self_attn.in_proj_weight:1 1.self_attn.out_proj.weight:1 1.linear1.weight:0 1.linear1.weight:1 1.linear2.weight:1 1.norm1.weight:0 2.weight:1")
+@topology(
+    vectors(2, 7, 5),
+    "0.weight:0 1.self_attn.in_proj_weight:0 1.self_attn.in_proj_weight:1 1.self_attn.out_proj.weight:1 1.linear1.weight:0 1.linear1.weight:1 1.linear2.weight:1 1.norm1.weight:0 2.weight:1",
+)
 def transformer_encoder_layer():
     return nn.Sequential(nn.Linear(5, 16), nn.TransformerEncoderLayer(16, 4, 24, batch_first=True), nn.Linear(16, 2))
 
 
-@topology(vectors(2, 7, 5), "a.weight:0 dec.multihead_attn.in_proj_weight:1 dec.multihead_attn.out_proj.weight:1 dec.linear2.weight:1 out.weight:1")
+@topology(
+    vectors(2, 7, 5),
+    "a.weight:0 dec.multihead_attn.in_proj_weight:1 dec.multihead_attn.out_proj.weight:1 dec.linear2.weight:1 out.weight:1",
+)
 class DecoderLayer(nn.Module):
     def __init__(self):
         super().__init__()
@@ -610,7 +641,11 @@ class TiedLanguageModel(nn.Module):
         return x @ self.embed.weight.T
 
 
-@topology(picture(), "patch.weight:0 token.0.weight:0 token.2.weight:1 channel.0.weight:0 channel.0.weight:1 out.weight:1", "token.0.weight:1")
+@topology(
+    picture(),
+    "patch.weight:0 token.0.weight:0 token.2.weight:1 channel.0.weight:0 channel.0.weight:1 out.weight:1",
+    "token.0.weight:1",
+)
 class MLPMixer(nn.Module):
     def __init__(self):
         super().__init__()

@@ -33,7 +33,7 @@ def test_a_row_a_trial():
     ]  # fmt: skip
     assert frame.attrs["inputs"] == ["x", "z", "name", "seed"]
     assert frame.attrs["metrics"] == ["y"]
-    assert frame.attrs["axes"] == {"x": [1, 2, 3], "z": [0, 10], "name": ["a"], "seed": [0]}
+    assert frame.attrs["axes"] == {"x": [1, 2, 3], "z": [0, 10], "name": ["a"]}
     assert frame["key"].is_unique
     assert (frame["state"] == "done").all()
     assert frame[["error", "traceback"]].isna().all(axis=None)
@@ -109,7 +109,7 @@ def test_other_bad_calls_fail_before_the_first_trial(tmp_path):
         (tmp_path / "text.sqlite").write_text("text " * 100)
         with pytest.raises(ValueError, match=match):
             sweep(ran.append, **{"x": [1], **options})
-    with pytest.raises(ValueError, match="is not a callable"):
+    with pytest.raises(ValueError, match="task=3 is no task"):
         sweep(3, x=[1])
     assert ran == []
 
