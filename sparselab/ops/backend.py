@@ -41,6 +41,9 @@ class Handle(Protocol):
     def group_table(self, groups: Ints) -> Doubles:
         """Retained saliency ``(k,)`` of each row of ``groups``, ``(k, m)`` channels."""
 
+    def completions(self, prefixes: Ints) -> Floats:
+        """``(k, channels)``: what each row of ``prefixes``, ``(k, m - 1)`` channels, retains with each last channel."""
+
     def best_partitions(self, order: Ints, sets: Ints, subsets: Ints, parts: Ints) -> tuple[Doubles, Ints]:
         """The gain ``(k,)`` and the row of ``parts`` of the best re-partition of each of ``sets``' channels.
 

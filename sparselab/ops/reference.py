@@ -37,6 +37,13 @@ class ReferenceHandle:
         ranked = np.sort(self._values[groups], axis=1)  # (groups, m, rows)
         return ranked[:, self.m - self.n :].sum(axis=(1, 2))
 
+    def completions(self, prefixes: Ints) -> Floats:
+        """See ``Handle``."""
+        groups = np.empty((len(prefixes), self.channels, self.m), np.int64)
+        groups[:, :, :-1] = prefixes[:, None]
+        groups[:, :, -1] = np.arange(self.channels)
+        return self.group_table(groups.reshape(-1, self.m)).reshape(len(prefixes), -1).astype(np.float32)
+
     def best_partitions(self, order: Ints, sets: Ints, subsets: Ints, parts: Ints) -> tuple[Doubles, Ints]:
         """See ``Handle``."""
         channels = order.reshape(-1, self.m)[sets].reshape(len(sets), -1)

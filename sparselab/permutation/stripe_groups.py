@@ -105,7 +105,11 @@ def _solve(search: Search, order: Order, sets: Ints) -> tuple[NDArray[np.float64
 
 
 def _apply(order: Order, sets: Ints, gains: NDArray[np.float64], best: Ints, least: float, m: int) -> Ints:
-    """Make the improvements above ``least``, best first, each only in groups no earlier one changed; those changed."""
+    """Make the improvements above ``least``, best first, each in groups that no earlier one dealt; those dealt.
+
+    A set counts as dealt whole, even where one of its groups stays what it was: so do the authors' results, which a
+    rule that frees such a group would not reproduce.
+    """
     groups = order.reshape(-1, m)
     subsets, parts = partitions(sets.shape[1] * m, m)
     changed = np.zeros(len(groups), bool)
@@ -115,7 +119,7 @@ def _apply(order: Order, sets: Ints, gains: NDArray[np.float64], best: Ints, lea
         chosen, part = sets[number], parts[best[number]]
         if not changed[chosen].any():
             groups[chosen] = groups[chosen].ravel()[subsets[part]]
-            changed[chosen] = ~np.isin(part, parts[0])
+            changed[chosen] = True
     return np.flatnonzero(changed)
 
 

@@ -71,19 +71,27 @@ class CpuHandle:
     def table(self, order: Ints, slots: Ints, channels: Ints) -> Floats:
         """See ``Handle``."""
         columns = self._values if _is_range(channels, self.channels) else self._values[channels]
-        out = np.empty((len(slots), len(channels)), np.float32)
+        groups = order.reshape(-1, self.m)[slots // self.m]
+        return self._complete(groups, slots % self.m, columns)
+
+    def completions(self, prefixes: Ints) -> Floats:
+        """See ``Handle``."""
+        return self._complete(prefixes, np.full(len(prefixes), -1), self._values)
+
+    def _complete(self, groups: Ints, skipped: Ints, columns: Floats) -> Floats:
+        """What each of ``groups``, without its member ``skipped``, retains with each of ``columns``."""
+        out = np.empty((len(groups), len(columns)), np.float32)
 
         def fill(block: slice) -> None:
-            chosen = slots[block]
-            bounds = np.empty((len(chosen), self.rows), np.float32)
-            base = np.empty(len(chosen))
-            tables.boundaries(self._values, order, chosen, self.n, self.m, bounds, base)
-            part = np.zeros((len(chosen), len(channels)))
+            count = len(groups[block])
+            bounds, base = np.empty((count, self.rows), np.float32), np.empty(count)
+            tables.boundaries(self._values, groups[block], skipped[block], self.n, bounds, base)
+            part = np.zeros((count, len(columns)))
             for start in range(0, self.rows, tables.BLOCK):
                 tables.sum_of_maxima(bounds, columns, start, min(start + tables.BLOCK, self.rows), part)
             out[block] = part + base[:, None]
 
-        map_blocks(fill, row_blocks(len(slots), _SLOTS))
+        map_blocks(fill, row_blocks(len(groups), _SLOTS))
         return out
 
     def swap_gains(self, order: Ints, slots: Ints) -> Floats:

@@ -107,16 +107,15 @@ def group_values(values: Floats, groups: Ints, n: int, out: Doubles) -> None:
 
 
 @jit
-def boundaries(values: Floats, order: Ints, slots: Ints, n: int, m: int, bounds: Floats, base: Doubles) -> None:
-    """The boundary of every slot into ``bounds`` ``(slots, rows)``, and its base into ``base``."""
+def boundaries(values: Floats, groups: Ints, skipped: Ints, n: int, bounds: Floats, base: Doubles) -> None:
+    """Boundary ``(k, rows)`` and base ``(k,)`` of each of ``groups`` without its member ``skipped`` (-1: none)."""
     rows = values.shape[1]
     top = np.empty((n + 1, min(rows, BLOCK)), np.float32)
-    for k in range(len(slots)):
-        first = slots[k] // m * m
+    for k in range(len(groups)):
         total = 0.0
         for start in range(0, rows, BLOCK):
             stop = min(start + BLOCK, rows)
-            _largest(values, order[first : first + m], slots[k] - first, n, start, stop, top)
+            _largest(values, groups[k], skipped[k], n, start, stop, top)
             total += _total(top, n - 1, stop - start)
             bounds[k, start:stop] = top[n - 1, : stop - start]
         base[k] = total
