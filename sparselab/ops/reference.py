@@ -35,7 +35,8 @@ class ReferenceHandle:
     def group_table(self, groups: Ints) -> Doubles:
         """See ``Handle``."""
         ranked = np.sort(self._values[groups], axis=1)  # (groups, m, rows)
-        return ranked[:, self.m - self.n :].sum(axis=(1, 2))
+        retained: Doubles = ranked[:, self.m - self.n :].sum(axis=(1, 2))
+        return retained
 
     def completions(self, prefixes: Ints) -> Floats:
         """See ``Handle``."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations, islice
 from math import comb
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -80,7 +81,9 @@ class Covering:
     def _restricted(self) -> Doubles:
         """The duals of the program over the columns there are."""
         solution = linprog(
-            -self.values, A_eq=_incidence(self.columns, self.handle.channels), b_eq=np.ones(self.handle.channels)
+            -self.values,
+            A_eq=_incidence(self.columns, self.handle.channels),  # type: ignore[call-overload]
+            b_eq=np.ones(self.handle.channels),
         )
         duals: Doubles = -np.asarray(solution.eqlin.marginals)
         return duals
@@ -129,9 +132,11 @@ def best_cover(columns: Ints, values: Doubles, channels: int, seconds: float | N
 
     No order where the time is over before one is found.
     """
-    options = {"mip_rel_gap": 1e-9, **({} if seconds is None else {"time_limit": max(seconds, 0.01)})}
+    options: Any = {"mip_rel_gap": 1e-9, **({} if seconds is None else {"time_limit": max(seconds, 0.01)})}
     cover = LinearConstraint(_incidence(columns, channels), 1.0, 1.0)
-    solution = milp(-values, constraints=cover, integrality=np.ones(len(values)), bounds=Bounds(0, 1), options=options)
+    solution = milp(
+        -values, constraints=cover, integrality=np.ones(len(values), np.int64), bounds=Bounds(0, 1), options=options
+    )
     bound = np.inf if solution.mip_dual_bound is None else -float(solution.mip_dual_bound)
     if solution.x is None:
         return None, bound

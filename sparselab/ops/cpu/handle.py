@@ -103,7 +103,6 @@ class CpuHandle:
         gains[slots[:, None] // self.m == everywhere // self.m] = 0.0
         return gains
 
-
     @cached_property
     def _bytes(self) -> tuple[Bytes, float]:
         """The scores as bytes, and how many differences one unit of ``retained`` is."""
@@ -116,7 +115,7 @@ class CpuHandle:
         groups = np.arange(self.channels // self.m)
 
         def run(chain: int) -> Ints:
-            order = orders[chain].copy()
+            order: Ints = orders[chain].copy()
             annealing.swap(scores, order, groups, self.n, self.m, steps, hot * unit, cold * unit, seeds[chain])
             return order
 
@@ -128,7 +127,7 @@ class CpuHandle:
         groups = np.arange(self.channels // self.m)
 
         def run(chain: int) -> Ints:
-            order = orders[chain].copy()
+            order: Ints = orders[chain].copy()
             annealing.deal(scores, order, groups, self.n, self.m, noise * unit, seeds[chain])
             return order
 

@@ -72,7 +72,7 @@ def _total(top: Floats, count: int, width: int) -> float:
         part = np.float32(0)
         for r in range(np.uint64(width)):
             part += top[k, r]
-        total += part
+        total += np.float64(part)
     return total
 
 
@@ -85,7 +85,7 @@ def _two_of_four(values: Floats, group: Ints, start: int, stop: int) -> float:
         high, low = max(p[r], q[r]), min(p[r], q[r])
         high_2, low_2 = max(s[r], t[r]), min(s[r], t[r])
         part += max(high, high_2) + max(min(high, high_2), max(low, low_2))
-    return part
+    return part  # type: ignore[return-value]
 
 
 @jit
