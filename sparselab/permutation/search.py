@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sparselab.layout import to_matrix
 from sparselab.patterns import Pattern
+from sparselab.permutation.auto import usual_seconds
 from sparselab.permutation.bounds import prove_bound
 from sparselab.permutation.problem import MAX_CHANNELS, Matrix, SearchProblem
 from sparselab.permutation.result import SearchResult
@@ -93,12 +94,12 @@ def search_permutations(
     """``search_permutation`` for each of many, such as all layers of a network; results in the same order.
 
     ``time_limit`` is for all of them together, shared out by their size; ``options`` are those of
-    ``search_permutation``. The ``k``-th problem gets the ``k``-th seed spawned from ``seed``, so adding problems at the
-    end changes no earlier result.
+    ``search_permutation``. The ``k``-th problem gets the seed ``seed + k``, so problems added at the end change no
+    earlier result.
     """
     problems = [as_problem(item, options.get("saliency", "magnitude")) for item in matrices_or_problems]
-    effort = np.sqrt([float(sum(c.saliency.size for c in p.consumers)) for p in problems]) + 1.0
-    share = effort / max(1.0, effort.sum())
+    effort = np.array([usual_seconds(sum(len(c.saliency) for c in p.consumers), p.size) for p in problems])
+    share = effort / max(effort.sum(), 1e-9)
     return [
         search_permutation(
             problem,
