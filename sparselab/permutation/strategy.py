@@ -69,13 +69,13 @@ class Search:
     def offer(self, order: Order, retained: float | None = None) -> bool:
         """Keep ``order`` if it is the best so far; ``retained`` is its value where the caller knows it."""
         value = self._value(order, retained)
+        better = value > self.value
+        if better:
+            self.best, self.value = order.astype(np.int64, copy=True), value
+            self.history.append((self.elapsed(), value))
         if self.callback is not None:
-            self.callback(self.elapsed(), max(value, self.value) * self.handle.scale)
-        if value <= self.value:
-            return False
-        self.best, self.value = order.astype(np.int64, copy=True), value
-        self.history.append((self.elapsed(), value))
-        return True
+            self.callback(self.elapsed(), self.value * self.handle.scale)
+        return better
 
     def prove(self, bound: float) -> None:
         """Note that no order of the matrix is worth more than ``bound``: a bound of the problem if that is all of it."""
