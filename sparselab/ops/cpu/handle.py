@@ -73,7 +73,7 @@ class CpuHandle:
     def best_partitions(self, order: Ints, sets: Ints, subsets: Ints, parts: Ints) -> tuple[Doubles, Ints]:
         """See ``Handle``."""
         gains, dealt = np.empty(len(sets)), np.empty((len(sets), sets.shape[1] * self.m), np.int64)
-        columns = np.ascontiguousarray(parts.T, np.int32)
+        columns = np.ascontiguousarray(parts.T, np.uint32)
         choose, known = self._all_groups
 
         def solve(block: slice) -> None:

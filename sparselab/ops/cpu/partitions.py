@@ -59,7 +59,7 @@ def best_partitions(
     order: Ints,
     sets: Ints,
     subsets: Ints,
-    parts: NDArray[np.int32],
+    parts: NDArray[np.uint32],
     n: int,
     choose: Ints,
     known: Doubles,

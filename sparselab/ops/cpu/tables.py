@@ -12,7 +12,6 @@ float32, blocks in float64.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sparselab.ops.backend import Doubles, Floats, Ints
 from sparselab.ops.jit import jit, jit_sums
