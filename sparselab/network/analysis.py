@@ -74,10 +74,8 @@ def _trace_in_mode(model: nn.Module, example_inputs: Any, *, training: bool) -> 
 
 
 def _walk(graph: Graph, by_name: dict[str, Member], met: set[str]) -> list[Dims]:
-    inputs: list[Value] = []
-    for node in graph.module.graph.nodes:
-        if node.op == "placeholder":
-            inputs.append(_placeholder(node, graph, by_name, met))
+    placeholders = [node for node in graph.module.graph.nodes if node.op == "placeholder"]
+    inputs = [_placeholder(node, graph, by_name, met) for node in placeholders]
     interpreter = Interpreter(RULES, pointwise)
     outputs = interpreter.run(graph.module, inputs)
     for output in outputs:
@@ -90,7 +88,8 @@ def _walk(graph: Graph, by_name: dict[str, Member], met: set[str]) -> list[Dims]
 def _placeholder(node: Any, graph: Graph, by_name: dict[str, Member], met: set[str]) -> Value:
     if (name := graph.tensors.get(node.name)) is not None:
         member = by_name[name]
-        met.add(member.name)
+        if node.users:
+            met.add(member.name)
         return Value(member.dims, member.content)
     content = graph.constants.get(node.name)
     reason = "a constant of the model" if content is not None else f"the model's input {node.name}"
@@ -117,7 +116,7 @@ def _members(model: nn.Module) -> list[Member]:
     Two tensors are the same when they are the same place in memory; tensors that share memory otherwise are pinned.
     """
     persistent = set(model.state_dict(keep_vars=True))
-    named = [*model.named_parameters(remove_duplicate=False)]
+    named: list[tuple[str, Tensor]] = [*model.named_parameters(remove_duplicate=False)]
     named += [(name, buffer) for name, buffer in model.named_buffers(remove_duplicate=False) if name in persistent]
     same: dict[Any, list[tuple[str, Tensor]]] = defaultdict(list)
     for name, tensor in named:

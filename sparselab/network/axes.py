@@ -196,7 +196,8 @@ def divide(leaf: Leaf, inner: int) -> bool:
 
 def take_tail(dim: Dim, size: int) -> tuple[Dim, Dim] | None:
     """``dim`` as ``(head, tail)``, a product whose tail has ``size`` indices; ``None`` when it is none."""
-    head, tail = factors_of(dim), ()
+    head = factors_of(dim)
+    tail: Dim = ()
     while (have := size_of(tail)) != size:
         if size % have or not head:
             return None

@@ -14,6 +14,7 @@ every combination of the (old) indices of the leaves it depends on, its *context
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -127,7 +128,9 @@ def _always_beside(values: Iterable[Dims]) -> dict[Leaf, set[Leaf]]:
         for position, own in enumerate(chains):
             elsewhere = {leaf for other, c in enumerate(chains) if other != position for leaf in c.certain}
             for leaf, chain in own.occurrences:
-                certain = {other for other in elsewhere | set(chain) if counts[other] == 1 or _paired(other, leaf, chains)}
+                certain = {
+                    other for other in elsewhere | set(chain) if counts[other] == 1 or _paired(other, leaf, chains)
+                }
                 beside[leaf] = (beside[leaf] & certain) if leaf in beside else certain
     for leaf, others in beside.items():
         others.discard(leaf)
@@ -202,7 +205,9 @@ def order_of(dims: Dims, orders: Orders, axis_of: Mapping[Leaf, Axis]) -> Indice
 
     def coordinate(leaf: Leaf, chain: int, table: Mapping[int, Indices]) -> Indices:
         own = [n for n, o in enumerate(occurrences) if o.leaf is leaf and o.chain == chain]
-        return np.maximum.reduce([table[n] for n in own or [n for n, o in enumerate(occurrences) if o.leaf is leaf]])
+        numbers = own or [n for n, o in enumerate(occurrences) if o.leaf is leaf]
+        merged: Indices = np.stack([table[n] for n in numbers]).max(0)
+        return merged
 
     new = dict(old)
     for axis in moving:
@@ -275,4 +280,4 @@ def spans(dims: Dims, axis_of: Mapping[Leaf, Axis]) -> list[range]:
                     if needed in theirs:
                         cuts -= set(range(min(position, other) + 1, max(position, other) + 1))
     edges = sorted(cuts)
-    return [range(start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
+    return [range(start, stop) for start, stop in itertools.pairwise(edges)]

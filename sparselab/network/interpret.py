@@ -105,8 +105,8 @@ class Interpreter:
         raise ValueError("a graph without an output")
 
     def _node(self, node: Node, values: dict[Node, Any], depth: int) -> Any:
-        args = torch.fx.node.map_arg(node.args, lambda n: values[n])
-        kwargs = torch.fx.node.map_arg(node.kwargs, lambda n: values[n])
+        args: Any = torch.fx.node.map_arg(node.args, lambda n: values[n])
+        kwargs: Any = torch.fx.node.map_arg(node.kwargs, lambda n: values[n])
         if node.target is operator.getitem:
             return args[0][args[1]]
         if not isinstance(node.target, torch._ops.OpOverload):
@@ -163,11 +163,12 @@ class Interpreter:
             if isinstance(value, Value):
                 for dim in value.dims:
                     pin(dim, reason)
-        vals = torch.utils._pytree.tree_map(
-            lambda val: Value(tuple(fresh(int(size), reason) for size in val.shape)) if isinstance(val, Tensor) else val,
+        return torch.utils._pytree.tree_map(
+            lambda val: (
+                Value(tuple(fresh(int(size), reason) for size in val.shape)) if isinstance(val, Tensor) else val
+            ),
             node.meta.get("val"),
         )
-        return vals
 
 
 _KEEPS_CONTENT = frozenset({"lift_fresh_copy", "lift_fresh", "clone", "detach", "alias", "_to_copy", "to"})
@@ -243,7 +244,8 @@ def _decomposed(node: Node) -> GraphModule | None:
 
     try:
         shapes = [torch.empty(fake.shape, dtype=fake.dtype, device="meta") for fake in fakes if fake is not None]
-        inner = make_fx(apply, get_decompositions([target]), tracing_mode="fake")(*shapes)
+        table: Any = get_decompositions([target])
+        inner = make_fx(apply, table, tracing_mode="fake")(*shapes)
     except Exception:  # an operator that cannot be taken apart is simply unknown
         return None
     for made in inner.graph.nodes:

@@ -100,7 +100,11 @@ def permute(
         _weights(searches, consumers, layers),
         plan,
         str(pattern),
-        *((verdict.difference.absolute, verdict.difference.relative, verdict.tolerance) if verdict else (math.nan,) * 3),
+        *(
+            (verdict.difference.absolute, verdict.difference.relative, verdict.tolerance)
+            if verdict
+            else (math.nan,) * 3
+        ),
         seconds=time.perf_counter() - started,
     )
 
@@ -283,9 +287,7 @@ def _pinned_row(layer: LayerWeight, member: Member | None, reason: str | None = 
 _BEST_FIRST = ("permuted", "kept", "rolled_back", "pinned")
 
 
-def _weights(
-    searches: Sequence[_Search], consumers: Sequence[Consumer], layers: Sequence[LayerWeight]
-) -> pd.DataFrame:
+def _weights(searches: Sequence[_Search], consumers: Sequence[Consumer], layers: Sequence[LayerWeight]) -> pd.DataFrame:
     members = {consumer.name: consumer.member for consumer in consumers}
     found: dict[str, tuple[str, str]] = {}
     for search in searches:
@@ -299,9 +301,7 @@ def _weights(
     return pd.DataFrame(rows, columns=["weight", "numel", "status", "reason"])
 
 
-def _untraceable(
-    layers: Sequence[LayerWeight], pattern: Pattern, reason: str, seconds: float
-) -> PermutationReport:
+def _untraceable(layers: Sequence[LayerWeight], pattern: Pattern, reason: str, seconds: float) -> PermutationReport:
     rows = [_pinned_row(layer, None, reason) for layer in layers]
     weights = [
         {"weight": layer.name, "numel": layer.weight.numel(), "status": "pinned", "reason": reason} for layer in layers

@@ -111,7 +111,9 @@ def transpose(call: Call) -> Result:
     dims = list(call.dims("self"))
     if call.name == "numpy_T":
         return tuple(reversed(dims))
-    first, second = (call.arguments.get(key) for key in (("dim0", "dim1") if "dim0" in call.arguments else ("axis0", "axis1")))
+    first, second = (
+        call.arguments.get(key) for key in (("dim0", "dim1") if "dim0" in call.arguments else ("axis0", "axis1"))
+    )
     if first is None or second is None:
         first, second = (-2, -1) if len(dims) > 1 else (0, 0)
     dims[first], dims[second] = dims[second], dims[first]
@@ -283,7 +285,11 @@ def index(call: Call) -> Result:
 
 def _is_mask(call: Call, axis: int) -> bool:
     known = call["indices"][axis].constant
-    return known is not None and known.dtype.is_floating_point is False and str(known.dtype) in ("torch.bool", "torch.uint8")
+    return (
+        known is not None
+        and known.dtype.is_floating_point is False
+        and str(known.dtype) in ("torch.bool", "torch.uint8")
+    )
 
 
 def _known(value: Value) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]] | None:
@@ -359,7 +365,9 @@ def _passing(call: Call, dims: Dims, axes: set[int], reason: str) -> Result:
     results: list[Dims] = []
     for shape in call.shapes:
         if len(shape) >= len(dims):
-            kept = tuple(fresh(size, reason) if axis in axes else dims[axis] for axis, size in enumerate(shape[: len(dims)]))
+            kept = tuple(
+                fresh(size, reason) if axis in axes else dims[axis] for axis, size in enumerate(shape[: len(dims)])
+            )
             results.append(kept + tuple(fresh(size, reason) for size in shape[len(dims) :]))
         else:
             results.append(tuple(dim for axis, dim in enumerate(dims) if axis not in axes))

@@ -199,7 +199,9 @@ def channel_shuffle(call: Call) -> Result:
     """``(groups, width)`` becomes ``(width, groups)``."""
     batch, channels, *space = call.dims("self")
     groups = int(call["groups"])
-    outer, within = reslice((channels,), (groups, size_of(channels) // groups), call.why("cut across by channel_shuffle"))
+    outer, within = reslice(
+        (channels,), (groups, size_of(channels) // groups), call.why("cut across by channel_shuffle")
+    )
     return (batch, within + outer, *space)
 
 
