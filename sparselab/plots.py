@@ -65,11 +65,11 @@ def loss_by_layer(frame: pd.DataFrame) -> Figure:
         ):
             axes.plot(rows["lost_percent"], rows["layer"].map(height), marker, color=colour, ms=4.5, label=str(pattern))
         axes.set_yticks(range(len(layers)), [_short(layer) for layer in layers], fontsize=7.5)
-        axes.invert_yaxis()
+        axes.set_ylim(len(layers) - 0.4, -0.6)
         axes.set_xlim(left=0)
         axes.set_xlabel("magnitude lost, % of the layer's sum of |w|")
         axes.set_title("What each pattern takes from each layer")
-        axes.legend(title="kept", ncols=min(4, drawn["pattern"].nunique()), loc="upper left", bbox_to_anchor=(0, -0.07))
+        figure.legend(title="kept", ncols=min(4, drawn["pattern"].nunique()), loc="outside lower center")
     return figure
 
 
@@ -92,10 +92,10 @@ def efficacy_by_layer(frame: pd.DataFrame) -> Figure:
         ):
             axes.plot(frame[column], heights, marker, color=colour, ms=5, label=label)
         axes.set_yticks(heights, [_short(layer) for layer in frame["layer"]], fontsize=7.5)
-        axes.invert_yaxis()
+        axes.set_ylim(len(frame) - 0.4, -0.6)
         axes.set_xlabel("magnitude lost, % of the layer's sum of |w|")
         axes.set_title("What a permutation of the input channels wins back")
-        axes.legend(ncols=3, loc="upper left", bbox_to_anchor=(0, -0.07))
+        figure.legend(ncols=3, loc="outside lower center")
     return figure
 
 

@@ -102,6 +102,8 @@ def create_mask(
     # Calculators rank by |score|, so plain magnitude needs no pass of its own over memory.
     scores = weight.detach() if saliency == "magnitude" else saliency_module.scores(weight, saliency)
     slices = to_slices(scores, channel_dim)
+    if not slices.numel():
+        return torch.empty_like(weight, dtype=torch.bool)
     mask = from_slices(_ragged_mask(slices, calculate, ragged, weight.shape), weight.shape, channel_dim)
     return mask if mask.stride() == weight.stride() else torch.empty_like(weight, dtype=torch.bool).copy_(mask)
 

@@ -26,4 +26,4 @@ class OneD:
 
     def __call__(self, scores: Tensor) -> Tensor:
         """The mask of ``(positions, outputs, channels)`` scores."""
-        return masks.top_n_of_m(scores.reshape(-1, scores.shape[-1]), self.n, self.m).view(scores.shape)
+        return masks.top_n_of_m(scores.flatten(0, 1), self.n, self.m).view(scores.shape)

@@ -36,4 +36,4 @@ class TwoDBest:
 
     def __call__(self, scores: Tensor) -> Tensor:
         """The mask of ``(positions, outputs, channels)`` scores."""
-        return masks.best_blocks(scores.reshape(-1, scores.shape[-1]), self.n, self.m).view(scores.shape)
+        return masks.best_blocks(scores.flatten(0, 1), self.n, self.m).view(scores.shape)

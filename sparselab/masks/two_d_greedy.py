@@ -27,4 +27,4 @@ class TwoDGreedy:
 
     def __call__(self, scores: Tensor) -> Tensor:
         """The mask of ``(positions, outputs, channels)`` scores."""
-        return masks.greedy_blocks(scores.reshape(-1, scores.shape[-1]), self.n, self.m).view(scores.shape)
+        return masks.greedy_blocks(scores.flatten(0, 1), self.n, self.m).view(scores.shape)

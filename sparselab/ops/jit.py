@@ -35,9 +35,9 @@ def jit_sums(function: F) -> F:
 
 def _compile(function: F, fastmath: bool | set[str]) -> F:
     with _cache_in_user_folder() as writable:
-        compiled = numba.njit(
-            nogil=True, cache=writable, error_model="numpy", boundscheck=False, fastmath=fastmath
-        )(function)
+        compiled = numba.njit(nogil=True, cache=writable, error_model="numpy", boundscheck=False, fastmath=fastmath)(
+            function
+        )
     return cast("F", compiled)
 
 

@@ -62,9 +62,7 @@ class SearchProblem:
 
     def __post_init__(self) -> None:
         if not self.terms:
-            raise ValueError(
-                "a search problem needs at least one term: a saliency matrix and the columns of its units"
-            )
+            raise ValueError("a search problem needs at least one term: a saliency matrix and the columns of its units")
         if not 0 < self.size <= MAX_CHANNELS:
             raise ValueError(
                 f"a problem of {self.size} units is out of range: between 1 and {MAX_CHANNELS} can be searched"
@@ -115,11 +113,7 @@ class SearchProblem:
     def is_searchable(self, columns: NDArray[np.int64], m: int) -> bool:
         """Whether the units fill whole groups, in the order in which they are numbered."""
         start = int(columns[0])
-        return (
-            self.size % m == 0
-            and start % m == 0
-            and bool((columns == np.arange(start, start + self.size)).all())
-        )
+        return self.size % m == 0 and start % m == 0 and bool((columns == np.arange(start, start + self.size)).all())
 
     def searchable(self, m: int) -> Matrix:
         """What strategies search, ``(rows, size)``: all runs of columns that fill whole groups, weighted and stacked.
@@ -146,8 +140,7 @@ class SearchProblem:
         self.check(m)
         index = np.arange(self.size) if order is None else np.asarray(order)
         return sum(
-            consumer.weight * _retained(consumer.saliency, _moved(consumer, index), n, m)
-            for consumer in self.consumers
+            consumer.weight * _retained(consumer.saliency, _moved(consumer, index), n, m) for consumer in self.consumers
         )
 
     def ideal(self, pattern: str | Pattern = "2:4") -> float:
@@ -178,9 +171,7 @@ def _as_scores(saliency: torch.Tensor | Matrix, what: str) -> Matrix:
         raise ValueError(
             f"{what}: {array.size} scores are more than the limit of {MAX_ELEMENTS}: search a sample of the rows"
         )
-    if array.size and not (
-        array.min() >= 0 and np.isfinite(array.sum(dtype=np.float64))
-    ):  # NaN fails the first
+    if array.size and not (array.min() >= 0 and np.isfinite(array.sum(dtype=np.float64))):  # NaN fails the first
         raise ValueError(f"{what}: scores must be non-negative and finite, and so must their sum")
     return array
 

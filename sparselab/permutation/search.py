@@ -60,9 +60,7 @@ def search_permutation(
     parsed = Pattern.parse(pattern)
     n, m = parsed.require_nm("a permutation search")
     if parsed.calculator != "1d":
-        raise ValueError(
-            f"a permutation search scores masks along the input channels: use '{n}:{m}', not '{parsed}'"
-        )
+        raise ValueError(f"a permutation search scores masks along the input channels: use '{n}:{m}', not '{parsed}'")
     if time_limit is not None and not time_limit > 0:
         raise ValueError(f"time_limit must be positive seconds, got {time_limit}")
     problem = as_problem(matrix_or_problem, saliency)
@@ -113,9 +111,7 @@ def as_problem(item: Searchable, saliency: Saliency = "magnitude") -> SearchProb
         return item
     weight = item if isinstance(item, torch.Tensor) else torch.from_numpy(np.array(item))
     if weight.ndim < 2:
-        raise ValueError(
-            f"a permutation needs a weight of at least 2 dimensions, got shape {tuple(weight.shape)}"
-        )
+        raise ValueError(f"a permutation needs a weight of at least 2 dimensions, got shape {tuple(weight.shape)}")
     if weight.shape[1] > MAX_CHANNELS:
         raise ValueError(f"{weight.shape[1]} channels are more than the limit of {MAX_CHANNELS}")
     return SearchProblem.from_matrix(to_matrix(_scores(weight.detach(), saliency)))
@@ -129,9 +125,7 @@ def _scores(weight: torch.Tensor, saliency: Saliency) -> torch.Tensor:
     elif saliency == "magnitude":
         scores = weight.abs()
     else:
-        raise ValueError(
-            f"unknown saliency {saliency!r}; valid: 'magnitude', a callable, or a tensor of scores"
-        )
+        raise ValueError(f"unknown saliency {saliency!r}; valid: 'magnitude', a callable, or a tensor of scores")
     if scores.shape != weight.shape:
         raise ValueError(f"saliency has shape {tuple(scores.shape)}, the weight {tuple(weight.shape)}")
     return scores
@@ -187,9 +181,7 @@ def _result(
 
 
 @contextmanager
-def _progress_bar(
-    wanted: bool, time_limit: float | None, callback: Callback | None
-) -> Iterator[Callback | None]:
+def _progress_bar(wanted: bool, time_limit: float | None, callback: Callback | None) -> Iterator[Callback | None]:
     """``callback``, with a tqdm bar of seconds in front of it where one is ``wanted``."""
     if not wanted:
         yield callback

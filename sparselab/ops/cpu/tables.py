@@ -29,9 +29,7 @@ def sum_of_maxima(bounds: Floats, rows: Floats, start: int, stop: int, out: Doub
         for s in range(0, slots, 4):
             s1, s2, s3 = min(s + 1, slots - 1), min(s + 2, slots - 1), min(s + 3, slots - 1)
             a0 = a1 = a2 = a3 = c0 = c1 = c2 = c3 = zero
-            for r in range(
-                np.uint64(start), np.uint64(stop)
-            ):  # unsigned bounds: a signed range does not vectorise
+            for r in range(np.uint64(start), np.uint64(stop)):  # unsigned bounds: a signed range does not vectorise
                 u, v = rows[x, r], rows[x1, r]
                 b0, b1, b2, b3 = bounds[s, r], bounds[s1, r], bounds[s2, r], bounds[s3, r]
                 a0 += max(b0, u)
@@ -108,9 +106,7 @@ def group_values(values: Floats, groups: Ints, n: int, out: Doubles) -> None:
 
 
 @jit
-def boundaries(
-    values: Floats, order: Ints, slots: Ints, n: int, m: int, bounds: Floats, base: Doubles
-) -> None:
+def boundaries(values: Floats, order: Ints, slots: Ints, n: int, m: int, bounds: Floats, base: Doubles) -> None:
     """The boundary of every slot into ``bounds`` ``(slots, rows)``, and its base into ``base``."""
     rows = values.shape[1]
     top = np.empty((n + 1, min(rows, BLOCK)), np.float32)

@@ -1,0 +1,161 @@
+"""What every mask calculator must do. A new one adds a line to CALCULATORS."""
+
+import itertools
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+
+from sparselab.masks import CALCULATORS, calculator, create_mask
+
+PATTERNS = [
+    "2:4", "1:4", "3:4", "4:4", "4:8", "1:8", "8:16", "3:5", "1:2", "1:1", "7:20", "16:32",
+    "m4n2_2d_best", "m4n1_2d_best", "m3n2_2d_best", "m2n1_2d_best",
+    "m4n2_2d_greedy", "m8n4_2d_greedy", "m3n1_2d_greedy",
+    "unstructured,0.5", "unstructured,0.3", "row,0.5", "row,0.25",
+]  # fmt: skip
+
+
+def test_every_calculator_is_in_the_contract():
+    covered = {type(calculator(pattern)) for pattern in PATTERNS}
+    assert covered == {CALCULATORS.get(name) for name in CALCULATORS.names()}
+
+
+def sizes(pattern, blocks=(2, 3)):
+    rows, channels = calculator(pattern).multiples
+    return rows * blocks[0], channels * blocks[1]
+
+
+def weights(pattern, seed=0, integers=False):
+    rng = np.random.default_rng(seed)
+    shape = sizes(pattern)
+    values = rng.integers(-3, 4, shape) if integers else rng.standard_normal(shape)
+    return torch.from_numpy(values.astype(np.float32))
+
+
+def oracle(scores, pattern):
+    """The mask by the definition, in plain Python: ties to the lower index."""
+    rows, channels = scores.shape
+    kind, mask = calculator(pattern), np.zeros(scores.shape, bool)
+    name = type(kind).__name__
+    if name == "OneD":
+        for row, start in itertools.product(range(rows), range(0, channels, kind.m)):
+            best = sorted(range(start, start + kind.m), key=lambda c: (-scores[row, c], c))[: kind.n]
+            mask[row, best] = True
+    elif name == "Row":
+        for row in range(rows):
+            keep = int(np.floor(channels * kind.density + 1e-9))
+            mask[row, sorted(range(channels), key=lambda c: (-scores[row, c], c))[:keep]] = True
+    elif name == "Unstructured":
+        keep = int(np.floor(scores.size * kind.density + 1e-9))
+        order = sorted(range(scores.size), key=lambda i: (-scores.flat[i], i))[:keep]
+        mask.flat[order] = True
+    else:
+        blocks = itertools.product(range(0, rows, kind.m), range(0, channels, kind.m))
+        for top, left in blocks:
+            block = scores[top : top + kind.m, left : left + kind.m]
+            mask[top : top + kind.m, left : left + kind.m] = {"TwoDBest": best_block, "TwoDGreedy": greedy_block}[name](
+                block, kind.n
+            )
+    return mask
+
+
+def greedy_block(block, n):
+    kept = np.zeros(block.shape, bool)
+    for index in sorted(range(block.size), key=lambda i: (-block.flat[i], i)):
+        row, column = divmod(index, block.shape[1])
+        kept[row, column] = kept[row].sum() < n and kept[:, column].sum() < n
+    return kept
+
+
+def best_block(block, n):
+    m = len(block)
+    rows = [np.isin(range(m), kept) for kept in itertools.combinations(range(m), n)]
+    choices = (np.array(choice) for choice in itertools.product(rows, repeat=m))
+    return max((choice for choice in choices if (choice.sum(0) == n).all()), key=lambda choice: block[choice].sum())
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("integers", [False, True], ids=["reals", "ties"])
+def test_agrees_with_the_definition(pattern, integers):
+    for seed in range(3):
+        weight = weights(pattern, seed, integers)
+        scores = weight.abs().double().numpy()
+        mask, expected = create_mask(weight, pattern).numpy(), oracle(scores, pattern)
+        if "2d_best" in pattern:  # between choices of equal sum any is right
+            assert scores[mask].sum() == pytest.approx(scores[expected].sum(), rel=1e-6)
+            blocks = mask.reshape(-1, calculator(pattern).m, mask.shape[1])
+            assert (blocks.sum(1) == calculator(pattern).n).all()
+            assert (mask.reshape(len(mask), -1, calculator(pattern).m).sum(2) == calculator(pattern).n).all()
+        else:
+            np.testing.assert_array_equal(mask, expected)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_the_answer_does_not_depend_on_dtype_or_strides(pattern):
+    weight = weights(pattern, integers=True)
+    expected = create_mask(weight, pattern)
+    for dtype in (torch.float64, torch.float16, torch.bfloat16):
+        assert torch.equal(create_mask(weight.to(dtype), pattern), expected), dtype
+    transposed = weight.T.contiguous().T
+    assert not transposed.is_contiguous() or 1 in weight.shape
+    strided = torch.stack([weight, weight], dim=-1)[..., 0]
+    for other in (transposed, strided):
+        mask = create_mask(other, pattern)
+        assert torch.equal(mask, expected)
+        assert mask.dtype == torch.bool
+        assert mask.shape == other.shape
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_does_not_touch_the_weight_and_keeps_its_own_mask(pattern):
+    weight = weights(pattern).requires_grad_()
+    before = weight.detach().clone()
+    mask = create_mask(weight, pattern)
+    assert torch.equal(weight, before)
+    assert not mask.requires_grad
+    pruned = before * mask
+    again = create_mask(pruned, pattern)
+    assert torch.equal(pruned * again, pruned)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_empty_and_one_row(pattern):
+    rows, channels = sizes(pattern)
+    assert create_mask(torch.empty(0, channels), pattern).shape == (0, channels)
+    assert create_mask(torch.empty(rows, 0), pattern).shape == (rows, 0)
+    if calculator(pattern).multiples[0] == 1:
+        row = torch.arange(1.0, channels + 1)
+        np.testing.assert_array_equal(create_mask(row, pattern).numpy(), oracle(row[None].numpy(), pattern)[0])
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_refuses_what_is_not_finite(pattern, bad):
+    weight = weights(pattern)
+    weight[-1, -1] = bad
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        create_mask(weight, pattern)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_large_and_tiny_magnitudes(pattern):
+    weight = weights(pattern).double()
+    for scale in (1e-30, 1e30):
+        assert torch.equal(create_mask(weight * scale, pattern), create_mask(weight, pattern))
+    same = torch.full(sizes(pattern), 3e38), torch.ones(sizes(pattern))
+    assert torch.equal(*(create_mask(weight, pattern) for weight in same))
+
+
+@given(
+    n=st.integers(1, 12), extra=st.integers(0, 12), rows=st.integers(1, 5), groups=st.integers(1, 4),
+    seed=st.integers(0, 2**31), levels=st.sampled_from([2, 5, 10**6]),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_any_n_of_m_is_exact(n, extra, rows, groups, seed, levels):
+    m = n + extra
+    values = np.random.default_rng(seed).integers(-levels, levels + 1, (rows, groups * m)).astype(np.float32)
+    mask = create_mask(torch.from_numpy(values), f"{n}:{m}").numpy()
+    np.testing.assert_array_equal(mask, oracle(np.abs(values), f"{n}:{m}"))

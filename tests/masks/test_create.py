@@ -1,0 +1,163 @@
+import numpy as np
+import pytest
+import torch
+
+import sparselab as sl
+from sparselab.masks import CALCULATORS
+from sparselab.masks.one_d import OneD
+from sparselab.ops import masks as ops
+from sparselab.patterns import Pattern
+
+
+def test_groups_of_a_convolution_run_along_its_input_channels():
+    weight = torch.randn(6, 8, 3, 5)
+    mask = sl.create_mask(weight, "2:4")
+    per_group = mask.movedim(1, -1).reshape(-1, 4).sum(1)
+    assert (per_group == 2).all()
+    for y in range(3):
+        for x in range(5):
+            assert torch.equal(mask[:, :, y, x], sl.create_mask(weight[:, :, y, x], "2:4"))
+
+
+@pytest.mark.parametrize("spatial", [(), (3,), (3, 2), (2, 3, 2)])
+def test_transposed_layers_by_channel_dim(spatial):
+    weight = torch.randn(6, 8, *spatial)
+    mask = sl.create_mask(weight, "2:4")
+    turned = sl.create_mask(weight.transpose(0, 1).contiguous(), "2:4", channel_dim=0)
+    assert torch.equal(turned, mask.transpose(0, 1))
+
+
+def test_2d_blocks_of_a_convolution_do_not_straddle_kernel_positions():
+    weight = torch.randn(8, 8, 3, 3)
+    mask = sl.create_mask(weight, "m4n2_2d_best")
+    for y in range(3):
+        for x in range(3):
+            assert torch.equal(mask[:, :, y, x], sl.create_mask(weight[:, :, y, x], "m4n2_2d_best"))
+
+
+def test_channels_last_weights_keep_their_memory_format():
+    weight = torch.randn(8, 8, 3, 3).to(memory_format=torch.channels_last)
+    mask = sl.create_mask(weight, "2:4")
+    assert mask.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(mask, sl.create_mask(weight.contiguous(), "2:4"))
+
+
+def test_asp_call_style():
+    weight = torch.randn(16, 16)
+    expected = sl.create_mask(weight, "2:4")
+    assert torch.equal(sl.create_mask(weight, pattern="m4n2_1d", density=0.5), expected)
+    assert torch.equal(sl.create_mask(weight), expected)
+    with pytest.raises(ValueError, match=r"density=0.25 contradicts pattern 'm4n2_1d', which keeps 0.5"):
+        sl.create_mask(weight, pattern="m4n2_1d", density=0.25)
+
+
+def test_2d_masks_are_sparse_both_ways():
+    mask = sl.create_mask(torch.randn(64, 64), "m4n2_2d_best")
+    assert (mask.reshape(-1, 4).sum(1) == 2).all()
+    assert (mask.T.reshape(-1, 4).sum(1) == 2).all()
+
+
+def test_best_blocks_never_keep_less_than_greedy():
+    weight = torch.rand(64, 64)
+    best, greedy = (weight[sl.create_mask(weight, p)].sum() for p in ("m4n2_2d_best", "m4n2_2d_greedy"))
+    assert best > greedy
+
+
+class TestRagged:
+    weight = torch.tensor([[5.0, 1, 2, 4, 3, 9, 8, 7, 1, 6]])
+
+    def test_error_names_shape_and_m(self):
+        with pytest.raises(ValueError, match=r"\(1, 10\): 10 input channels are not a multiple of M = 4; ragged='pad'"):
+            sl.create_mask(self.weight, "2:4")
+
+    def test_pad_keeps_at_most_n_of_the_short_group(self):
+        mask = sl.create_mask(self.weight, "1:4", ragged="pad")
+        assert mask.int().tolist() == [[1, 0, 0, 0, 0, 1, 0, 0, 0, 1]]
+        assert sl.create_mask(self.weight, "3:4", ragged="pad")[0, 8:].all()
+
+    def test_pad_prefers_real_zeros_to_padding(self):
+        assert sl.create_mask(torch.zeros(1, 3), "2:4", ragged="pad").int().tolist() == [[1, 1, 0]]
+
+    def test_skip_leaves_the_short_group_dense(self):
+        mask = sl.create_mask(self.weight, "1:4", ragged="skip")
+        assert mask.int().tolist() == [[1, 0, 0, 0, 0, 1, 0, 0, 1, 1]]
+
+    def test_outputs_of_2d_masks(self):
+        weight = torch.rand(6, 8)
+        with pytest.raises(ValueError, match="6 outputs are not a multiple of M = 4"):
+            sl.create_mask(weight, "m4n2_2d_best")
+        padded = sl.create_mask(weight, "m4n2_2d_best", ragged="pad")
+        assert (padded.reshape(6, 2, 4).sum(2) <= 2).all()
+        assert (padded[:4].sum(0) == 2).all()
+        assert sl.create_mask(weight, "m4n2_2d_best", ragged="skip")[4:].all()
+
+    def test_misspelt(self):
+        with pytest.raises(ValueError, match=r"unknown ragged 'padd'; valid: error, pad, skip"):
+            sl.create_mask(self.weight, "2:4", ragged="padd")
+
+
+class TestBadInput:
+    @pytest.mark.parametrize("pattern", ["m4n2_3d", "m4n2_2d_bets", "structured,0.5"])
+    def test_unknown_calculators_list_the_valid_ones(self, pattern):
+        with pytest.raises(ValueError, match=r"valid: 1d, 2d_best, 2d_greedy, row, unstructured"):
+            sl.create_mask(torch.ones(4, 4), pattern)
+
+    def test_wrong_kind_of_options(self):
+        with pytest.raises(ValueError, match=r"'row' takes a density"):
+            sl.create_mask(torch.ones(4, 4), "m4n2_row")
+        with pytest.raises(ValueError, match=r"'2d_best' takes N and M"):
+            sl.create_mask(torch.ones(4, 4), Pattern("2d_best", None, None, 0.5))
+
+    def test_2d_best_ends_at_four(self):
+        with pytest.raises(ValueError, match=r"ends at M = 4; got M = 8. 'm8n4_2d_greedy' does any M"):
+            sl.create_mask(torch.ones(8, 8), "m8n4_2d_best")
+
+    def test_integer_weights(self):
+        with pytest.raises(ValueError, match=r"floating-point dtype, got torch.int64"):
+            sl.create_mask(torch.ones(4, 4, dtype=torch.int64), "2:4")
+
+    def test_numpy_weights(self):
+        with pytest.raises(ValueError, match=r"got ndarray; torch.from_numpy makes one"):
+            sl.create_mask(np.ones((4, 4)), "2:4")
+
+    def test_channel_dim_out_of_range(self):
+        with pytest.raises(ValueError, match="channel_dim=2 is out of range"):
+            sl.create_mask(torch.ones(4, 4), "2:4", channel_dim=2)
+
+
+def test_a_calculator_of_your_own():
+    class Every:
+        multiples = (1, 2)
+
+        def __call__(self, scores):
+            mask = torch.zeros_like(scores, dtype=torch.bool)
+            mask[..., ::2] = True
+            return mask
+
+    assert sl.create_mask(torch.ones(2, 4), Every()).int().tolist() == [[1, 0, 1, 0]] * 2
+    assert sl.create_mask(torch.ones(2, 4), OneD(1, 2)).int().tolist() == [[1, 0, 1, 0]] * 2
+
+
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 4), (4, 8), (3, 5), (8, 16), (16, 32), (1, 1)])
+def test_both_backends_agree(n, m):
+    scores = torch.from_numpy(np.random.default_rng(n).integers(-3, 4, (7, m * 5)).astype(np.float32))
+    assert torch.equal(ops.top_n_of_m(scores, n, m), ops.top_n_of_m_torch(scores, n, m))
+    square = torch.from_numpy(np.random.default_rng(m).integers(-3, 4, (m * 2, m * 3)).astype(np.float32))
+    assert torch.equal(ops.greedy_blocks(square, n, m), ops.greedy_blocks_torch(square, n, m))
+
+
+def test_the_mask_does_not_depend_on_the_number_of_threads():
+    weight = torch.randn(1024, 1028)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = sl.create_mask(weight, "2:4")
+        torch.set_num_threads(3)
+        assert torch.equal(sl.create_mask(weight, "2:4"), one)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_names_of_the_registry_are_those_of_the_grammar():
+    assert CALCULATORS.names() == ["1d", "2d_best", "2d_greedy", "row", "unstructured"]
+    assert CALCULATORS.get("1d_best") is OneD
