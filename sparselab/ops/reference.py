@@ -48,23 +48,29 @@ class ReferenceHandle:
                 gains[row, other] = self.retained(_swapped(order, slot, other)) - before
         return gains.astype(np.float32)
 
-    def anneal(self, order: Ints, steps: int, hot: float, cold: float, seed: int) -> tuple[Ints, float]:
+    def anneal(self, orders: Ints, steps: int, hot: float, cold: float, seeds: Ints) -> Ints:
         """See ``Handle``."""
+        cooling = np.geomspace(hot, cold, steps) if hot > 0 else np.zeros(steps)
+        return np.stack([self._anneal(order, cooling, seed) for order, seed in zip(orders, seeds)])
+
+    def _anneal(self, order: Ints, cooling: Doubles, seed: int) -> Ints:
         rng = np.random.default_rng(seed)
-        order, value = order.copy(), self.retained(order)
-        best, best_value = order.copy(), value
-        for step in range(steps):
-            temperature = hot * (cold / hot) ** (step / max(1, steps - 1)) if hot > 0 else 0.0
+        value = self.retained(order)
+        best, best_value = order, value
+        for temperature in cooling:
             candidate = _swapped(order, *rng.integers(self.channels, size=2))
             candidate_value = self.retained(candidate)
             if candidate_value - value > -temperature * rng.exponential():
                 order, value = candidate, candidate_value
                 if value > best_value:
-                    best, best_value = order.copy(), value
-        return best, best_value
+                    best, best_value = order, value
+        return best
 
-    def assign(self, order: Ints, noise: Doubles, seed: int) -> Ints:
+    def assign(self, orders: Ints, noise: Doubles, seeds: Ints) -> Ints:
         """See ``Handle``."""
+        return np.stack([self._assign(order, noise, seed) for order, seed in zip(orders, seeds)])
+
+    def _assign(self, order: Ints, noise: Doubles, seed: int) -> Ints:
         rng = np.random.default_rng(seed)
         order = order.copy()
         for temperature in noise:

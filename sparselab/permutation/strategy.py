@@ -86,6 +86,7 @@ class Search:
 STRATEGIES: Registry[Strategy] = Registry(
     "strategy",
     {
+        "annealed_assignment": "sparselab.permutation.annealed_assignment:AnnealedAssignment",
         "auto": "sparselab.permutation.auto:Auto",
         "identity": "sparselab.permutation.identity:Identity",
         "random": "sparselab.permutation.random_orders:RandomOrders",
