@@ -35,8 +35,18 @@ class Handle(Protocol):
     def retained(self, order: Ints) -> float:
         """Retained saliency of ``order``."""
 
+    def channel_sums(self) -> Doubles:
+        """The sum of every channel's scores, ``(channels,)``."""
+
     def group_table(self, groups: Ints) -> Doubles:
         """Retained saliency ``(k,)`` of each row of ``groups``, ``(k, m)`` channels."""
+
+    def best_partitions(self, order: Ints, sets: Ints, subsets: Ints, parts: Ints) -> tuple[Doubles, Ints]:
+        """The gain ``(k,)`` and the row of ``parts`` of the best re-partition of each of ``sets``' channels.
+
+        ``sets`` is ``(k, groups)``; the channels of a set, in order, are cut into the ``subsets`` ``(s, m)`` that
+        ``parts`` ``(p, groups)`` combines; row 0 of ``parts`` is the order as it is.
+        """
 
     def table(self, order: Ints, slots: Ints, channels: Ints) -> Floats:
         """``(slots, channels)``: what the slot's group retains with the slot's channel replaced by ``channel``.

@@ -27,10 +27,22 @@ class ReferenceHandle:
         """See ``Handle``."""
         return float(self.group_table(order.reshape(-1, self.m)).sum())
 
+    def channel_sums(self) -> Doubles:
+        """See ``Handle``."""
+        sums: Doubles = self._values.sum(axis=1, dtype=np.float64)
+        return sums
+
     def group_table(self, groups: Ints) -> Doubles:
         """See ``Handle``."""
         ranked = np.sort(self._values[groups], axis=1)  # (groups, m, rows)
         return ranked[:, self.m - self.n :].sum(axis=(1, 2))
+
+    def best_partitions(self, order: Ints, sets: Ints, subsets: Ints, parts: Ints) -> tuple[Doubles, Ints]:
+        """See ``Handle``."""
+        channels = order.reshape(-1, self.m)[sets].reshape(len(sets), -1)
+        values = self.group_table(channels[:, subsets].reshape(-1, self.m)).reshape(len(sets), len(subsets))
+        totals = values[:, parts].sum(axis=2)
+        return totals.max(axis=1) - totals[:, 0], totals.argmax(axis=1)
 
     def table(self, order: Ints, slots: Ints, channels: Ints) -> Floats:
         """See ``Handle``."""

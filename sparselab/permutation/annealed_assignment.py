@@ -52,27 +52,25 @@ class AnnealedAssignment:
         """Cool down once, over all moves or all the time there is."""
         spread = swap_spread(search, search.best)
         orders = np.tile(search.best, (self.chains, 1))
-        seeds = [search.rng.integers(2**62, size=self.chains) for _ in range(2 * _ROUNDS)]
-        share, moves, done = 0.0, max(1, self.moves // _ROUNDS), 0
-        if search.time_limit is not None:
-            moves = 1
-        began = search.elapsed()
+        began, share, done = search.elapsed(), 0.0, 0
         while share < 1.0 and search.running():
-            expected = self.moves if search.time_limit is None else max(self.moves, int(done / max(share, 0.02)))
+            moves, expected = self._next_moves(search, began, done, share)
             noise = spread * self.temperatures(share, moves, expected)
-            round_seeds = seeds[0] if len(seeds) == 1 else seeds.pop()
-            orders = search.handle.assign(orders, noise, round_seeds ^ np.int64(done))
-            done += moves
-            search.evaluations += moves * self.chains
+            orders = search.handle.assign(orders, noise, search.rng.integers(2**62, size=self.chains))
             for order in orders:
                 search.offer(order)
-            if search.time_limit is None:
-                share = done / self.moves
-                moves = min(moves, max(1, self.moves - done))
-            else:
-                seconds = search.elapsed() - began
-                share = seconds / max(search.time_limit - began, 1e-9)
-                moves = max(1, int(done / max(seconds, 1e-6) * (search.time_limit - began) / (2 * _ROUNDS)))
+            done += moves
+            search.evaluations += moves * self.chains
+            share = done / self.moves if search.time_limit is None else _share(search, began)
+
+    def _next_moves(self, search: Search, began: float, done: int, share: float) -> tuple[int, int]:
+        """How many moves to make before looking up, and how many there will be in all."""
+        if search.time_limit is None:
+            return min(self.moves - done, -(-self.moves // _ROUNDS)), self.moves
+        if done == 0:
+            return 1, self.moves
+        expected = max(done + 1, int(done / share))
+        return max(1, min(expected // _ROUNDS, done)), expected
 
     def temperatures(self, share: float, moves: int, expected: int) -> Doubles:
         """Noise of the next ``moves`` of ``expected``, ``share`` of which are made, in spreads of a swap's gain."""
@@ -83,6 +81,12 @@ class AnnealedAssignment:
             cold = min(0.02, hot / 3)
         progress = (share + np.arange(moves) / expected) / (1 - QUIET)
         return np.where(progress < 1, hot * (cold / hot) ** progress, 0.0)
+
+
+def _share(search: Search, began: float) -> float:
+    """How much of the time there was at ``began`` is over."""
+    assert search.time_limit is not None
+    return max((search.elapsed() - began) / max(search.time_limit - began, 1e-9), 1e-9)
 
 
 def swap_spread(search: Search, order: Order) -> float:

@@ -39,6 +39,11 @@ class CpuHandle:
         """See ``Handle``."""
         return float(self.group_table(order.reshape(-1, self.m)).sum())
 
+    def channel_sums(self) -> Doubles:
+        """See ``Handle``."""
+        sums: Doubles = self._values.sum(axis=1, dtype=np.float64)
+        return sums
+
     def group_table(self, groups: Ints) -> Doubles:
         """See ``Handle``."""
         groups = np.ascontiguousarray(groups, np.int64)
@@ -49,6 +54,19 @@ class CpuHandle:
 
         map_blocks(score, row_blocks(len(groups), max(_GROUPS, 2**18 // max(1, self.rows))))
         return out
+
+    def best_partitions(self, order: Ints, sets: Ints, subsets: Ints, parts: Ints) -> tuple[Doubles, Ints]:
+        """See ``Handle``."""
+        gains, best = np.empty(len(sets)), np.empty(len(sets), np.int64)
+        columns = np.ascontiguousarray(parts.T, np.int32)
+
+        def solve(block: slice) -> None:
+            tables.best_partitions(
+                self._values, order, sets[block], subsets, columns, self.n, gains[block], best[block]
+            )
+
+        map_blocks(solve, row_blocks(len(sets), max(8, 2**24 // (self.rows * len(subsets) + 1))))
+        return gains, best
 
     def table(self, order: Ints, slots: Ints, channels: Ints) -> Floats:
         """See ``Handle``."""
