@@ -86,9 +86,14 @@ class Search:
 STRATEGIES: Registry[Strategy] = Registry(
     "strategy",
     {
+        "anneal": "sparselab.permutation.anneal:Anneal",
+        "assignment": "sparselab.permutation.assignment:Assignment",
+        "stripe_groups": "sparselab.permutation.stripe_groups:StripeGroups",
+        "annealed_assignment": "sparselab.permutation.annealed_assignment:AnnealedAssignment",
         "auto": "sparselab.permutation.auto:Auto",
         "identity": "sparselab.permutation.identity:Identity",
         "random": "sparselab.permutation.random_orders:RandomOrders",
         "channel_swap": "sparselab.permutation.channel_swap:ChannelSwap",
     },
+    aliases={"optimize_stripe_groups": "stripe_groups"},
 )
