@@ -13,8 +13,8 @@ from torch import nn
 
 from sparselab.eligibility import layer_weights, why_not
 from sparselab.layout import to_matrix
-from sparselab.network import permute as permute_module
-from sparselab.network.permute import permute
+from sparselab.network import permuting as permute_module
+from sparselab.network.permuting import permute
 from sparselab.network.plan import Plan
 
 from . import zoo_attention  # noqa: F401

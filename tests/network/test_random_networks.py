@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sparselab.network.permute import permute
+from sparselab.network.permuting import permute
 
 from .helpers import outputs_of, randomised, relative_error, shuffled
 
