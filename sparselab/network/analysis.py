@@ -78,10 +78,11 @@ def _walk(graph: Graph, by_name: dict[str, Member], met: set[str]) -> list[Dims]
     inputs = [_placeholder(node, graph, by_name, met) for node in placeholders]
     interpreter = Interpreter(RULES, pointwise)
     outputs = interpreter.run(graph.module, inputs)
-    for output in outputs:
+    for position, output in enumerate(outputs):
+        name = graph.outputs[position] if position < len(graph.outputs) else ""
         if isinstance(output, Value):
             for dim in output.dims:
-                pin(dim, "an output of the model")
+                pin(dim, f"the model's output {name}".rstrip())
     return [value.dims for value in inputs] + interpreter.notes.values
 
 
