@@ -13,7 +13,7 @@ from sparselab.network import rules_linear, rules_norm  # noqa: F401  (they regi
 from sparselab.network.axes import Dim, fresh, pin
 from sparselab.network.interpret import Dims, Interpreter, Value
 from sparselab.network.rules import RULES, pointwise
-from sparselab.network.tracing import Graph, trace
+from sparselab.network.tracing import Graph, UntraceableError, trace
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,14 @@ def analyse(model: nn.Module, example_inputs: Any) -> Analysis:
     met: set[str] = set()
     graph = _trace_in_mode(model, example_inputs, training=False)
     values = _walk(graph, by_name, met)
-    if any(by_name[name].name not in met for name, _ in model.named_parameters()):
-        values += _walk(_trace_in_mode(model, example_inputs, training=True), by_name, met)
+    unused = [name for name, _ in model.named_parameters() if by_name[name].name not in met]
+    if unused:
+        try:
+            values += _walk(_trace_in_mode(model, example_inputs, training=True), by_name, met)
+        except UntraceableError as error:
+            raise UntraceableError(
+                f"In training mode, which may use {unused[0]} (evaluation does not): {error}"
+            ) from error
     for member in members:
         if member.name not in met:
             for dim in member.dims:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from torch import Tensor
 
 from sparselab.network.axes import Dim, choose, fresh, join, piece, pin, pinned_like, reslice, size_of, take_tail, unify
 from sparselab.network.interpret import Call, Dims, Result, Rule, Value
@@ -174,7 +173,7 @@ def repeat_interleave(call: Call) -> Result:
 @rule("cat", "concat", "concatenate")
 def cat(call: Call) -> Result:
     """One dimension is the concat of the inputs', the others are one."""
-    values = [value.dims for value in call["tensors"] if value.dims != (fresh(0),) and all(map(size_of, value.dims))]
+    values = [value.dims for value in call["tensors"] if all(map(size_of, value.dims))]
     axis = call.arguments.get("dim", call.arguments.get("axis", 0)) % len(values[0])
     others = broadcast(*((*dims[:axis], *dims[axis + 1 :]) for dims in values))
     return (*others[:axis], join([dims[axis] for dims in values]), *others[axis:])
@@ -388,8 +387,3 @@ def triangle(call: Call) -> Result:
     *rest, rows, columns = call.dims("self")
     reason = call.why(f"order matters to {call.name}")
     return (*rest, pinned_like(rows, reason), pinned_like(columns, reason))
-
-
-def constant_of(value: Value) -> Tensor | None:
-    """The content of a value, where it is known beforehand."""
-    return value.constant
