@@ -310,7 +310,7 @@ def unify(a: Dim, b: Dim) -> None:
 def _bind(x: Leaf, y: Leaf) -> None:
     if y.link is None:
         x, y = y, x
-    if x.link is None:
+    if x.link is None and x not in set(leaves_of((y,))):
         refine(x, Product((y,)))
     elif isinstance(x.link, Concat) and isinstance(y.link, Concat):
         _align(x, y)

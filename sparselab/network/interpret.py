@@ -13,7 +13,7 @@ from torch._decomp import get_decompositions
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from sparselab.network.axes import Dim, fresh, pin, size_of
+from sparselab.network.axes import Dim, fresh, leaves_of, pin, size_of
 from sparselab.network.tracing import source_line
 
 Dims = tuple[Dim, ...]
@@ -118,10 +118,22 @@ class Interpreter:
         made = [Value(dims) if dims is not None else None for dims in outputs]
         for value in made:
             if value is not None:
-                self.notes.add(value.dims)
+                self._note_output(value, call)
         if call.name in _KEEPS_CONTENT and isinstance(first := next(iter(call.arguments.values())), Value):
             return Value(made[0].dims if made[0] else (), first.constant)
         return made if many else made[0]
+
+    def _note_output(self, value: Value, call: Call) -> None:
+        """Note an output; and, where a pinned dimension is new, what stands beside it without it.
+
+        A new pinned dimension has taken the place of one whose order mattered: its index 3 is not the other's index 3. Were
+        the two found to be one later (``x + x.flip(1)``), nothing could depend on which of them is meant.
+        """
+        self.notes.add(value.dims)
+        known = {leaf for given in call.tensors() for dim in given.dims for leaf in leaves_of(dim)}
+        rest = [dim for dim in value.dims if all(leaf in known or not leaf.reason for leaf in leaves_of(dim))]
+        if len(rest) < len(value.dims):
+            self.notes.add(rest)
 
     def _dims(self, node: Node, call: Call, values: dict[Node, Any], depth: int) -> Result:
         target = node.target

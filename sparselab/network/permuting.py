@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -20,13 +20,14 @@ from sparselab.eligibility import LayerWeight, layer_weights, why_not
 from sparselab.network.analysis import Analysis, Member, analyse
 from sparselab.network.axes import Indices, leaves_of, reasons_of
 from sparselab.network.freedom import Axis, Orders, free_axes
-from sparselab.network.objective import Consumer, consumers_of, objectives
+from sparselab.network.interrupts import interrupts_noticed
+from sparselab.network.objective import Consumer, Objective, consumers_of, objectives
 from sparselab.network.plan import Plan
 from sparselab.network.report import COLUMNS, PermutationReport
 from sparselab.network.tracing import UntraceableError, unwrap
 from sparselab.network.verify import Verdict, Witness, verify
 from sparselab.patterns import Pattern
-from sparselab.permutation import search_permutation
+from sparselab.permutation import SearchResult, search_permutation
 from sparselab.permutation.strategy import Strategy
 from sparselab.saliency import ModelSaliency
 
@@ -147,13 +148,25 @@ class _Search:
     axis: Axis
     consumers: tuple[Consumer, ...]
     orders: Indices
-    baseline: float = math.nan
-    retained: float = math.nan
-    ideal: float = math.nan
+    baseline: float = 0.0
+    retained: float = 0.0
+    ideal: float = 0.0
     seconds: float = 0.0
     status: str = "kept"
-    reason: str = ""
-    contexts: int = field(default=0)
+    reason: str = "no better order was found"
+
+    def add(self, objective: Objective, result: SearchResult, m: int) -> None:
+        """One context's result."""
+        order = objective.order(result.order)
+        self.orders[objective.context] = order
+        self.baseline += result.baseline
+        self.retained += result.retained
+        self.ideal += result.ideal
+        self.seconds += result.seconds
+        if (order != np.arange(self.axis.size)).any():
+            self.status, self.reason = "permuted", ""
+        elif self.status == "kept" and not len(objective.problem.searchable(m)):
+            self.reason = f"its units do not fill groups of {m} in any weight that reads it"
 
     @property
     def efficacy(self) -> float:
@@ -176,30 +189,19 @@ def _search_all(
     def scores(layer: LayerWeight) -> Tensor:
         return saliency_module.scores(layer.weight.detach(), saliency_module.for_layer(saliency, layer.name))
 
+    def search_one(objective: Objective, number: int) -> SearchResult:
+        own_seed = seed + 1_000 * number + objective.context
+        return search_permutation(objective.problem, pattern, strategy=strategy, seed=own_seed, backend=backend)
+
     searches: list[_Search] = []
-    for number, axis in enumerate(free_axes(analysis)):
-        readers = tuple(consumer for consumer in consumers if consumer.reads(axis))
-        if not readers:
-            continue
-        search = _Search(axis, readers, axis.identity(), reason="no better order was found")
-        totals = np.zeros(3)
-        for objective in objectives(axis, readers, scores, m):
-            result = search_permutation(
-                objective.problem,
-                pattern,
-                strategy=strategy,
-                seed=seed + 1_000 * number + objective.context,
-                backend=backend,
-            )
-            search.orders[objective.context] = objective.order(result.order)
-            totals += (result.baseline, result.retained, result.ideal)
-            search.seconds += result.seconds
-            if not len(objective.problem.searchable(m)):
-                search.reason = f"its units do not fill groups of {m} in any weight that reads it"
-        search.baseline, search.retained, search.ideal = map(float, totals)
-        if (search.orders != axis.identity()).any():
-            search.status, search.reason = "permuted", ""
-        searches.append(search)
+    with interrupts_noticed() as raise_if_interrupted:
+        for number, axis in enumerate(free_axes(analysis)):
+            readers = tuple(consumer for consumer in consumers if consumer.reads(axis))
+            if readers:
+                searches.append(search := _Search(axis, readers, axis.identity()))
+            for objective in objectives(axis, readers, scores, m):
+                search.add(objective, search_one(objective, number), m)
+                raise_if_interrupted()
     return searches
 
 

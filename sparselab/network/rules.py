@@ -277,6 +277,7 @@ def index(call: Call) -> Result:
         raise ValueError("indexed by a mask")
     looked_up = broadcast(*(indices[axis].dims for axis in places))
     rest = [dim for axis, dim in enumerate(dims) if axis not in places]
+    call.notes.add(rest)  # beside the places looked up, not beside those where they are put
     adjacent = places == list(range(places[0], places[-1] + 1))
     at = places[0] if adjacent else 0
     return (*rest[:at], *looked_up, *rest[at:])
@@ -308,6 +309,7 @@ def index_select(call: Call) -> Result:
         made = choose(dims[axis], known, call.why("indexed by a constant"))
     else:
         pin(dims[axis], call.why("looked up in by index"))
+        call.notes.add((*dims[:axis], *dims[axis + 1 :]))
         made = by.dims[0]
     return (*dims[:axis], made, *dims[axis + 1 :])
 
@@ -317,6 +319,7 @@ def embedding(call: Call) -> Result:
     """Rows of a table: the rows keep their places, the columns pass."""
     table = call.dims("weight")
     pin(table[0], call.why("rows of a table, looked up by index"))
+    call.notes.add(table[1:])
     return (*call.dims("indices"), table[1])
 
 
@@ -326,6 +329,7 @@ def gather(call: Call) -> Result:
     dims, by = call.dims("self"), call.dims("index" if "index" in call.arguments else "indices")
     axis = call["dim"] % len(dims)
     pin(dims[axis], call.why(f"looked up in by {call.name}"))
+    call.notes.add((*dims[:axis], *dims[axis + 1 :]))
     made = []
     for position, (dim, chosen) in enumerate(zip(dims, by, strict=True)):
         if position != axis and size_of(dim) == size_of(chosen):

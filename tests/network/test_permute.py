@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import signal
 
 import numpy as np
 import pandas as pd
@@ -196,6 +198,26 @@ def test_an_interrupted_search_leaves_the_model_as_it_was(monkeypatch) -> None:
             with pytest.raises(error):
                 permute(model, x, strategy=FAST)
         assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def test_an_interrupted_search_ends_the_whole_although_it_returns(monkeypatch) -> None:
+    model, x = net()
+    state = copy.deepcopy(model.state_dict())
+    calls: list[int] = []
+
+    def interrupted(*args, original=permute_module.search_permutation, **options):
+        calls.append(1)
+        with contextlib.suppress(KeyboardInterrupt):  # as a search does, to hand back the best so far
+            signal.raise_signal(signal.SIGINT)
+        return original(*args, **options)
+
+    handler = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(permute_module, "search_permutation", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        permute(model, x, strategy=FAST)
+    assert calls == [1]
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
 
 def test_include_exclude_and_saliency() -> None:

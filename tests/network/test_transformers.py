@@ -35,7 +35,10 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
         ),
         PICTURE,
     ),
-    "mobilenet_v2": (build("MobileNetV2ForImageClassification", "MobileNetV2Config", depth_multiplier=0.5), PICTURE),
+    "mobilenet_v2": (
+        build("MobileNetV2ForImageClassification", "MobileNetV2Config", depth_multiplier=0.5),
+        PICTURE[..., :32, :32],
+    ),
     "regnet": (
         build(
             "RegNetForImageClassification",
