@@ -28,6 +28,7 @@ from sparselab.network.tracing import UntraceableError, unwrap
 from sparselab.network.verify import Verdict, Witness, verify
 from sparselab.patterns import Pattern
 from sparselab.permutation import SearchResult, search_permutation
+from sparselab.permutation.problem import MAX_CHANNELS
 from sparselab.permutation.strategy import Strategy
 from sparselab.saliency import ModelSaliency
 
@@ -187,7 +188,10 @@ def _search_all(
     """An order for every axis that a consumer reads."""
 
     def scores(layer: LayerWeight) -> Tensor:
-        return saliency_module.scores(layer.weight.detach(), saliency_module.for_layer(saliency, layer.name))
+        found = saliency_module.scores(layer.weight.detach(), saliency_module.for_layer(saliency, layer.name))
+        if not bool(torch.isfinite(found).all()):
+            raise ValueError(f"the scores of {layer.name!r} are not all finite: is the weight?")
+        return found
 
     def search_one(objective: Objective, number: int) -> SearchResult:
         own_seed = seed + 1_000 * number + objective.context
@@ -197,8 +201,12 @@ def _search_all(
     with interrupts_noticed() as raise_if_interrupted:
         for number, axis in enumerate(free_axes(analysis)):
             readers = tuple(consumer for consumer in consumers if consumer.reads(axis))
-            if readers:
-                searches.append(search := _Search(axis, readers, axis.identity()))
+            if not readers:
+                continue
+            searches.append(search := _Search(axis, readers, axis.identity()))
+            if axis.size > MAX_CHANNELS:
+                search.reason = f"{axis.size} units are more than the {MAX_CHANNELS} that can be searched"
+                continue
             for objective in objectives(axis, readers, scores, m):
                 search.add(objective, search_one(objective, number), m)
                 raise_if_interrupted()

@@ -246,6 +246,23 @@ def test_patterns_without_groups_are_refused(pattern: str) -> None:
         permute(*net(), pattern)
 
 
+def test_weights_that_are_not_finite_are_named() -> None:
+    model, x = net()
+    with torch.no_grad():
+        model.second.weight[0, 0, 0, 0] = float("nan")
+    state = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=r"'second\.weight' are not all finite"):
+        permute(model, x, strategy=FAST)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items() if "second" not in key)
+
+
+def test_an_axis_too_large_to_search_is_kept(monkeypatch) -> None:
+    monkeypatch.setattr(permute_module, "MAX_CHANNELS", 8)
+    report = permute(*net(), strategy=FAST)
+    assert report.frame["reason"][0] == "16 units are more than the 8 that can be searched"
+    assert len(report.plan) == 0
+
+
 def test_a_masked_model_is_refused() -> None:
     model, x = net()
     model.second.register_buffer("__weight_mma_mask", torch.ones_like(model.second.weight, dtype=torch.bool))
