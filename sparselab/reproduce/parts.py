@@ -16,6 +16,7 @@ from sparselab.specs import unknown_name
 
 PARTS: Mapping[str, str] = {
     "layers": "sparselab.reproduce.layers",
+    "network": "sparselab.reproduce.network",
     "pictures": "sparselab.reproduce.pictures",
 }
 """Every part by name, in the order of the report; each module has ``run(settings) -> Section``."""
