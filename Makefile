@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 EXTRAS := lab,zoo,dev
 
-.PHONY: help install reproduce reproduce-full test lab bench lint clean
+.PHONY: help install reproduce reproduce-full test lab bench lint notebooks clean
 
 help:
 	@echo "make reproduce       tables, figures and a report into results/ (quick)"
@@ -15,6 +15,7 @@ help:
 	@echo "make lab             JupyterLab on notebooks/"
 	@echo "make bench           timings beside the reference"
 	@echo "make lint            formatter, linter, type checker"
+	@echo "make notebooks       run all notebooks again and keep their outputs"
 	@echo "make install         only the set-up, in $(VENV)"
 
 install: $(READY)
@@ -46,6 +47,10 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror kernels/*.cu
+
+notebooks: $(READY)
+	$(BIN)/ruff format notebooks
+	$(BIN)/python notebooks/execute.py
 
 clean:
 	rm -rf $(VENV) build dist results .pytest_cache .mypy_cache .ruff_cache

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, dark enough ones first.
@@ -26,9 +28,18 @@ _STYLE: Any = {
     "grid.linewidth": 0.6,
     "axes.axisbelow": True,
     "legend.frameon": False,
-    "figure.dpi": 110,
+    "figure.dpi": 80,
     "savefig.dpi": 150,
 }
+
+
+class _Figure(Figure):
+    """A figure that a notebook shows by itself, without pyplot and its global list of figures."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = BytesIO()
+        self.savefig(buffer, format="png", dpi=self.dpi)
+        return buffer.getvalue()
 
 
 @contextmanager
@@ -58,7 +69,7 @@ def loss_by_layer(frame: pd.DataFrame) -> Figure:
     layers = list(dict.fromkeys(drawn["layer"]))
     height = {layer: position for position, layer in enumerate(layers)}
     with _style():
-        figure = Figure(figsize=(8.0, 1.4 + 0.19 * len(layers)), layout="constrained")
+        figure = _Figure(figsize=(8.0, 1.4 + 0.19 * len(layers)), layout="constrained")
         axes = figure.add_subplot()
         for (pattern, rows), colour, marker in zip(
             drawn.groupby("pattern", sort=False), _cycle(COLOURS), _cycle(MARKERS)
@@ -82,7 +93,7 @@ def efficacy_by_layer(frame: pd.DataFrame) -> Figure:
     require_columns(frame, columns, "efficacy_by_layer")
     heights = range(len(frame))
     with _style():
-        figure = Figure(figsize=(8.0, 1.4 + 0.19 * len(frame)), layout="constrained")
+        figure = _Figure(figsize=(8.0, 1.4 + 0.19 * len(frame)), layout="constrained")
         axes = figure.add_subplot()
         axes.hlines(heights, frame["permuted_lost_percent"], frame["lost_percent"], color="#999999", lw=1.2)
         for column, label, colour, marker in (
@@ -106,3 +117,56 @@ def _cycle(values: tuple[str, ...]) -> Iterator[str]:
 
 def _short(layer: str) -> str:
     return layer.removesuffix(".weight")
+
+
+def search_pareto(frame: pd.DataFrame) -> Figure:
+    """Quality against time of every strategy, a panel a matrix size, the upper bound as a line.
+
+    ``frame`` has ``strategy, rows, channels, seconds, efficacy`` and may have ``bound``; rows of several seeds are averaged.
+    Names that differ only in their options (``"stripe_groups,8,0"``, ``"stripe_groups,8,100"``) are one line.
+    """
+    require_columns(frame, ("strategy", "rows", "channels", "seconds", "efficacy"), "search_pareto")
+    sizes = frame[["rows", "channels"]].drop_duplicates().to_numpy().tolist()
+    families = list(dict.fromkeys(_family(name) for name in frame["strategy"]))
+    looks = dict(zip(families, zip(_cycle(COLOURS), _cycle(MARKERS))))
+    columns = min(3, len(sizes))
+    with _style():
+        figure = _Figure(figsize=(3.6 * columns, 0.9 + 2.8 * -(-len(sizes) // columns)), layout="constrained")
+        panels = figure.subplots(-(-len(sizes) // columns), columns, squeeze=False).ravel()
+        for axes, (rows, channels) in zip(panels, sizes):
+            chosen = frame[(frame["rows"] == rows) & (frame["channels"] == channels)]
+            _draw_strategies(axes, chosen, looks)
+            axes.set_title(f"{rows} rows x {channels} channels")
+        for axes in panels[len(sizes) :]:
+            axes.set_visible(False)
+        figure.supxlabel("seconds", fontsize=9)
+        figure.supylabel("efficacy, % of the way to the ideal", fontsize=9)
+        handles = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels())}
+        figure.legend(handles.values(), handles.keys(), ncols=min(5, len(handles)), loc="outside lower center")
+    return figure
+
+
+def _family(strategy: str) -> str:
+    """A strategy's name without options, but with the size of its groups: that one is a choice of method."""
+    name, *options = strategy.split(",")
+    return ",".join([name, options[0]]) if name == "stripe_groups" and options else name
+
+
+def _draw_strategies(axes: Axes, rows: pd.DataFrame, looks: dict[str, tuple[str, str]]) -> None:
+    means = rows.groupby("strategy", sort=False)[["seconds", "efficacy"]].mean()
+    for family, points in means.groupby(means.index.map(_family), sort=False):
+        colour, marker = looks[family]
+        points = points.sort_values("seconds")
+        strong = 2.2 if family == "auto" else 1.0
+        axes.plot(
+            points["seconds"],
+            points["efficacy"],
+            color=colour,
+            marker=marker,
+            ms=2 + 2 * strong,
+            lw=strong,
+            label=family,
+        )
+    if "bound" in rows and rows["bound"].notna().any():
+        axes.axhline(rows["bound"].mean(), color="#666666", lw=1, ls="--", label="upper bound")
+    axes.set_xscale("log")

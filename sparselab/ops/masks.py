@@ -59,13 +59,15 @@ def top_n_of_m_torch(scores: Tensor, n: int, m: int) -> Tensor:
     if m > _RANKED_BY_PAIRS:
         best = groups.argsort(dim=1, descending=True, stable=True)[:, :n]
         return torch.zeros_like(groups, dtype=torch.bool).scatter_(1, best, True).reshape(scores.shape)
-    columns = groups.unbind(1)
-    ranks = [torch.zeros_like(column, dtype=torch.int16) for column in columns]
+    columns = groups.T.contiguous()
+    # An entry beats as many of its group as it wins comparisons; one with a later entry it also wins when they are equal.
+    # Taking lost ones off the later entry instead of adding won ones to it leaves entry j short by j.
+    wins = torch.arange(m, dtype=torch.int8, device=scores.device)[:, None].repeat(1, columns.shape[1])
     for i, j in combinations(range(m), 2):
-        first_wins = columns[i] >= columns[j]
-        ranks[j] += first_wins
-        ranks[i] += ~first_wins
-    return torch.stack([rank < n for rank in ranks], dim=1).reshape(scores.shape)
+        first_wins = (columns[i] >= columns[j]).view(torch.int8)
+        wins[i] += first_wins
+        wins[j] -= first_wins
+    return (wins >= m - n).T.reshape(scores.shape)
 
 
 def greedy_blocks(scores: Tensor, n: int, m: int) -> Tensor:

@@ -35,14 +35,24 @@ class ReferenceHandle:
     def group_table(self, groups: Ints) -> Doubles:
         """See ``Handle``."""
         ranked = np.sort(self._values[groups], axis=1)  # (groups, m, rows)
-        return ranked[:, self.m - self.n :].sum(axis=(1, 2))
+        retained: Doubles = ranked[:, self.m - self.n :].sum(axis=(1, 2))
+        return retained
+
+    def completions(self, prefixes: Ints) -> Floats:
+        """See ``Handle``."""
+        groups = np.empty((len(prefixes), self.channels, self.m), np.int64)
+        groups[:, :, :-1] = prefixes[:, None]
+        groups[:, :, -1] = np.arange(self.channels)
+        return self.group_table(groups.reshape(-1, self.m)).reshape(len(prefixes), -1).astype(np.float32)
 
     def best_partitions(self, order: Ints, sets: Ints, subsets: Ints, parts: Ints) -> tuple[Doubles, Ints]:
         """See ``Handle``."""
-        channels = order.reshape(-1, self.m)[sets].reshape(len(sets), -1)
+        now = self.group_table(order.reshape(-1, self.m)[sets].reshape(-1, self.m)).reshape(len(sets), -1).sum(axis=1)
+        channels = np.sort(order.reshape(-1, self.m)[sets].reshape(len(sets), -1), axis=1)
         values = self.group_table(channels[:, subsets].reshape(-1, self.m)).reshape(len(sets), len(subsets))
         totals = values[:, parts].sum(axis=2)
-        return totals.max(axis=1) - totals[:, 0], totals.argmax(axis=1)
+        chosen = subsets[parts[totals.argmax(axis=1)]].reshape(len(sets), -1)
+        return totals.max(axis=1) - now, np.take_along_axis(channels, chosen, axis=1)
 
     def table(self, order: Ints, slots: Ints, channels: Ints) -> Floats:
         """See ``Handle``."""

@@ -50,22 +50,29 @@ class AnnealedAssignment:
 
     def __call__(self, search: Search) -> None:
         """Cool down once, over all moves or all the time there is."""
+        self.run(search, search.time_limit)
+
+    def run(self, search: Search, until: float | None) -> None:
+        """Cool down once, over all moves, or until ``until`` seconds after the search began."""
         spread = swap_spread(search, search.best)
         orders = np.tile(search.best, (self.chains, 1))
         began, share, done = search.elapsed(), 0.0, 0
         while share < 1.0 and search.running():
-            moves, expected = self._next_moves(search, began, done, share)
+            moves, expected = self._next_moves(done, share, timed=until is not None)
             noise = spread * self.temperatures(share, moves, expected)
             orders = search.handle.assign(orders, noise, search.rng.integers(2**62, size=self.chains))
             for order in orders:
                 search.offer(order)
             done += moves
             search.evaluations += moves * self.chains
-            share = done / self.moves if search.time_limit is None else _share(search, began)
+            if until is None:
+                share = done / self.moves
+            else:
+                share = max((search.elapsed() - began) / max(until - began, 1e-9), 1e-9)
 
-    def _next_moves(self, search: Search, began: float, done: int, share: float) -> tuple[int, int]:
+    def _next_moves(self, done: int, share: float, timed: bool) -> tuple[int, int]:
         """How many moves to make before looking up, and how many there will be in all."""
-        if search.time_limit is None:
+        if not timed:
             return min(self.moves - done, -(-self.moves // _ROUNDS)), self.moves
         if done == 0:
             return 1, self.moves
@@ -76,17 +83,11 @@ class AnnealedAssignment:
         """Noise of the next ``moves`` of ``expected``, ``share`` of which are made, in spreads of a swap's gain."""
         hot, cold = self.hot, self.cold
         if hot is None:
-            hot = float(np.clip(0.1 * np.sqrt(expected / 1600), 0.005, 0.1))
+            hot = float(np.clip(0.1 * np.sqrt(expected / 1600), 0.005, 0.08))
         if cold is None:
-            cold = min(0.02, hot / 3)
+            cold = min(0.025, hot / 3)
         progress = (share + np.arange(moves) / expected) / (1 - QUIET)
         return np.where(progress < 1, hot * (cold / hot) ** progress, 0.0)
-
-
-def _share(search: Search, began: float) -> float:
-    """How much of the time there was at ``began`` is over."""
-    assert search.time_limit is not None
-    return max((search.elapsed() - began) / max(search.time_limit - began, 1e-9), 1e-9)
 
 
 def swap_spread(search: Search, order: Order) -> float:

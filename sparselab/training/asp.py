@@ -21,6 +21,7 @@ class ASP:
     One model and one optimizer a process, as there; for more, use ``Sparsifier``, which this class holds one of.
     Masks are computed without channel permutation in this version. Layer rule and checkpoint names are ASP's.
 
+    >>> import torch
     >>> model = nn.Sequential(nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 8))
     >>> optimizer = torch.optim.Adam(model.parameters())
     >>> ASP.prune_trained_model(model, optimizer)

@@ -27,13 +27,13 @@ def random_bits(state: State) -> int:
     bits = state[0]
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return bits ^ (bits >> np.uint64(31))
+    return bits ^ (bits >> np.uint64(31))  # type: ignore[no-any-return]
 
 
 @jit
 def random_below(state: State, limit: int) -> int:
     """An integer in ``[0, limit)``, ``limit`` below 2^31."""
-    return np.int64(((random_bits(state) >> np.uint64(32)) * np.uint64(limit)) >> np.uint64(32))
+    return np.int64(((random_bits(state) >> np.uint64(32)) * np.uint64(limit)) >> np.uint64(32))  # type: ignore[return-value]
 
 
 @jit
@@ -92,9 +92,7 @@ def _boundary(scores: Bytes, group: Ints, skip: int, n: int, top: Bytes, out: By
 
 
 @jit
-def deal(
-    scores: Bytes, order: Ints, groups: Ints, n: int, m: int, noise: NDArray[np.float64], seed: int
-) -> int:
+def deal(scores: Bytes, order: Ints, groups: Ints, n: int, m: int, noise: NDArray[np.float64], seed: int) -> int:
     """``len(noise)`` assignment moves among ``groups`` of ``order``, in place; the gain, in differences.
 
     Each takes a random slot of every group and deals their channels back by the best linear sum assignment, staying put

@@ -30,6 +30,7 @@ WIDTH = 64
 TILE = 4
 _CACHED = 2**18  # bytes of rows that stay in a core's second-level cache while others stream past
 
+_CGUTILS: Any = cgutils  # untyped
 _INSTRUCTIONS = (
     ("avx512bw", 64, "llvm.x86.avx512.psad.bw.512"),
     ("avx2", 32, "llvm.x86.avx2.psad.bw"),
@@ -49,7 +50,7 @@ def _emit_tile(builder: Any, step: int, name: str, left: list[Any], right: list[
     """IR of the sums between rows at the pointers ``left`` and ``right``: one i32 a pair, row-major."""
     i64, i32 = ir.IntType(64), ir.IntType(32)
     row, sums = ir.VectorType(ir.IntType(8), step), ir.VectorType(i64, step // 8)
-    instruction = cgutils.get_or_insert_function(builder.module, ir.FunctionType(sums, [row, row]), name)
+    instruction = _CGUTILS.get_or_insert_function(builder.module, ir.FunctionType(sums, [row, row]), name)
     before = builder.block
     body, after = builder.append_basic_block("differences"), builder.append_basic_block("differences.end")
     builder.branch(body)
@@ -87,20 +88,25 @@ def _emit_tile(builder: Any, step: int, name: str, left: list[Any], right: list[
 def _pointers(context: Any, builder: Any, kind: Any, array: Any, first: Any, count: int) -> tuple[list[Any], Any]:
     """Pointers to ``count`` rows of an array from row ``first``, and the rows' width."""
     view = context.make_array(kind)(context, builder, array)
-    width = cgutils.unpack_tuple(builder, view.shape)[1]
+    width = _CGUTILS.unpack_tuple(builder, view.shape)[1]
     rows = [builder.add(first, ir.Constant(ir.IntType(64), k)) for k in range(count)]
     return [builder.gep(view.data, [builder.mul(row, width)]) for row in rows], width
 
 
-_FOUND = _instruction()
+def _by_instruction(step: int, name: str) -> tuple[Any, Any]:
+    """``pair`` and ``tile`` by LLVM's instruction ``name``, which takes ``step`` bytes."""
 
-if _FOUND is not None:
+    @intrinsic
+    def pair(typing: Any, left: Any, i: Any, right: Any, j: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            lefts, width = _pointers(context, builder, signature.args[0], args[0], args[1], 1)
+            rights, _ = _pointers(context, builder, signature.args[2], args[2], args[3], 1)
+            return _emit_tile(builder, step, name, lefts, rights, width)[0]
 
-    @intrinsic  # type: ignore[untyped-decorator]
+        return types.int32(left, types.intp, right, types.intp), generate
+
+    @intrinsic
     def tile(typing: Any, left: Any, i: Any, right: Any, j: Any, out: Any) -> Any:
-        """``out[i + s, j + x] = sum |left[i + s] - right[j + x]|`` for a tile of 4 x 4."""
-        step, name = _FOUND
-
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             kinds = signature.args
             lefts, width = _pointers(context, builder, kinds[0], args[0], args[1], TILE)
@@ -115,34 +121,28 @@ if _FOUND is not None:
 
         return types.void(left, types.intp, right, types.intp, out), generate
 
-    @intrinsic  # type: ignore[untyped-decorator]
-    def pair(typing: Any, left: Any, i: Any, right: Any, j: Any) -> Any:
-        """``sum |left[i] - right[j]|``."""
-        step, name = _FOUND
+    return pair, tile
 
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            lefts, width = _pointers(context, builder, signature.args[0], args[0], args[1], 1)
-            rights, _ = _pointers(context, builder, signature.args[2], args[2], args[3], 1)
-            return _emit_tile(builder, step, name, lefts, rights, width)[0]
 
-        return types.int32(left, types.intp, right, types.intp), generate
+@jit
+def plain_pair(left: Bytes, i: int, right: Bytes, j: int) -> int:
+    """``sum |left[i] - right[j]|``, on any processor."""
+    total = np.int32(0)
+    for r in range(np.uint64(left.shape[1])):
+        total += abs(np.int32(left[i, r]) - np.int32(right[j, r]))
+    return total  # type: ignore[return-value]
 
-else:
 
-    @jit
-    def pair(left: Bytes, i: int, right: Bytes, j: int) -> int:
-        """``sum |left[i] - right[j]|``."""
-        total = np.int32(0)
-        for r in range(np.uint64(left.shape[1])):
-            total += abs(np.int32(left[i, r]) - np.int32(right[j, r]))
-        return total
+@jit
+def plain_tile(left: Bytes, i: int, right: Bytes, j: int, out: Sums) -> None:
+    """``out[i + s, j + x] = sum |left[i + s] - right[j + x]|`` for a tile of 4 x 4, on any processor."""
+    for s in range(i, i + TILE):
+        for x in range(j, j + TILE):
+            out[s, x] = plain_pair(left, s, right, x)
 
-    @jit
-    def tile(left: Bytes, i: int, right: Bytes, j: int, out: Sums) -> None:
-        """``out[i + s, j + x] = sum |left[i + s] - right[j + x]|`` for a tile of 4 x 4."""
-        for s in range(i, i + TILE):
-            for x in range(j, j + TILE):
-                out[s, x] = pair(left, s, right, x)
+
+_found = _instruction()
+pair, tile = (plain_pair, plain_tile) if _found is None else _by_instruction(*_found)
 
 
 @jit

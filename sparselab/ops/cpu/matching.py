@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sparselab.ops.jit import jit
 
 FAR = np.int32(2**30)
+_STRIDE = 64
 
 
 @jit
@@ -49,7 +50,7 @@ def match(cost: NDArray[np.int32], size: int, column_of: NDArray[np.int32]) -> N
                     column_of[i] = j
                     row_of[j] = i
                     break
-    key = np.empty(size, np.int32)
+    key = np.full((size + _STRIDE - 1) // _STRIDE * _STRIDE, FAR, np.int32)
     shut = np.empty(size, np.int32)
     came_from = np.empty(size, np.int32)
     done = np.empty(size, np.int32)
@@ -57,6 +58,22 @@ def match(cost: NDArray[np.int32], size: int, column_of: NDArray[np.int32]) -> N
     for i in range(size):
         if column_of[i] < 0:
             _augment(cost, size, i, column_of, row_of, u, v, key, shut, came_from, done, reached)
+
+
+@jit
+def _first(key: NDArray[np.int32], value: np.int32) -> int:
+    """Where ``value``, which is there, first is; strides are looked through in vector registers."""
+    start = 0
+    while True:
+        found = False
+        for j in range(np.uint64(start), np.uint64(start + _STRIDE)):
+            found |= key[j] == value
+        if found:
+            break
+        start += _STRIDE
+    while key[start] != value:
+        start += 1
+    return start
 
 
 @jit
@@ -91,9 +108,7 @@ def _augment(
             kept = length if shorter else key[j]
             key[j] = kept
             least = min(least, kept)
-        column = 0
-        while key[column] != least:
-            column += 1
+        column = _first(key, least)
         near = least
         done[count] = column
         reached[count] = near

@@ -1,0 +1,1 @@
+"""Timings beside a peer, in one run: ``python -m benchmarks [masks]``."""

@@ -1,0 +1,73 @@
+"""What is declared in more than one place agrees, and a wheel carries what an installation needs."""
+
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import sparselab
+from sparselab.ops.kernel_sources import kernel_dir, kernel_source
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CONDA_NAMES = {"torch": "pytorch"}
+
+
+def split(requirement):
+    name, spec = re.fullmatch(r"([\w.-]+)(?:\[[\w,]+\])?(.*)", requirement).groups()
+    return CONDA_NAMES.get(name.lower(), name.lower()), spec
+
+
+def test_environment_yml_is_pyproject():
+    lines = re.findall(r"^\s+- ([^\s:]+(?:>=[\d.]+)?)$", (ROOT / "environment.yml").read_text(), re.MULTILINE)
+    listed = {split(line) for line in lines if line not in ("conda-forge", "pip", "-e .")}
+    extras = PROJECT["optional-dependencies"]
+    wanted = {split(r) for r in [*PROJECT["dependencies"], *extras["lab"], *extras["zoo"]]}
+    assert listed == wanted | {("python", PROJECT["requires-python"])}
+
+
+def test_every_dependency_has_a_tested_version():
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().split("\n") if "==" in line}  # fmt: skip
+    extras = PROJECT["optional-dependencies"]
+    names = [re.match(r"[\w.-]+", r)[0].lower() for group in ("lab", "zoo", "dev") for r in extras[group]]
+    names += [re.match(r"[\w.-]+", r)[0].lower() for r in PROJECT["dependencies"]]
+    assert set(names) <= pinned
+
+
+def test_one_version_number():
+    assert sparselab.__version__ == PROJECT["version"]
+    assert f"## {PROJECT['version']}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_kernels_are_found_in_a_checkout():
+    assert kernel_dir() == ROOT / "kernels"
+    with pytest.raises(FileNotFoundError, match=r"no kernel 'mask_2d' in .*; there are .*mask_1d"):
+        kernel_source("mask_2d")
+
+
+@pytest.mark.slow
+def test_a_wheel_carries_the_kernels_and_finds_them(tmp_path):
+    build = [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT)]
+    done = subprocess.run(build, capture_output=True, text=True, check=False)
+    if "No matching distribution" in done.stderr or "ConnectionError" in done.stderr:
+        pytest.skip("the build backend cannot be downloaded here")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+        names = archive.namelist()
+    kernels = {path.name for path in (ROOT / "kernels").glob("*.cu")}
+    assert {f"sparselab/kernels/{name}" for name in kernels} <= set(names)
+    assert "sparselab/py.typed" in names
+    assert not [name for name in names if name.startswith(("tests/", "notebooks/", "benchmarks/"))]
+    code = "from sparselab.ops.kernel_sources import kernel_dir; print(kernel_dir())"
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "site", env={"PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert found.stdout.strip() == str(tmp_path / "site" / "sparselab" / "kernels")

@@ -1,0 +1,36 @@
+"""The README's code works when pasted, and its links lead somewhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from sparselab.training.asp import ASP
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_code_runs_as_it_stands(capsys):
+    pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra 'zoo'")
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(code.splitlines()) <= 30
+    try:
+        exec(compile(code, "README.md", "exec"), {})
+    finally:
+        ASP.reset()
+    printed = capsys.readouterr().out
+    assert "_blocks.12._expand_conv.weight" in printed
+    assert "efficacy" in printed
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_and_pictures_exist(document):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[\w-]+)?\)", document.read_text()):
+        if not target.startswith("http"):
+            assert (document.parent / target).exists(), target
+
+
+def test_every_make_target_in_the_readme_exists():
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"make ([a-z-]+)", (ROOT / "README.md").read_text())) - {"to"} <= targets
