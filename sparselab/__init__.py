@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sparselab import measures, plots, saliency, tasks
     from sparselab.masks import create_mask
+    from sparselab.network.permuting import permute
+    from sparselab.network.plan import Plan
+    from sparselab.network.report import PermutationReport
     from sparselab.patterns import Pattern
     from sparselab.permutation import SearchProblem, SearchResult, search_permutation, search_permutations
     from sparselab.reports import check, magnitude_report
@@ -26,6 +29,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "ASP": "sparselab.training.asp",
     "Pattern": "sparselab.patterns",
+    "PermutationReport": "sparselab.network.report",
+    "Plan": "sparselab.network.plan",
     "SearchProblem": "sparselab.permutation",
     "SearchResult": "sparselab.permutation",
     "Sparsifier": "sparselab.training.sparsifier",
@@ -35,6 +40,7 @@ _HOMES = {
     "history": "sparselab.sweeps.frames",
     "load": "sparselab.sweeps.frames",
     "magnitude_report": "sparselab.reports",
+    "permute": "sparselab.network.permuting",
     "recalibrate_batchnorm": "sparselab.training.batchnorm",
     "search_permutation": "sparselab.permutation",
     "search_permutations": "sparselab.permutation",
@@ -44,6 +50,8 @@ _MODULES = ("measures", "plots", "saliency", "tasks")
 __all__ = [
     "ASP",
     "Pattern",
+    "PermutationReport",
+    "Plan",
     "SearchProblem",
     "SearchResult",
     "Sparsifier",
@@ -54,6 +62,7 @@ __all__ = [
     "load",
     "magnitude_report",
     "measures",
+    "permute",
     "plots",
     "recalibrate_batchnorm",
     "saliency",

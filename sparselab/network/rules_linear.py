@@ -106,7 +106,7 @@ def convolution(call: Call) -> Result:
         for dim in (*kernel, *space):
             pin(dim, reason)
         space_out = tuple(fresh(size, reason) for size in call.shape[-len(space) :])
-    call.notes.add((*batch, out, within, *kernel, *space_out))
+    call.notes.add((*batch, out, within, *kernel))  # without space, over which the window sums
     return (*batch, out, *space_out)
 
 

@@ -135,7 +135,8 @@ def verify(witness: Witness, axes: Sequence[Axis], moved: Callable[[Sequence[Axi
         half = len(some) // 2
         return culprits(some[:half]) + culprits(some[half:])
 
-    kept, blamed = list(axes), []
+    kept = list(axes)
+    blamed: list[Axis] = []
     while kept:
         found = difference(kept)
         if passes(found):

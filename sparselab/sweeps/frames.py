@@ -94,7 +94,10 @@ def history(frame: pd.DataFrame, store: str | Path | None = None) -> pd.DataFram
         series[name] = series[name].astype("category")
     clash = [name for name in inputs if name in placed]
     joined = about.drop(columns=clash).merge(series, on="key", how="right")
-    return joined[[name for name in inputs if name not in clash] + ["key", "tracker", *placed, "quantity", "value"]]
+    kept = [name for name in inputs if name not in clash]
+    ordered = joined[[*kept, "key", "tracker", *placed, "quantity", "value"]]
+    ordered.attrs = {"store": str(where), "inputs": kept}
+    return ordered
 
 
 def _long(key: str, tracker: str, series: Series) -> pd.DataFrame:
