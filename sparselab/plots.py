@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -198,8 +199,10 @@ def accuracy_bars(frame: pd.DataFrame, value: str = "finetuned_top1", *, by: Seq
             figure.legend(loc="outside lower center")
         axes.set_yticks(heights, list(means.index))
         axes.set_ylim(len(means) - 0.4, -0.6)
-        axes.set_xlim(*_room(means - halves.fillna(0), means + halves.fillna(0), frame.get("dense_top1")))
-        axes.set_xlabel(f"{_words(value)}, mean over {groups.size().max()} seeds")
+        left, right = _room(means - halves.fillna(0), means + halves.fillna(0), drawn.get("dense_top1"))
+        axes.set_xlim(left, right)
+        begins = f" (the axis begins at {left:.4g})" if left else ""
+        axes.set_xlabel(f"{_words(value)}, mean and 95% interval over {groups.size().max()} seeds{begins}")
         axes.set_title(f"{_words(value)} by {', '.join(by) or 'trial'}")
     return figure
 
@@ -310,7 +313,7 @@ def _labels(frame: pd.DataFrame, by: Sequence[str]) -> pd.Series[str]:
     if not by:
         return pd.Series("all trials", index=frame.index)
     texts = [frame[name].astype(object).where(frame[name].notna(), f"no {name}").astype(str) for name in by]
-    return texts[0].str.cat(texts[1:], sep=" · ") if len(texts) > 1 else texts[0]
+    return functools.reduce(lambda left, right: left + " · " + right, texts)
 
 
 def _confidence(values: pd.Series[float]) -> float:

@@ -175,11 +175,7 @@ class Interpreter:
             if isinstance(value, Value):
                 for dim in value.dims:
                     pin(dim, reason)
-<<<<<<< HEAD
-        vals = torch.utils._pytree.tree_map(
-=======
         return torch.utils._pytree.tree_map(
->>>>>>> main
             lambda val: (
                 Value(tuple(fresh(int(size), reason) for size in val.shape)) if isinstance(val, Tensor) else val
             ),

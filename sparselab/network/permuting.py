@@ -115,13 +115,8 @@ def _found(
     return PermutationReport(
         _frame(searches, consumers, names, layers),
         _weights(searches, consumers, layers),
-<<<<<<< HEAD:sparselab/network/permute.py
-        plan,
-        str(pattern),
-=======
         Plan.from_orders(analysis, orders),
         str(settings.pattern),
->>>>>>> main:sparselab/network/permuting.py
         *(
             (verdict.difference.absolute, verdict.difference.relative, verdict.tolerance)
             if verdict
