@@ -17,6 +17,7 @@ from sparselab.specs import unknown_name
 PARTS: Mapping[str, str] = {
     "layers": "sparselab.reproduce.layers",
     "pictures": "sparselab.reproduce.pictures",
+    "finetune": "sparselab.reproduce.finetune",
 }
 """Every part by name, in the order of the report; each module has ``run(settings) -> Section``."""
 
