@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sparselab import measures, plots, saliency, tasks, trackers
     from sparselab.masks import create_mask
+    from sparselab.network.permuting import permute
+    from sparselab.network.plan import Plan
+    from sparselab.network.report import PermutationReport
     from sparselab.patterns import Pattern
     from sparselab.permutation import SearchProblem, SearchResult, search_permutation, search_permutations
     from sparselab.reports import check, magnitude_report
@@ -24,12 +27,15 @@ __version__ = "0.1.0"
 _HOMES = {
     "ASP": "sparselab.training.asp",
     "Pattern": "sparselab.patterns",
+    "PermutationReport": "sparselab.network.report",
+    "Plan": "sparselab.network.plan",
     "SearchProblem": "sparselab.permutation",
     "SearchResult": "sparselab.permutation",
     "Sparsifier": "sparselab.training.sparsifier",
     "check": "sparselab.reports",
     "create_mask": "sparselab.masks",
     "magnitude_report": "sparselab.reports",
+    "permute": "sparselab.network.permuting",
     "recalibrate_batchnorm": "sparselab.training.batchnorm",
     "search_permutation": "sparselab.permutation",
     "search_permutations": "sparselab.permutation",
@@ -39,6 +45,8 @@ _MODULES = ("measures", "plots", "saliency", "tasks", "trackers")
 __all__ = [
     "ASP",
     "Pattern",
+    "PermutationReport",
+    "Plan",
     "SearchProblem",
     "SearchResult",
     "Sparsifier",
@@ -46,6 +54,7 @@ __all__ = [
     "create_mask",
     "magnitude_report",
     "measures",
+    "permute",
     "plots",
     "recalibrate_batchnorm",
     "saliency",

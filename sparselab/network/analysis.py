@@ -13,7 +13,7 @@ from sparselab.network import rules_linear, rules_norm  # noqa: F401  (they regi
 from sparselab.network.axes import Dim, fresh, pin
 from sparselab.network.interpret import Dims, Interpreter, Value
 from sparselab.network.rules import RULES, pointwise
-from sparselab.network.tracing import Graph, trace
+from sparselab.network.tracing import Graph, UntraceableError, trace
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,14 @@ def analyse(model: nn.Module, example_inputs: Any) -> Analysis:
     met: set[str] = set()
     graph = _trace_in_mode(model, example_inputs, training=False)
     values = _walk(graph, by_name, met)
-    if any(by_name[name].name not in met for name, _ in model.named_parameters()):
-        values += _walk(_trace_in_mode(model, example_inputs, training=True), by_name, met)
+    unused = [name for name, _ in model.named_parameters() if by_name[name].name not in met]
+    if unused:
+        try:
+            values += _walk(_trace_in_mode(model, example_inputs, training=True), by_name, met)
+        except UntraceableError as error:
+            raise UntraceableError(
+                f"In training mode, which may use {unused[0]} (evaluation does not): {error}"
+            ) from error
     for member in members:
         if member.name not in met:
             for dim in member.dims:
@@ -74,23 +80,23 @@ def _trace_in_mode(model: nn.Module, example_inputs: Any, *, training: bool) -> 
 
 
 def _walk(graph: Graph, by_name: dict[str, Member], met: set[str]) -> list[Dims]:
-    inputs: list[Value] = []
-    for node in graph.module.graph.nodes:
-        if node.op == "placeholder":
-            inputs.append(_placeholder(node, graph, by_name, met))
+    placeholders = [node for node in graph.module.graph.nodes if node.op == "placeholder"]
+    inputs = [_placeholder(node, graph, by_name, met) for node in placeholders]
     interpreter = Interpreter(RULES, pointwise)
     outputs = interpreter.run(graph.module, inputs)
-    for output in outputs:
+    for position, output in enumerate(outputs):
+        name = graph.outputs[position] if position < len(graph.outputs) else ""
         if isinstance(output, Value):
             for dim in output.dims:
-                pin(dim, "an output of the model")
+                pin(dim, f"the model's output {name}".rstrip())
     return [value.dims for value in inputs] + interpreter.notes.values
 
 
 def _placeholder(node: Any, graph: Graph, by_name: dict[str, Member], met: set[str]) -> Value:
     if (name := graph.tensors.get(node.name)) is not None:
         member = by_name[name]
-        met.add(member.name)
+        if node.users:
+            met.add(member.name)
         return Value(member.dims, member.content)
     content = graph.constants.get(node.name)
     reason = "a constant of the model" if content is not None else f"the model's input {node.name}"
@@ -117,7 +123,7 @@ def _members(model: nn.Module) -> list[Member]:
     Two tensors are the same when they are the same place in memory; tensors that share memory otherwise are pinned.
     """
     persistent = set(model.state_dict(keep_vars=True))
-    named = [*model.named_parameters(remove_duplicate=False)]
+    named: list[tuple[str, Tensor]] = [*model.named_parameters(remove_duplicate=False)]
     named += [(name, buffer) for name, buffer in model.named_buffers(remove_duplicate=False) if name in persistent]
     same: dict[Any, list[tuple[str, Tensor]]] = defaultdict(list)
     for name, tensor in named:

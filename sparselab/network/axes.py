@@ -196,7 +196,8 @@ def divide(leaf: Leaf, inner: int) -> bool:
 
 def take_tail(dim: Dim, size: int) -> tuple[Dim, Dim] | None:
     """``dim`` as ``(head, tail)``, a product whose tail has ``size`` indices; ``None`` when it is none."""
-    head, tail = factors_of(dim), ()
+    head = factors_of(dim)
+    tail: Dim = ()
     while (have := size_of(tail)) != size:
         if size % have or not head:
             return None
@@ -309,7 +310,7 @@ def unify(a: Dim, b: Dim) -> None:
 def _bind(x: Leaf, y: Leaf) -> None:
     if y.link is None:
         x, y = y, x
-    if x.link is None:
+    if x.link is None and x not in set(leaves_of((y,))):
         refine(x, Product((y,)))
     elif isinstance(x.link, Concat) and isinstance(y.link, Concat):
         _align(x, y)

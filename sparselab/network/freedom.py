@@ -14,6 +14,7 @@ every combination of the (old) indices of the leaves it depends on, its *context
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -127,7 +128,9 @@ def _always_beside(values: Iterable[Dims]) -> dict[Leaf, set[Leaf]]:
         for position, own in enumerate(chains):
             elsewhere = {leaf for other, c in enumerate(chains) if other != position for leaf in c.certain}
             for leaf, chain in own.occurrences:
-                certain = {other for other in elsewhere | set(chain) if counts[other] == 1 or _paired(other, leaf, chains)}
+                certain = {
+                    other for other in elsewhere | set(chain) if counts[other] == 1 or _paired(other, leaf, chains)
+                }
                 beside[leaf] = (beside[leaf] & certain) if leaf in beside else certain
     for leaf, others in beside.items():
         others.discard(leaf)
@@ -167,16 +170,23 @@ def _paired(outer: Leaf, leaf: Leaf, chains: Sequence[_Chains]) -> bool:
 
 # ------------------------------------------------------------------------------------------------------- coordinates
 
-Visit = Callable[[int, Leaf, Indices, Indices], Indices]
+Path = tuple[int, ...]
+"""Where in a tensor's dimensions a leaf stands: the dimension, then factor and part for every concat around it."""
+
+Visit = Callable[[Path, Leaf, Indices, Indices], Indices]
 
 
 @dataclass(frozen=True)
 class Occurrence:
-    """A leaf met in dimension ``chain``; ``index`` is its coordinate at every position, -1 where it has none."""
+    """A leaf met at ``path``; ``index`` is its coordinate at every position, -1 where it has none."""
 
     leaf: Leaf
-    chain: int
+    path: Path
     index: Indices
+
+    def sees(self, other: Occurrence) -> bool:
+        """Whether the other one stands in the same product as this one, or in one around it."""
+        return self.path[: len(other.path)] == other.path
 
 
 def coordinates(dims: Dims) -> list[Occurrence]:
@@ -184,10 +194,10 @@ def coordinates(dims: Dims) -> list[Occurrence]:
     found: list[Occurrence] = []
     size = math.prod(map(size_of, dims))
 
-    def visit(chain: int, leaf: Leaf, index: Indices, at: Indices) -> Indices:
+    def visit(path: Path, leaf: Leaf, index: Indices, at: Indices) -> Indices:
         full = np.full(size, -1, np.int64)
         full[at] = index
-        found.append(Occurrence(leaf, chain, full))
+        found.append(Occurrence(leaf, path, full))
         return index
 
     _walk_span(dims, visit)
@@ -200,9 +210,11 @@ def order_of(dims: Dims, orders: Orders, axis_of: Mapping[Leaf, Axis]) -> Indice
     old: dict[int, Indices] = {number: occurrence.index for number, occurrence in enumerate(occurrences)}
     moving = [axis for axis in orders if any(axis_of.get(o.leaf) is axis for o in occurrences)]  # outer first, as given
 
-    def coordinate(leaf: Leaf, chain: int, table: Mapping[int, Indices]) -> Indices:
-        own = [n for n, o in enumerate(occurrences) if o.leaf is leaf and o.chain == chain]
-        return np.maximum.reduce([table[n] for n in own or [n for n, o in enumerate(occurrences) if o.leaf is leaf]])
+    def coordinate(leaf: Leaf, beside: Occurrence, table: Mapping[int, Indices]) -> Indices:
+        numbers = [n for n, o in enumerate(occurrences) if o.leaf is leaf]
+        near = [n for n in numbers if beside.sees(occurrences[n])]
+        merged: Indices = np.stack([table[n] for n in near or numbers]).max(0)
+        return merged
 
     new = dict(old)
     for axis in moving:
@@ -212,10 +224,10 @@ def order_of(dims: Dims, orders: Orders, axis_of: Mapping[Leaf, Axis]) -> Indice
             present = np.flatnonzero(occurrence.index >= 0)
             context = np.zeros(len(present), np.int64)
             for leaf in axis.outer:
-                context = context * leaf.size + coordinate(leaf, occurrence.chain, old)[present]
+                context = context * leaf.size + coordinate(leaf, occurrence, old)[present]
             unit = np.zeros(len(present), np.int64)
             for leaf in axis.leaves:
-                index = occurrence.index if leaf is occurrence.leaf else coordinate(leaf, occurrence.chain, new)
+                index = occurrence.index if leaf is occurrence.leaf else coordinate(leaf, occurrence, new)
                 unit = unit * leaf.size + index[present]
             came_from = orders[axis][context, unit]
             stride = math.prod(leaf.size for leaf in axis.leaves[axis.leaves.index(occurrence.leaf) + 1 :])
@@ -223,7 +235,7 @@ def order_of(dims: Dims, orders: Orders, axis_of: Mapping[Leaf, Axis]) -> Indice
             moved[present] = came_from // stride % occurrence.leaf.size
             old[number] = moved
     numbers = iter(range(len(occurrences)))
-    return _walk_span(dims, lambda chain, leaf, index, at: old[next(numbers)][at])
+    return _walk_span(dims, lambda path, leaf, index, at: old[next(numbers)][at])
 
 
 def _walk_span(dims: Dims, visit: Visit) -> Indices:
@@ -232,33 +244,36 @@ def _walk_span(dims: Dims, visit: Visit) -> Indices:
     everywhere = np.arange(total)
     result = np.zeros(total, np.int64)
     stride = total
-    for chain, dim in enumerate(dims):
+    for number, dim in enumerate(dims):
         stride //= size_of(dim)
-        result += _walk_dim(chain, dim, everywhere // stride % size_of(dim), everywhere, visit) * stride
+        result += _walk_dim((number,), dim, everywhere // stride % size_of(dim), everywhere, visit) * stride
     return result
 
 
-def _walk_dim(chain: int, dim: Dim, position: Indices, at: Indices, visit: Visit) -> Indices:
+def _walk_dim(path: Path, dim: Dim, position: Indices, at: Indices, visit: Visit) -> Indices:
     result = np.zeros_like(position)
     stride = size_of(dim)
-    for leaf in factors_of(dim):
+    for number, leaf in enumerate(factors_of(dim)):
         stride //= leaf.size
-        result += _walk_leaf(chain, leaf, position // stride % leaf.size, at, visit) * stride
+        index = position // stride % leaf.size
+        if leaf.link is None:
+            result += visit(path, leaf, index, at) * stride
+        else:
+            result += _walk_link((*path, number), leaf, index, at, visit) * stride
     return result
 
 
-def _walk_leaf(chain: int, leaf: Leaf, index: Indices, at: Indices, visit: Visit) -> Indices:
-    if isinstance(leaf.link, Concat):
-        result, offset = np.empty_like(index), 0
-        for part in parts_of(leaf):
-            inside = (index >= offset) & (index < offset + size_of(part))
-            result[inside] = offset + _walk_dim(chain, part, index[inside] - offset, at[inside], visit)
-            offset += size_of(part)
-        return result
+def _walk_link(path: Path, leaf: Leaf, index: Indices, at: Indices, visit: Visit) -> Indices:
     if isinstance(leaf.link, Relabel):
         back = np.argsort(leaf.link.units)
-        return back[_walk_dim(chain, leaf.link.inner, leaf.link.units[index], at, visit)]
-    return visit(chain, leaf, index, at)
+        return back[_walk_dim(path, leaf.link.inner, leaf.link.units[index], at, visit)]
+    result, offset = np.empty_like(index), 0
+    for number, part in enumerate(parts_of(leaf)):
+        inside = (index >= offset) & (index < offset + size_of(part))
+        local = index[inside] - offset
+        result[inside] = offset + _walk_dim((*path, number), part, local, at[inside], visit)
+        offset += size_of(part)
+    return result
 
 
 def spans(dims: Dims, axis_of: Mapping[Leaf, Axis]) -> list[range]:
@@ -275,4 +290,4 @@ def spans(dims: Dims, axis_of: Mapping[Leaf, Axis]) -> list[range]:
                     if needed in theirs:
                         cuts -= set(range(min(position, other) + 1, max(position, other) + 1))
     edges = sorted(cuts)
-    return [range(start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
+    return [range(start, stop) for start, stop in itertools.pairwise(edges)]

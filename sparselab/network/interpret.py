@@ -13,7 +13,7 @@ from torch._decomp import get_decompositions
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from sparselab.network.axes import Dim, fresh, pin, size_of
+from sparselab.network.axes import Dim, fresh, leaves_of, pin, size_of
 from sparselab.network.tracing import source_line
 
 Dims = tuple[Dim, ...]
@@ -105,8 +105,8 @@ class Interpreter:
         raise ValueError("a graph without an output")
 
     def _node(self, node: Node, values: dict[Node, Any], depth: int) -> Any:
-        args = torch.fx.node.map_arg(node.args, lambda n: values[n])
-        kwargs = torch.fx.node.map_arg(node.kwargs, lambda n: values[n])
+        args: Any = torch.fx.node.map_arg(node.args, lambda n: values[n])
+        kwargs: Any = torch.fx.node.map_arg(node.kwargs, lambda n: values[n])
         if node.target is operator.getitem:
             return args[0][args[1]]
         if not isinstance(node.target, torch._ops.OpOverload):
@@ -118,10 +118,22 @@ class Interpreter:
         made = [Value(dims) if dims is not None else None for dims in outputs]
         for value in made:
             if value is not None:
-                self.notes.add(value.dims)
+                self._note_output(value, call)
         if call.name in _KEEPS_CONTENT and isinstance(first := next(iter(call.arguments.values())), Value):
             return Value(made[0].dims if made[0] else (), first.constant)
         return made if many else made[0]
+
+    def _note_output(self, value: Value, call: Call) -> None:
+        """Note an output; and, where a pinned dimension is new, what stands beside it without it.
+
+        A new pinned dimension has taken the place of one whose order mattered: its index 3 is not the other's index 3. Were
+        the two found to be one later (``x + x.flip(1)``), nothing could depend on which of them is meant.
+        """
+        self.notes.add(value.dims)
+        known = {leaf for given in call.tensors() for dim in given.dims for leaf in leaves_of(dim)}
+        rest = [dim for dim in value.dims if all(leaf in known or not leaf.reason for leaf in leaves_of(dim))]
+        if len(rest) < len(value.dims):
+            self.notes.add(rest)
 
     def _dims(self, node: Node, call: Call, values: dict[Node, Any], depth: int) -> Result:
         target = node.target
@@ -163,11 +175,12 @@ class Interpreter:
             if isinstance(value, Value):
                 for dim in value.dims:
                     pin(dim, reason)
-        vals = torch.utils._pytree.tree_map(
-            lambda val: Value(tuple(fresh(int(size), reason) for size in val.shape)) if isinstance(val, Tensor) else val,
+        return torch.utils._pytree.tree_map(
+            lambda val: (
+                Value(tuple(fresh(int(size), reason) for size in val.shape)) if isinstance(val, Tensor) else val
+            ),
             node.meta.get("val"),
         )
-        return vals
 
 
 _KEEPS_CONTENT = frozenset({"lift_fresh_copy", "lift_fresh", "clone", "detach", "alias", "_to_copy", "to"})
@@ -243,7 +256,8 @@ def _decomposed(node: Node) -> GraphModule | None:
 
     try:
         shapes = [torch.empty(fake.shape, dtype=fake.dtype, device="meta") for fake in fakes if fake is not None]
-        inner = make_fx(apply, get_decompositions([target]), tracing_mode="fake")(*shapes)
+        table: Any = get_decompositions([target])
+        inner = make_fx(apply, table, tracing_mode="fake")(*shapes)
     except Exception:  # an operator that cannot be taken apart is simply unknown
         return None
     for made in inner.graph.nodes:

@@ -96,12 +96,13 @@ def objectives(axis: Axis, consumers: Sequence[Consumer], scores: Scores, m: int
 def _terms(axis: Axis, entry: _Entry, matrix: Tensor, context: int, units: Indices, m: int) -> Iterator[Term]:
     index = dict(zip(axis.outer, np.unravel_index(context, [leaf.size for leaf in axis.outer]), strict=True))
     columns = entry.columns[_ravel([(leaf, index[leaf]) for leaf in entry.column_leaves])]
-    touched = np.unique(columns // m)[:, None] * m + np.arange(m)
+    touched = (np.unique(columns // m)[:, None] * m + np.arange(m)).ravel()
     rows = np.flatnonzero(entry.row_context == _ravel([(leaf, index[leaf]) for leaf in entry.row_leaves]))
     part = matrix if len(rows) == matrix.shape[0] else matrix[rows]
-    if touched.size < matrix.shape[1]:
-        part = part[:, touched.ravel()]
-        columns = np.searchsorted(touched.ravel(), columns)
+    if len(touched) < matrix.shape[1]:
+        start, stop = int(touched[0]), int(touched[-1]) + 1
+        part = part[:, start:stop] if stop - start == len(touched) else part[:, touched]
+        columns = np.searchsorted(touched, columns)
     for copy in range(columns.shape[1]):
         yield Term(part, columns[units, copy])
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import signal
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from torch import Tensor, nn
 from sparselab.network.analysis import Analysis, place_of
 from sparselab.network.axes import Indices, Leaf, leaves_of
 from sparselab.network.freedom import Axis, Orders, order_of, spans
+from sparselab.network.interrupts import interrupted_afterwards
 from sparselab.network.tracing import unwrap
 
 FORMAT, VERSION = "sparselab.plan", 1
@@ -89,7 +87,7 @@ class Plan:
         """
         targets = self._targets(unwrap(model), optimizer)
         done: list[tuple[Move, Tensor]] = []
-        with torch.no_grad(), _interrupted_afterwards():
+        with torch.no_grad(), interrupted_afterwards():
             try:
                 for move, tensor in targets:
                     tensor.copy_(move(tensor))
@@ -196,23 +194,3 @@ def _as_move(entry: dict[str, Any], orders: list[Indices]) -> Move:
     if not 0 <= move.first <= move.last < len(shape) or np.prod(shape[move.first : move.last + 1]) != len(move.order):
         raise ValueError(f"a damaged plan: an order of {len(move.order)} for dimensions {entry['dims']} of {shape}")
     return move
-
-
-@contextlib.contextmanager
-def _interrupted_afterwards() -> Iterator[None]:
-    """Ctrl-C is delivered when the block is done: a model is never left half moved."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    pending: list[Any] = []
-    before = signal.getsignal(signal.SIGINT)
-    if before is None:  # installed from C: not ours to replace
-        yield
-        return
-    signal.signal(signal.SIGINT, lambda *arguments: pending.append(arguments))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if pending and callable(before):
-            before(*pending[-1])

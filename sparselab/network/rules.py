@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from torch import Tensor
 
 from sparselab.network.axes import Dim, choose, fresh, join, piece, pin, pinned_like, reslice, size_of, take_tail, unify
 from sparselab.network.interpret import Call, Dims, Result, Rule, Value
@@ -111,7 +110,9 @@ def transpose(call: Call) -> Result:
     dims = list(call.dims("self"))
     if call.name == "numpy_T":
         return tuple(reversed(dims))
-    first, second = (call.arguments.get(key) for key in (("dim0", "dim1") if "dim0" in call.arguments else ("axis0", "axis1")))
+    first, second = (
+        call.arguments.get(key) for key in (("dim0", "dim1") if "dim0" in call.arguments else ("axis0", "axis1"))
+    )
     if first is None or second is None:
         first, second = (-2, -1) if len(dims) > 1 else (0, 0)
     dims[first], dims[second] = dims[second], dims[first]
@@ -172,7 +173,7 @@ def repeat_interleave(call: Call) -> Result:
 @rule("cat", "concat", "concatenate")
 def cat(call: Call) -> Result:
     """One dimension is the concat of the inputs', the others are one."""
-    values = [value.dims for value in call["tensors"] if value.dims != (fresh(0),) and all(map(size_of, value.dims))]
+    values = [value.dims for value in call["tensors"] if all(map(size_of, value.dims))]
     axis = call.arguments.get("dim", call.arguments.get("axis", 0)) % len(values[0])
     others = broadcast(*((*dims[:axis], *dims[axis + 1 :]) for dims in values))
     return (*others[:axis], join([dims[axis] for dims in values]), *others[axis:])
@@ -276,6 +277,7 @@ def index(call: Call) -> Result:
         raise ValueError("indexed by a mask")
     looked_up = broadcast(*(indices[axis].dims for axis in places))
     rest = [dim for axis, dim in enumerate(dims) if axis not in places]
+    call.notes.add(rest)  # beside the places looked up, not beside those where they are put
     adjacent = places == list(range(places[0], places[-1] + 1))
     at = places[0] if adjacent else 0
     return (*rest[:at], *looked_up, *rest[at:])
@@ -283,7 +285,11 @@ def index(call: Call) -> Result:
 
 def _is_mask(call: Call, axis: int) -> bool:
     known = call["indices"][axis].constant
-    return known is not None and known.dtype.is_floating_point is False and str(known.dtype) in ("torch.bool", "torch.uint8")
+    return (
+        known is not None
+        and known.dtype.is_floating_point is False
+        and str(known.dtype) in ("torch.bool", "torch.uint8")
+    )
 
 
 def _known(value: Value) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]] | None:
@@ -303,6 +309,7 @@ def index_select(call: Call) -> Result:
         made = choose(dims[axis], known, call.why("indexed by a constant"))
     else:
         pin(dims[axis], call.why("looked up in by index"))
+        call.notes.add((*dims[:axis], *dims[axis + 1 :]))
         made = by.dims[0]
     return (*dims[:axis], made, *dims[axis + 1 :])
 
@@ -312,6 +319,7 @@ def embedding(call: Call) -> Result:
     """Rows of a table: the rows keep their places, the columns pass."""
     table = call.dims("weight")
     pin(table[0], call.why("rows of a table, looked up by index"))
+    call.notes.add(table[1:])
     return (*call.dims("indices"), table[1])
 
 
@@ -321,6 +329,7 @@ def gather(call: Call) -> Result:
     dims, by = call.dims("self"), call.dims("index" if "index" in call.arguments else "indices")
     axis = call["dim"] % len(dims)
     pin(dims[axis], call.why(f"looked up in by {call.name}"))
+    call.notes.add((*dims[:axis], *dims[axis + 1 :]))
     made = []
     for position, (dim, chosen) in enumerate(zip(dims, by, strict=True)):
         if position != axis and size_of(dim) == size_of(chosen):
@@ -359,7 +368,9 @@ def _passing(call: Call, dims: Dims, axes: set[int], reason: str) -> Result:
     results: list[Dims] = []
     for shape in call.shapes:
         if len(shape) >= len(dims):
-            kept = tuple(fresh(size, reason) if axis in axes else dims[axis] for axis, size in enumerate(shape[: len(dims)]))
+            kept = tuple(
+                fresh(size, reason) if axis in axes else dims[axis] for axis, size in enumerate(shape[: len(dims)])
+            )
             results.append(kept + tuple(fresh(size, reason) for size in shape[len(dims) :]))
         else:
             results.append(tuple(dim for axis, dim in enumerate(dims) if axis not in axes))
@@ -380,8 +391,3 @@ def triangle(call: Call) -> Result:
     *rest, rows, columns = call.dims("self")
     reason = call.why(f"order matters to {call.name}")
     return (*rest, pinned_like(rows, reason), pinned_like(columns, reason))
-
-
-def constant_of(value: Value) -> Tensor | None:
-    """The content of a value, where it is known beforehand."""
-    return value.constant

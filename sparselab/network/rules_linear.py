@@ -106,7 +106,7 @@ def convolution(call: Call) -> Result:
         for dim in (*kernel, *space):
             pin(dim, reason)
         space_out = tuple(fresh(size, reason) for size in call.shape[-len(space) :])
-    call.notes.add((*batch, out, within, *kernel, *space_out))
+    call.notes.add((*batch, out, within, *kernel))  # without space, over which the window sums
     return (*batch, out, *space_out)
 
 
@@ -199,7 +199,9 @@ def channel_shuffle(call: Call) -> Result:
     """``(groups, width)`` becomes ``(width, groups)``."""
     batch, channels, *space = call.dims("self")
     groups = int(call["groups"])
-    outer, within = reslice((channels,), (groups, size_of(channels) // groups), call.why("cut across by channel_shuffle"))
+    outer, within = reslice(
+        (channels,), (groups, size_of(channels) // groups), call.why("cut across by channel_shuffle")
+    )
     return (batch, within + outer, *space)
 
 

@@ -11,7 +11,21 @@ from sparselab.network.rules import RULES, broadcast, ordered, pointwise, rule
 
 
 @rule(
-    *("sum", "mean", "nansum", "nanmean", "amax", "amin", "aminmax", "prod", "var", "std", "var_mean", "std_mean", "norm"),
+    *(
+        "sum",
+        "mean",
+        "nansum",
+        "nanmean",
+        "amax",
+        "amin",
+        "aminmax",
+        "prod",
+        "var",
+        "std",
+        "var_mean",
+        "std_mean",
+        "norm",
+    ),
     *("linalg_vector_norm", "linalg_norm", "logsumexp", "any", "all", "count_nonzero", "frobenius_norm"),
 )
 def reduction(call: Call) -> Result:
@@ -138,16 +152,27 @@ def over_space(call: Call) -> Result:
 
 
 def _outputs(call: Call, passing: Dims, reason: str) -> Result:
-    made: list[Dims] = [
-        passing + tuple(fresh(size, reason) for size in shape[len(passing) :]) for shape in call.shapes
-    ]
+    made: list[Dims] = [passing + tuple(fresh(size, reason) for size in shape[len(passing) :]) for shape in call.shapes]
     return made if len(made) > 1 else made[0]
 
 
 _WINDOWS: Sequence[str] = (
     *("max_pool1d", "max_pool2d", "max_pool3d", "max_pool1d_with_indices", "max_pool2d_with_indices"),
-    *("max_pool3d_with_indices", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "_adaptive_avg_pool2d"),
-    *("adaptive_avg_pool2d", "adaptive_avg_pool3d", "_adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d"),
+    *(
+        "max_pool3d_with_indices",
+        "avg_pool1d",
+        "avg_pool2d",
+        "avg_pool3d",
+        "adaptive_avg_pool1d",
+        "_adaptive_avg_pool2d",
+    ),
+    *(
+        "adaptive_avg_pool2d",
+        "adaptive_avg_pool3d",
+        "_adaptive_avg_pool3d",
+        "adaptive_max_pool1d",
+        "adaptive_max_pool2d",
+    ),
     *("adaptive_max_pool3d", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_linear1d"),
     *("upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d", "_upsample_nearest_exact1d"),
     *("_upsample_nearest_exact2d", "_upsample_nearest_exact3d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"),

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import logging
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.export.graph_signature import InputKind
 from torch.fx import GraphModule
-from torch.utils import _pytree as pytree
 
 _OUR_FOLDERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
@@ -31,12 +29,13 @@ class Graph:
     """A traced model: its ``module`` of ATen operators and, for every placeholder, what it stands for.
 
     ``tensors`` maps a placeholder to the name of the parameter or persistent buffer it is; ``constants`` to the tensor it
-    always is; placeholders in neither are inputs of the model.
+    always is; placeholders in neither are inputs of the model. ``outputs`` are the ways to the tensors in its output.
     """
 
     module: GraphModule
     tensors: Mapping[str, str]
     constants: Mapping[str, Tensor]
+    outputs: tuple[str, ...]
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -62,43 +61,40 @@ def as_call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def tensors_in(value: Any) -> list[Tensor]:
     """Every tensor in an output: of containers, dataclasses and the attributes of any other object."""
-    found: list[Tensor] = []
-    _collect(value, found, set())
-    return found
+    return [tensor for _, tensor in _named_tensors(value, "", set())]
 
 
-def _collect(value: Any, found: list[Tensor], seen: set[int]) -> None:
+def _named_tensors(value: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor in an output, with the way to it such as ``logits`` or ``hidden_states.3``."""
     if isinstance(value, Tensor):
-        found.append(value)
+        yield path, value
         return
-    if value is None or isinstance(value, (str, bytes, int, float, complex, type, torch.dtype, torch.device)):
-        return
+    inside: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Mapping):
+        inside = value.items()
+    elif isinstance(value, (tuple, list)):
+        inside = enumerate(value)
+    elif hasattr(value, "__dict__") and not isinstance(value, type) and not callable(value):
+        inside = vars(value).items()
     if id(value) in seen:
         return
     seen.add(id(value))
-    inside: list[Any] = []
-    if isinstance(value, Mapping):
-        inside = list(value.values())
-    elif isinstance(value, (tuple, list, set, frozenset)):
-        inside = list(value)
-    elif dataclasses.is_dataclass(value):
-        inside = [getattr(value, field.name) for field in dataclasses.fields(value)]
-    elif not callable(value):
-        leaves = pytree.tree_leaves(value)
-        inside = leaves if len(leaves) != 1 or leaves[0] is not value else list(getattr(value, "__dict__", {}).values())
-    for item in inside:
-        _collect(item, found, seen)
+    for key, item in inside:
+        yield from _named_tensors(item, f"{path}.{key}" if path else str(key), seen)
 
 
 class _TensorsOut(nn.Module):
-    """A model whose output is the flat tuple of the tensors in the output of ``model``."""
+    """A model whose output is the flat tuple of the tensors in the output of ``model``; ``tell`` hears their paths."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, tell: Callable[[list[str]], None]) -> None:
         super().__init__()
         self.model = model
+        self.tell = tell
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
-        return tuple(tensors_in(self.model(*args, **kwargs)))
+        found = list(_named_tensors(self.model(*args, **kwargs), "", set()))
+        self.tell([path for path, _ in found])
+        return tuple(tensor for _, tensor in found)
 
 
 def trace(model: nn.Module, example_inputs: Any) -> Graph:
@@ -108,7 +104,8 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
     the user's code that ``torch.export`` stopped at.
     """
     args, kwargs = as_call(example_inputs)
-    wrapped = _TensorsOut(model)
+    paths: list[list[str]] = [[]]
+    wrapped = _TensorsOut(model, paths.append)
     wrapped.training = model.training  # without `train()`, which would reach into the model
     try:
         with _quietly(), _restored(model), _no_fused_attention():
@@ -124,7 +121,7 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
             tensors[name] = target.removeprefix("model.")
         elif spec.kind in (InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
             constants[name] = program.constants[target]
-    return Graph(program.graph_module, tensors, constants)
+    return Graph(program.graph_module, tensors, constants, tuple(paths[-1]))
 
 
 def _explain(error: Exception) -> str:
@@ -154,7 +151,11 @@ def source_line(stack_trace: str | None) -> str | None:
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
     level = logging.root.manager.disable
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
         warnings.simplefilter("ignore")
         logging.disable(logging.CRITICAL)
         try:

@@ -75,7 +75,10 @@ class Witness:
             if not self.is_copy:
                 raise
             self.is_copy, self.model = False, model
-            self.dtype = min({p.dtype for p in model.parameters() if p.is_floating_point()} | {self.dtype}, key=lambda d: torch.finfo(d).bits)
+            self.dtype = min(
+                {p.dtype for p in model.parameters() if p.is_floating_point()} | {self.dtype},
+                key=lambda d: torch.finfo(d).bits,
+            )
             self.before = self._outputs()
 
     @property
@@ -132,7 +135,8 @@ def verify(witness: Witness, axes: Sequence[Axis], moved: Callable[[Sequence[Axi
         half = len(some) // 2
         return culprits(some[:half]) + culprits(some[half:])
 
-    kept, blamed = list(axes), []
+    kept = list(axes)
+    blamed: list[Axis] = []
     while kept:
         found = difference(kept)
         if passes(found):

@@ -16,6 +16,8 @@ from sparselab.specs import unknown_name
 
 PARTS: Mapping[str, str] = {
     "layers": "sparselab.reproduce.layers",
+    "network": "sparselab.reproduce.network",
+    "search": "sparselab.reproduce.search",
     "pictures": "sparselab.reproduce.pictures",
     "finetune": "sparselab.reproduce.finetune",
 }

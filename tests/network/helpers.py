@@ -42,7 +42,11 @@ def as_double(inputs):
 
 def relative_error(before, after) -> float:
     return max(
-        (float((b.double() - a.double()).abs().max() / b.double().abs().max().clamp_min(1e-300)) for b, a in zip(before, after, strict=True) if b.numel()),
+        (
+            float((b.double() - a.double()).abs().max() / b.double().abs().max().clamp_min(1e-300))
+            for b, a in zip(before, after, strict=True)
+            if b.numel()
+        ),
         default=0.0,
     )
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from .helpers import moved_dims, outputs_of, randomised, relative_error, shuffled
+from . import zoo_attention  # noqa: F401  (it registers itself)
+from .helpers import moved_dims, shuffled
 from .zoo import ZOO
 
 

@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -20,13 +20,16 @@ from sparselab.eligibility import LayerWeight, layer_weights, why_not
 from sparselab.network.analysis import Analysis, Member, analyse
 from sparselab.network.axes import Indices, leaves_of, reasons_of
 from sparselab.network.freedom import Axis, Orders, free_axes
-from sparselab.network.objective import Consumer, consumers_of, objectives
+from sparselab.network.interrupts import interrupts_noticed
+from sparselab.network.objective import Consumer, Objective, consumers_of, objectives
 from sparselab.network.plan import Plan
+from sparselab.network.ranks import on_one_rank
 from sparselab.network.report import COLUMNS, PermutationReport
 from sparselab.network.tracing import UntraceableError, unwrap
 from sparselab.network.verify import Verdict, Witness, verify
 from sparselab.patterns import Pattern
-from sparselab.permutation import search_permutation
+from sparselab.permutation import SearchResult, search_permutation
+from sparselab.permutation.problem import MAX_CHANNELS
 from sparselab.permutation.strategy import Strategy
 from sparselab.saliency import ModelSaliency
 
@@ -60,7 +63,8 @@ def permute(
     ``verify=True`` compares outputs before and after on the examples and on random inputs like them, in float64 on a
     copy where memory allows; an axis that changes them is found and left where it was. A model that cannot be traced is
     left alone, and the report says which line of it is to blame; ``strict=True`` raises ``RuntimeError`` then, and when
-    an axis had to be rolled back. An interruption leaves the model as it was or wholly permuted.
+    an axis had to be rolled back. An interruption leaves the model as it was or wholly permuted. Where a process group is
+    initialised every rank has to call this: rank 0 searches, and all ranks apply its plan.
 
     Raises ``ValueError`` for patterns without groups along the input channels, for names in ``include`` that match
     nothing, and for a model that is masked already.
@@ -70,21 +74,36 @@ def permute(
     >>> report.frame[["axis", "size", "consumers"]].values.tolist()
     [['0.weight:0', 16, ('2.weight',)], ['0.weight:1', 8, ('0.weight',)]]
     """
-    started = time.perf_counter()
-    pattern = Pattern.parse(pattern)
-    _, m = pattern.require_nm("permute")
+    parsed = Pattern.parse(pattern)
+    parsed.require_nm("permute")
     inner = unwrap(model)
-    layers = _chosen_layers(inner, pattern, include, exclude)
+    layers = _chosen_layers(inner, parsed, include, exclude)
+    search = _Settings(parsed, strategy, saliency, seed, backend)
+    report = on_one_rank(lambda: _found(inner, example_inputs, layers, search, verify, strict))
+    report.plan.apply(inner, optimizer)
+    return report
+
+
+def _found(
+    model: nn.Module,
+    example_inputs: Any,
+    layers: Sequence[LayerWeight],
+    settings: _Settings,
+    verify: bool,
+    strict: bool,
+) -> PermutationReport:
+    """The report of what is to be done; ``model`` itself is as before."""
+    started = time.perf_counter()
     try:
-        analysis = analyse(inner, example_inputs)
+        analysis = analyse(model, example_inputs)
     except UntraceableError as error:
         if strict:
             raise
-        return _untraceable(layers, pattern, str(error), time.perf_counter() - started)
+        return _untraceable(layers, settings.pattern, str(error), time.perf_counter() - started)
     consumers = consumers_of(analysis, layers)
-    searches = _search_all(analysis, consumers, pattern, m, strategy, saliency, seed, backend)
+    searches = _search_all(analysis, consumers, settings)
     orders = {search.axis: search.orders for search in searches if search.status == "permuted"}
-    verdict = _verified(inner, example_inputs, analysis, orders, seed) if verify and orders else None
+    verdict = _verified(model, example_inputs, analysis, orders, settings.seed) if verify and orders else None
     if verdict is not None:
         for search in searches:
             if search.axis in verdict.blamed:
@@ -92,15 +111,17 @@ def permute(
         if verdict.blamed and strict:
             raise RuntimeError(f"{len(verdict.blamed)} axes changed the model's outputs; the model is as it was")
         orders = {axis: order for axis, order in orders.items() if axis not in verdict.blamed}
-    plan = Plan.from_orders(analysis, orders)
-    plan.apply(inner, optimizer)
     names = _axis_names(analysis, [search.axis for search in searches])
     return PermutationReport(
         _frame(searches, consumers, names, layers),
         _weights(searches, consumers, layers),
-        plan,
-        str(pattern),
-        *((verdict.difference.absolute, verdict.difference.relative, verdict.tolerance) if verdict else (math.nan,) * 3),
+        Plan.from_orders(analysis, orders),
+        str(settings.pattern),
+        *(
+            (verdict.difference.absolute, verdict.difference.relative, verdict.tolerance)
+            if verdict
+            else (math.nan,) * 3
+        ),
         seconds=time.perf_counter() - started,
     )
 
@@ -143,13 +164,25 @@ class _Search:
     axis: Axis
     consumers: tuple[Consumer, ...]
     orders: Indices
-    baseline: float = math.nan
-    retained: float = math.nan
-    ideal: float = math.nan
+    baseline: float = 0.0
+    retained: float = 0.0
+    ideal: float = 0.0
     seconds: float = 0.0
     status: str = "kept"
-    reason: str = ""
-    contexts: int = field(default=0)
+    reason: str = "no better order was found"
+
+    def add(self, objective: Objective, result: SearchResult, m: int) -> None:
+        """One context's result."""
+        order = objective.order(result.order)
+        self.orders[objective.context] = order
+        self.baseline += result.baseline
+        self.retained += result.retained
+        self.ideal += result.ideal
+        self.seconds += result.seconds
+        if (order != np.arange(self.axis.size)).any():
+            self.status, self.reason = "permuted", ""
+        elif self.status == "kept" and not len(objective.problem.searchable(m)):
+            self.reason = f"its units do not fill groups of {m} in any weight that reads it"
 
     @property
     def efficacy(self) -> float:
@@ -157,45 +190,53 @@ class _Search:
         return 100.0 * (self.retained - self.baseline) / room if room > 1e-12 * abs(self.ideal) else 100.0
 
 
-def _search_all(
-    analysis: Analysis,
-    consumers: Sequence[Consumer],
-    pattern: Pattern,
-    m: int,
-    strategy: str | Strategy,
-    saliency: ModelSaliency,
-    seed: int,
-    backend: str,
-) -> list[_Search]:
+@dataclass(frozen=True)
+class _Settings:
+    """How to search."""
+
+    pattern: Pattern
+    strategy: str | Strategy
+    saliency: ModelSaliency
+    seed: int
+    backend: str
+
+    @property
+    def m(self) -> int:
+        """The size of a group."""
+        return self.pattern.require_nm("permute")[1]
+
+
+def _search_all(analysis: Analysis, consumers: Sequence[Consumer], settings: _Settings) -> list[_Search]:
     """An order for every axis that a consumer reads."""
 
     def scores(layer: LayerWeight) -> Tensor:
-        return saliency_module.scores(layer.weight.detach(), saliency_module.for_layer(saliency, layer.name))
+        found = saliency_module.scores(layer.weight.detach(), saliency_module.for_layer(settings.saliency, layer.name))
+        if not bool(torch.isfinite(found).all()):
+            raise ValueError(f"the scores of {layer.name!r} are not all finite: is the weight?")
+        return found
+
+    def search_one(objective: Objective, number: int) -> SearchResult:
+        return search_permutation(
+            objective.problem,
+            settings.pattern,
+            strategy=settings.strategy,
+            seed=settings.seed + 1_000 * number + objective.context,
+            backend=settings.backend,
+        )
 
     searches: list[_Search] = []
-    for number, axis in enumerate(free_axes(analysis)):
-        readers = tuple(consumer for consumer in consumers if consumer.reads(axis))
-        if not readers:
-            continue
-        search = _Search(axis, readers, axis.identity(), reason="no better order was found")
-        totals = np.zeros(3)
-        for objective in objectives(axis, readers, scores, m):
-            result = search_permutation(
-                objective.problem,
-                pattern,
-                strategy=strategy,
-                seed=seed + 1_000 * number + objective.context,
-                backend=backend,
-            )
-            search.orders[objective.context] = objective.order(result.order)
-            totals += (result.baseline, result.retained, result.ideal)
-            search.seconds += result.seconds
-            if not len(objective.problem.searchable(m)):
-                search.reason = f"its units do not fill groups of {m} in any weight that reads it"
-        search.baseline, search.retained, search.ideal = map(float, totals)
-        if (search.orders != axis.identity()).any():
-            search.status, search.reason = "permuted", ""
-        searches.append(search)
+    with interrupts_noticed() as raise_if_interrupted:
+        for number, axis in enumerate(free_axes(analysis)):
+            readers = tuple(consumer for consumer in consumers if consumer.reads(axis))
+            if not readers:
+                continue
+            searches.append(search := _Search(axis, readers, axis.identity()))
+            if axis.size > MAX_CHANNELS:
+                search.reason = f"{axis.size} units are more than the {MAX_CHANNELS} that can be searched"
+                continue
+            for objective in objectives(axis, readers, scores, settings.m):
+                search.add(objective, search_one(objective, number), settings.m)
+                raise_if_interrupted()
     return searches
 
 
@@ -283,9 +324,7 @@ def _pinned_row(layer: LayerWeight, member: Member | None, reason: str | None = 
 _BEST_FIRST = ("permuted", "kept", "rolled_back", "pinned")
 
 
-def _weights(
-    searches: Sequence[_Search], consumers: Sequence[Consumer], layers: Sequence[LayerWeight]
-) -> pd.DataFrame:
+def _weights(searches: Sequence[_Search], consumers: Sequence[Consumer], layers: Sequence[LayerWeight]) -> pd.DataFrame:
     members = {consumer.name: consumer.member for consumer in consumers}
     found: dict[str, tuple[str, str]] = {}
     for search in searches:
@@ -299,9 +338,7 @@ def _weights(
     return pd.DataFrame(rows, columns=["weight", "numel", "status", "reason"])
 
 
-def _untraceable(
-    layers: Sequence[LayerWeight], pattern: Pattern, reason: str, seconds: float
-) -> PermutationReport:
+def _untraceable(layers: Sequence[LayerWeight], pattern: Pattern, reason: str, seconds: float) -> PermutationReport:
     rows = [_pinned_row(layer, None, reason) for layer in layers]
     weights = [
         {"weight": layer.name, "numel": layer.weight.numel(), "status": "pinned", "reason": reason} for layer in layers
