@@ -66,9 +66,18 @@ def trainer(kind: str) -> tuple[Callable[[], None], Callable[[], None]]:
 def run(rounds: int = 60) -> pd.DataFrame:
     """Rows: a whole step and the optimizer's part; milliseconds of CPU time, overheads in percent of a whole dense step.
 
-    Each round runs every kind once, in turn. CPU time of the process, so that other work on the machine counts little;
-    ``noise_percent`` is what two dense networks differ by in the same way.
+    Each round runs every kind once, in turn, on one thread and by its CPU time, so that other work on the machine counts
+    little; ``noise_percent`` is what two dense networks differ by in the same way.
     """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return measured(rounds)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def measured(rounds: int) -> pd.DataFrame:
     kinds = ("dense", "masked", "asp", "again")
     trainers = {kind: trainer("dense" if kind == "again" else kind) for kind in kinds}
     rows = []

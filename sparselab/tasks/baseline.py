@@ -30,7 +30,7 @@ def dense_baseline(
     """
     model = fresh_model(task, seed)
     folder = cache_dir() / "baselines" if cache is None else Path(cache)
-    file = folder / f"{task.name}-{_fingerprint(task, model, seed, steps)}.pt"
+    file = folder / f"{task.name}-{fingerprint(task, model, seed, steps)}.pt"
     with _only_one(file):
         if file.is_file():
             saved = torch.load(file, map_location="cpu", weights_only=True)
@@ -51,7 +51,8 @@ def fresh_model(task: Task, seed: int = 0) -> nn.Module:
         return task.model()
 
 
-def _fingerprint(task: Task, model: nn.Module, seed: int, steps: int | None) -> str:
+def fingerprint(task: Task, model: nn.Module, seed: int = 0, steps: int | None = None) -> str:
+    """A hash of what decides the result of training ``model``, a fresh network of ``task``."""
     digest = hashlib.sha256()
 
     def add(*parts: Any) -> None:

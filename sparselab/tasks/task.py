@@ -61,6 +61,28 @@ class Recipe:
         return round(self.epochs * -(-examples // self.batch_size))
 
 
+def logits_of(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """``(logits, labels)`` of ``(inputs, labels)``, or of a dict with ``labels`` (Hugging Face models)."""
+    if isinstance(batch, Mapping):
+        inputs = {key: value for key, value in batch.items() if key != "labels"}
+        return model(**inputs).logits, batch["labels"]
+    inputs, labels = batch
+    return model(inputs), labels
+
+
+def classification_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Mean cross-entropy."""
+    logits, labels = logits_of(model, batch)
+    return F.cross_entropy(logits, labels)
+
+
+def classification_metrics(model: nn.Module, batch: Batch) -> dict[str, float]:
+    """``top1`` in percent and ``loss``, means over the batch."""
+    logits, labels = logits_of(model, batch)
+    right = (logits.argmax(1) == labels).double().mean()
+    return {"top1": 100 * float(right), "loss": float(F.cross_entropy(logits.detach().double(), labels))}
+
+
 @dataclass(frozen=True, eq=False)
 class Task:
     """A network to make sparse, and all that it takes to train and to judge it.
@@ -82,7 +104,7 @@ class Task:
     model: Callable[[], nn.Module]
     train_data: Data
     eval_data: Data
-    loss: Callable[[nn.Module, Batch], Tensor] = lambda model, batch: classification_loss(model, batch)
+    loss: Callable[[nn.Module, Batch], Tensor] = classification_loss
     metrics: Callable[[nn.Module, Batch], Mapping[str, float]] = lambda model, batch: classification_metrics(
         model, batch
     )
@@ -97,25 +119,3 @@ class Task:
     def finetuning_recipe(self) -> Recipe:
         """``finetuning``, or ``recipe`` where there is none."""
         return self.finetuning or self.recipe
-
-
-def logits_of(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """``(logits, labels)`` of ``(inputs, labels)``, or of a dict with ``labels`` (Hugging Face models)."""
-    if isinstance(batch, Mapping):
-        inputs = {key: value for key, value in batch.items() if key != "labels"}
-        return model(**inputs).logits, batch["labels"]
-    inputs, labels = batch
-    return model(inputs), labels
-
-
-def classification_loss(model: nn.Module, batch: Batch) -> Tensor:
-    """Mean cross-entropy."""
-    logits, labels = logits_of(model, batch)
-    return F.cross_entropy(logits, labels)
-
-
-def classification_metrics(model: nn.Module, batch: Batch) -> dict[str, float]:
-    """``top1`` in percent and ``loss``, means over the batch."""
-    logits, labels = logits_of(model, batch)
-    right = (logits.argmax(1) == labels).double().mean()
-    return {"top1": 100 * float(right), "loss": float(F.cross_entropy(logits.detach().double(), labels))}

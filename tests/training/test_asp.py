@@ -613,3 +613,19 @@ def test_pruning_with_a_process_group_up():
         dist.destroy_process_group()
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=120)
+
+
+def test_a_hugging_face_model_brings_its_own_inputs():
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    config = transformers.BertConfig(
+        vocab_size=32, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
+    )
+    torch.manual_seed(0)
+    model = transformers.BertModel(config)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        ASP.prune_trained_model(model, optimizer)
+    statuses = ASP._sparsifier.permutation_report.weights.set_index("weight")["status"]
+    assert statuses["encoder.layer.0.output.dense.weight"] == "permuted"
+    assert ASP.is_sparsity_enabled()
