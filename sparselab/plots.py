@@ -201,9 +201,9 @@ def accuracy_bars(frame: pd.DataFrame, value: str = "finetuned_top1", *, by: Seq
         axes.set_ylim(len(means) - 0.4, -0.6)
         left, right = _room(means - halves.fillna(0), means + halves.fillna(0), drawn.get("dense_top1"))
         axes.set_xlim(left, right)
-        begins = f" (the axis begins at {left:.4g})" if left else ""
-        axes.set_xlabel(f"{_words(value)}, mean and 95% interval over {groups.size().max()} seeds{begins}")
-        axes.set_title(f"{_words(value)} by {', '.join(by) or 'trial'}")
+        begins = f"\n(the axis begins at {left:.4g})" if left else ""
+        axes.set_xlabel(f"mean and 95% interval over {groups.size().max()} seeds{begins}")
+        axes.set_title(_words(value))
     return figure
 
 
