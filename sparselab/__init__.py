@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sparselab import measures, plots, saliency, tasks
+    from sparselab import measures, plots, saliency, tasks, trackers
     from sparselab.masks import create_mask
     from sparselab.network.permuting import permute
     from sparselab.network.plan import Plan
@@ -40,7 +40,7 @@ _HOMES = {
     "search_permutation": "sparselab.permutation",
     "search_permutations": "sparselab.permutation",
 }
-_MODULES = ("measures", "plots", "saliency", "tasks")
+_MODULES = ("measures", "plots", "saliency", "tasks", "trackers")
 
 __all__ = [
     "ASP",
@@ -61,6 +61,7 @@ __all__ = [
     "search_permutation",
     "search_permutations",
     "tasks",
+    "trackers",
 ]
 
 

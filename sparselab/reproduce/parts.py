@@ -19,6 +19,7 @@ PARTS: Mapping[str, str] = {
     "network": "sparselab.reproduce.network",
     "search": "sparselab.reproduce.search",
     "pictures": "sparselab.reproduce.pictures",
+    "finetune": "sparselab.reproduce.finetune",
 }
 """Every part by name, in the order of the report; each module has ``run(settings) -> Section``."""
 
