@@ -25,7 +25,7 @@ LAYERS = [
     {"training", "trackers"},
     {"tasks"},
     {"sweeps", "plots"},
-    {"reproduce", "widgets", "cli", "__main__"},
+    {"reproduce", "widgets", "cli", "commands", "doctor", "__main__"},
 ]
 HEAVY = {"cupy", "ipywidgets", "matplotlib", "numba", "pandas", "scipy", "torch"}
 
