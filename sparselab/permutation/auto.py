@@ -17,6 +17,7 @@ _PROOF_SECONDS = 8.0  # a limit from which a proof at 64 channels usually fits
 _ANNEALED = 0.95  # the share of a time limit that is annealed; the rest is for the descent after it
 _RUGGED = 64  # channels up to which more chains find more than longer chains
 _CHAINS = 8
+_MANY_CHANNELS = 2.0  # seconds: from 2048 channels on a move is so long that even a descent takes a while
 _GREEDY = 256  # channels up to which greedy swaps cost nothing beside the rest
 
 
@@ -57,7 +58,8 @@ def usual_seconds(rows: int, channels: int) -> float:
     """
     short, long = sorted((max(1, rows), channels))
     size: float = short**0.75 * long**0.25
-    return max(0.03, 0.007 * math.pow(size / 64, 1.5))
+    many = min(_MANY_CHANNELS, 0.2 * (channels / 2048) ** 3)
+    return max(0.03, 0.007 * math.pow(size / 64, 1.5), many)
 
 
 def moves(search: Search) -> int:
