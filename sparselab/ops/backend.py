@@ -35,8 +35,21 @@ class Handle(Protocol):
     def retained(self, order: Ints) -> float:
         """Retained saliency of ``order``."""
 
+    def channel_sums(self) -> Doubles:
+        """The sum of every channel's scores, ``(channels,)``."""
+
     def group_table(self, groups: Ints) -> Doubles:
         """Retained saliency ``(k,)`` of each row of ``groups``, ``(k, m)`` channels."""
+
+    def completions(self, prefixes: Ints) -> Floats:
+        """``(k, channels)``: what each row of ``prefixes``, ``(k, m - 1)`` channels, retains with each last channel."""
+
+    def best_partitions(self, order: Ints, sets: Ints, subsets: Ints, parts: Ints) -> tuple[Doubles, Ints]:
+        """The gain ``(k,)`` and the row of ``parts`` of the best re-partition of each of ``sets``' channels.
+
+        ``sets`` is ``(k, groups)``; the channels of a set, in order, are cut into the ``subsets`` ``(s, m)`` that
+        ``parts`` ``(p, groups)`` combines; row 0 of ``parts`` is the order as it is.
+        """
 
     def table(self, order: Ints, slots: Ints, channels: Ints) -> Floats:
         """``(slots, channels)``: what the slot's group retains with the slot's channel replaced by ``channel``.
@@ -47,17 +60,19 @@ class Handle(Protocol):
     def swap_gains(self, order: Ints, slots: Ints) -> Floats:
         """``(slots, channels)``: what swapping a slot's channel with that at each position adds; 0 within a group."""
 
-    def anneal(self, order: Ints, steps: int, hot: float, cold: float, seed: int) -> tuple[Ints, float]:
-        """``steps`` annealed swaps, temperature falling geometrically from ``hot`` to ``cold``: the best order met.
+    def anneal(self, orders: Ints, steps: int, hot: float, cold: float, seeds: Ints) -> Ints:
+        """Every chain's order after ``steps`` annealed swaps, or the best that chain met if that is another.
 
-        Temperatures are in the unit of ``retained``. Deterministic for ``seed``.
+        ``orders`` is ``(chains, channels)``, ``seeds`` ``(chains,)``; chains know nothing of each other. Temperature, in
+        units of ``retained``, falls geometrically from ``hot`` to ``cold``; 0 for both is descent.
         """
 
-    def assign(self, order: Ints, noise: Doubles, seed: int) -> Ints:
-        """One linear sum assignment move for every entry of ``noise``: the order after the last.
+    def assign(self, orders: Ints, noise: Doubles, seeds: Ints) -> Ints:
+        """Every chain's order after one linear sum assignment move for each entry of ``noise``.
 
-        A move takes the channel of one random slot out of every group and deals them back so that the sum of ``table``
-        is the largest; staying put is charged ``noise[k] * Exp(1)``, drawn a slot. With no noise no move ever loses.
+        A move takes the channel of one random slot out of every group and deals them back so that the sum of
+        ``table`` is the largest; staying put is charged ``noise[k] * Exp(1)``, in units of ``retained``, drawn a slot.
+        With no noise no move ever loses, up to the resolution the backend searches at. Deterministic for ``seeds``.
         """
 
 

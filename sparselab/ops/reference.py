@@ -27,10 +27,30 @@ class ReferenceHandle:
         """See ``Handle``."""
         return float(self.group_table(order.reshape(-1, self.m)).sum())
 
+    def channel_sums(self) -> Doubles:
+        """See ``Handle``."""
+        sums: Doubles = self._values.sum(axis=1, dtype=np.float64)
+        return sums
+
     def group_table(self, groups: Ints) -> Doubles:
         """See ``Handle``."""
         ranked = np.sort(self._values[groups], axis=1)  # (groups, m, rows)
-        return ranked[:, self.m - self.n :].sum(axis=(1, 2))
+        retained: Doubles = ranked[:, self.m - self.n :].sum(axis=(1, 2))
+        return retained
+
+    def completions(self, prefixes: Ints) -> Floats:
+        """See ``Handle``."""
+        groups = np.empty((len(prefixes), self.channels, self.m), np.int64)
+        groups[:, :, :-1] = prefixes[:, None]
+        groups[:, :, -1] = np.arange(self.channels)
+        return self.group_table(groups.reshape(-1, self.m)).reshape(len(prefixes), -1).astype(np.float32)
+
+    def best_partitions(self, order: Ints, sets: Ints, subsets: Ints, parts: Ints) -> tuple[Doubles, Ints]:
+        """See ``Handle``."""
+        channels = order.reshape(-1, self.m)[sets].reshape(len(sets), -1)
+        values = self.group_table(channels[:, subsets].reshape(-1, self.m)).reshape(len(sets), len(subsets))
+        totals = values[:, parts].sum(axis=2)
+        return totals.max(axis=1) - totals[:, 0], totals.argmax(axis=1)
 
     def table(self, order: Ints, slots: Ints, channels: Ints) -> Floats:
         """See ``Handle``."""
@@ -48,23 +68,29 @@ class ReferenceHandle:
                 gains[row, other] = self.retained(_swapped(order, slot, other)) - before
         return gains.astype(np.float32)
 
-    def anneal(self, order: Ints, steps: int, hot: float, cold: float, seed: int) -> tuple[Ints, float]:
+    def anneal(self, orders: Ints, steps: int, hot: float, cold: float, seeds: Ints) -> Ints:
         """See ``Handle``."""
+        cooling = np.geomspace(hot, cold, steps) if hot > 0 else np.zeros(steps)
+        return np.stack([self._anneal(order, cooling, seed) for order, seed in zip(orders, seeds)])
+
+    def _anneal(self, order: Ints, cooling: Doubles, seed: int) -> Ints:
         rng = np.random.default_rng(seed)
-        order, value = order.copy(), self.retained(order)
-        best, best_value = order.copy(), value
-        for step in range(steps):
-            temperature = hot * (cold / hot) ** (step / max(1, steps - 1)) if hot > 0 else 0.0
+        value = self.retained(order)
+        best, best_value = order, value
+        for temperature in cooling:
             candidate = _swapped(order, *rng.integers(self.channels, size=2))
             candidate_value = self.retained(candidate)
             if candidate_value - value > -temperature * rng.exponential():
                 order, value = candidate, candidate_value
                 if value > best_value:
-                    best, best_value = order.copy(), value
-        return best, best_value
+                    best, best_value = order, value
+        return best
 
-    def assign(self, order: Ints, noise: Doubles, seed: int) -> Ints:
+    def assign(self, orders: Ints, noise: Doubles, seeds: Ints) -> Ints:
         """See ``Handle``."""
+        return np.stack([self._assign(order, noise, seed) for order, seed in zip(orders, seeds)])
+
+    def _assign(self, order: Ints, noise: Doubles, seed: int) -> Ints:
         rng = np.random.default_rng(seed)
         order = order.copy()
         for temperature in noise:

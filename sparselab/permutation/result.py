@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sparselab import measures
 from sparselab.permutation.problem import Order
 
 
@@ -34,7 +35,7 @@ class SearchResult:
     @property
     def efficacy(self) -> float:
         """Percent of the way from the order given to the ideal; 100 where there is no way to go."""
-        return _efficacy(self.retained, self.baseline, self.ideal)
+        return measures.efficacy(self.retained, self.baseline, self.ideal)
 
     @property
     def gap(self) -> float | None:
@@ -49,9 +50,4 @@ class SearchResult:
     @property
     def bound_efficacy(self) -> float | None:
         """The efficacy that ``upper_bound`` stands for, or ``None`` without one."""
-        return None if self.upper_bound is None else _efficacy(self.upper_bound, self.baseline, self.ideal)
-
-
-def _efficacy(retained: float, baseline: float, ideal: float) -> float:
-    room = ideal - baseline
-    return 100.0 * (retained - baseline) / room if room > 1e-12 * abs(ideal) else 100.0
+        return None if self.upper_bound is None else measures.efficacy(self.upper_bound, self.baseline, self.ideal)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,12 +13,16 @@ from numpy.typing import NDArray
 
 from sparselab.layout import to_matrix
 from sparselab.patterns import Pattern
+from sparselab.permutation.auto import usual_seconds
+from sparselab.permutation.bounds import prove_bound
 from sparselab.permutation.problem import MAX_CHANNELS, Matrix, SearchProblem
 from sparselab.permutation.result import SearchResult
 from sparselab.permutation.strategy import STRATEGIES, Callback, Search, Strategy
+from sparselab.saliency import Saliency, scores
+
+_ROUNDING = 1e-12
 
 Searchable = torch.Tensor | Matrix | SearchProblem
-Saliency = str | Callable[[torch.Tensor], torch.Tensor] | torch.Tensor
 
 
 def search_permutation(
@@ -73,7 +77,10 @@ def search_permutation(
                 chosen(search)
         except KeyboardInterrupt:
             pass  # the best order so far is what was asked for
-    return _result(search, problem, parsed, str(strategy), backend, seed, bound)
+        seconds = search.elapsed()
+        if bound:
+            prove_bound(search)
+    return _result(search, problem, parsed, str(strategy), backend, seed, seconds, bound)
 
 
 def search_permutations(
@@ -87,12 +94,12 @@ def search_permutations(
     """``search_permutation`` for each of many, such as all layers of a network; results in the same order.
 
     ``time_limit`` is for all of them together, shared out by their size; ``options`` are those of
-    ``search_permutation``. The ``k``-th problem gets the ``k``-th seed spawned from ``seed``, so adding problems at the
-    end changes no earlier result.
+    ``search_permutation``. The ``k``-th problem gets the seed ``seed + k``, so problems added at the end change no
+    earlier result.
     """
     problems = [as_problem(item, options.get("saliency", "magnitude")) for item in matrices_or_problems]
-    effort = np.sqrt([float(sum(c.saliency.size for c in p.consumers)) for p in problems]) + 1.0
-    share = effort / max(1.0, effort.sum())
+    effort = np.array([usual_seconds(sum(len(c.saliency) for c in p.consumers), p.size) for p in problems])
+    share = effort / max(effort.sum(), 1e-9)
     return [
         search_permutation(
             problem,
@@ -114,21 +121,7 @@ def as_problem(item: Searchable, saliency: Saliency = "magnitude") -> SearchProb
         raise ValueError(f"a permutation needs a weight of at least 2 dimensions, got shape {tuple(weight.shape)}")
     if weight.shape[1] > MAX_CHANNELS:
         raise ValueError(f"{weight.shape[1]} channels are more than the limit of {MAX_CHANNELS}")
-    return SearchProblem.from_matrix(to_matrix(_scores(weight.detach(), saliency)))
-
-
-def _scores(weight: torch.Tensor, saliency: Saliency) -> torch.Tensor:
-    if isinstance(saliency, torch.Tensor):
-        scores = saliency
-    elif callable(saliency):
-        scores = saliency(weight)
-    elif saliency == "magnitude":
-        scores = weight.abs()
-    else:
-        raise ValueError(f"unknown saliency {saliency!r}; valid: 'magnitude', a callable, or a tensor of scores")
-    if scores.shape != weight.shape:
-        raise ValueError(f"saliency has shape {tuple(scores.shape)}, the weight {tuple(weight.shape)}")
-    return scores
+    return SearchProblem.from_matrix(to_matrix(scores(weight.detach(), saliency)))
 
 
 def _start(
@@ -155,6 +148,7 @@ def _result(
     strategy: str,
     backend: str,
     seed: int,
+    seconds: float,
     bound: bool,
 ) -> SearchResult:
     from sparselab.ops.backend import resolve
@@ -164,19 +158,26 @@ def _result(
     if retained <= baseline:  # what the search took for a gain was rounding
         order, retained = np.arange(problem.size), baseline
     constant = baseline - search.baseline * search.handle.scale
-    history = tuple((seconds, value * search.handle.scale + constant) for seconds, value in search.history)
+    ideal = problem.ideal(pattern)
+    if ideal - baseline <= _ROUNDING * ideal:
+        ideal = baseline  # nothing to gain, up to the rounding of the sums
+    upper_bound = ideal if bound else None
+    if search.upper_bound is not None:
+        upper_bound = max(retained, min(ideal, search.upper_bound * search.handle.scale + constant))
+    history = tuple((at, value * search.handle.scale + constant) for at, value in search.history)
     return SearchResult(
         order=order,
         baseline=baseline,
         retained=retained,
-        ideal=problem.ideal(pattern),
-        seconds=search.elapsed(),
+        ideal=ideal,
+        seconds=seconds,
         evaluations=search.evaluations,
         strategy=strategy,
         backend=resolve(backend),
         pattern=str(pattern),
         seed=seed,
         history=history,
+        upper_bound=upper_bound,
     )
 
 

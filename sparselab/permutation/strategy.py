@@ -62,20 +62,25 @@ class Search:
         """Whether there is time left."""
         return self.time_limit is None or self.elapsed() < self.time_limit
 
-    def seed(self) -> int:
-        """A fresh seed for a kernel's own generator."""
-        return int(self.rng.integers(2**62))
+    def left(self) -> float | None:
+        """Seconds until the time limit, or ``None`` without one."""
+        return None if self.time_limit is None else self.time_limit - self.elapsed()
 
     def offer(self, order: Order, retained: float | None = None) -> bool:
         """Keep ``order`` if it is the best so far; ``retained`` is its value where the caller knows it."""
         value = self._value(order, retained)
+        better = value > self.value
+        if better:
+            self.best, self.value = order.astype(np.int64, copy=True), value
+            self.history.append((self.elapsed(), value))
         if self.callback is not None:
-            self.callback(self.elapsed(), max(value, self.value) * self.handle.scale)
-        if value <= self.value:
-            return False
-        self.best, self.value = order.astype(np.int64, copy=True), value
-        self.history.append((self.elapsed(), value))
-        return True
+            self.callback(self.elapsed(), self.value * self.handle.scale)
+        return better
+
+    def prove(self, bound: float) -> None:
+        """Note that no order of the matrix is worth more than ``bound``: a bound of the problem if that is all of it."""
+        if self.exact is None and (self.upper_bound is None or bound < self.upper_bound):
+            self.upper_bound = bound
 
     def _value(self, order: Order, retained: float | None = None) -> float:
         if self.exact is not None:
@@ -86,9 +91,16 @@ class Search:
 STRATEGIES: Registry[Strategy] = Registry(
     "strategy",
     {
+        "anneal": "sparselab.permutation.anneal:Anneal",
+        "assignment": "sparselab.permutation.assignment:Assignment",
+        "stripe_groups": "sparselab.permutation.stripe_groups:StripeGroups",
+        "annealed_assignment": "sparselab.permutation.annealed_assignment:AnnealedAssignment",
         "auto": "sparselab.permutation.auto:Auto",
+        "exhaustive": "sparselab.permutation.exhaustive:Exhaustive",
         "identity": "sparselab.permutation.identity:Identity",
+        "optimal": "sparselab.permutation.optimal:Optimal",
         "random": "sparselab.permutation.random_orders:RandomOrders",
         "channel_swap": "sparselab.permutation.channel_swap:ChannelSwap",
     },
+    aliases={"optimize_stripe_groups": "stripe_groups"},
 )

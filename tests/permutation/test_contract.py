@@ -1,12 +1,27 @@
 """Every strategy, whatever it is, keeps these promises."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
 from sparselab.permutation import STRATEGIES, SearchProblem, Term, search_permutation, search_permutations
 
-SPECS = ["identity", "random,20", "channel_swap,0", "channel_swap,5", "auto"]
+SPECS = [
+    "identity",
+    "random,20",
+    "channel_swap,0",
+    "channel_swap,5",
+    "stripe_groups,escapes=3",
+    "exhaustive",
+    "optimal",
+    "assignment",
+    "assignment,snake",
+    "anneal,2000",
+    "annealed_assignment,50",
+    "auto",
+]
 
 
 def recount(matrix, order, n, m):
@@ -49,7 +64,10 @@ def test_order_is_a_bijection_and_values_are_true(spec, pattern):
 
 
 def test_the_number_of_threads_changes_nothing(spec):
-    matrix = np.random.default_rng(0).random((20, 32))
+    if spec == "exhaustive":
+        matrix = np.random.default_rng(0).random((20, 16))
+    else:
+        matrix = np.random.default_rng(0).random((20, 32))
     threads = torch.get_num_threads()
     orders = []
     try:
@@ -116,6 +134,28 @@ def test_nothing_to_search_is_the_identity(spec):
     result = search_permutation(problem, strategy=spec)
     assert sorted(result.order) == list(range(10))
     assert result.retained >= result.baseline
+
+
+def test_bounds_hold(spec):
+    matrix = np.random.default_rng(2).random((10, 12))
+    result = search_permutation(matrix, strategy=spec, bound=True)
+    assert result.retained <= result.upper_bound <= result.ideal
+    best = max(recount(matrix, list(order), 2, 4) for order in partitions_of(range(12), 4))
+    assert result.upper_bound == pytest.approx(best, rel=1e-5)
+    assert 0 <= result.gap <= (best - result.baseline) / result.baseline
+    assert result.bound_efficacy >= result.efficacy - 1e-9
+
+
+def partitions_of(channels, m):
+    """Every order that differs in more than the order of groups or within them."""
+    channels = list(channels)
+    if not channels:
+        yield []
+        return
+    for others in itertools.combinations(channels[1:], m - 1):
+        group = [channels[0], *others]
+        for rest in partitions_of([c for c in channels if c not in group], m):
+            yield group + rest
 
 
 def test_a_batch_is_its_members(spec):

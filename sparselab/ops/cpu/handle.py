@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 
 from sparselab.ops.backend import Doubles, Floats, Ints
-from sparselab.ops.cpu import tables
+from sparselab.ops.cpu import annealing, tables
+from sparselab.ops.cpu.differences import Bytes, quantised
 from sparselab.ops.threads import map_blocks, row_blocks
 
 _SLOTS = 64  # slots of a table that one thread computes at once
@@ -20,7 +23,9 @@ def load(values: Floats, n: int, m: int) -> CpuHandle:
 class CpuHandle:
     """The primitives of ``sparselab.ops.backend.Handle`` in numba. Safe to use from several threads at once.
 
-    Holds 4 bytes a score; a table adds 12 bytes an entry and 256 slots' boundaries.
+    Holds 4 bytes a score, and 1 more once something anneals; a table adds 12 bytes an entry and some boundaries.
+    Annealing runs on scores cut to 8 bits (``differences.quantised``): its noise hides the rounding, which is far below
+    the temperatures that do anything.
     """
 
     def __init__(self, values: Floats, n: int, m: int) -> None:
@@ -34,6 +39,11 @@ class CpuHandle:
         """See ``Handle``."""
         return float(self.group_table(order.reshape(-1, self.m)).sum())
 
+    def channel_sums(self) -> Doubles:
+        """See ``Handle``."""
+        sums: Doubles = self._values.sum(axis=1, dtype=np.float64)
+        return sums
+
     def group_table(self, groups: Ints) -> Doubles:
         """See ``Handle``."""
         groups = np.ascontiguousarray(groups, np.int64)
@@ -45,22 +55,43 @@ class CpuHandle:
         map_blocks(score, row_blocks(len(groups), max(_GROUPS, 2**18 // max(1, self.rows))))
         return out
 
+    def best_partitions(self, order: Ints, sets: Ints, subsets: Ints, parts: Ints) -> tuple[Doubles, Ints]:
+        """See ``Handle``."""
+        gains, best = np.empty(len(sets)), np.empty(len(sets), np.int64)
+        columns = np.ascontiguousarray(parts.T, np.int32)
+
+        def solve(block: slice) -> None:
+            tables.best_partitions(
+                self._values, order, sets[block], subsets, columns, self.n, gains[block], best[block]
+            )
+
+        map_blocks(solve, row_blocks(len(sets), max(8, 2**24 // (self.rows * len(subsets) + 1))))
+        return gains, best
+
     def table(self, order: Ints, slots: Ints, channels: Ints) -> Floats:
         """See ``Handle``."""
         columns = self._values if _is_range(channels, self.channels) else self._values[channels]
-        out = np.empty((len(slots), len(channels)), np.float32)
+        groups = order.reshape(-1, self.m)[slots // self.m]
+        return self._complete(groups, slots % self.m, columns)
+
+    def completions(self, prefixes: Ints) -> Floats:
+        """See ``Handle``."""
+        return self._complete(prefixes, np.full(len(prefixes), -1), self._values)
+
+    def _complete(self, groups: Ints, skipped: Ints, columns: Floats) -> Floats:
+        """What each of ``groups``, without its member ``skipped``, retains with each of ``columns``."""
+        out = np.empty((len(groups), len(columns)), np.float32)
 
         def fill(block: slice) -> None:
-            chosen = slots[block]
-            bounds = np.empty((len(chosen), self.rows), np.float32)
-            base = np.empty(len(chosen))
-            tables.boundaries(self._values, order, chosen, self.n, self.m, bounds, base)
-            part = np.zeros((len(chosen), len(channels)))
+            count = len(groups[block])
+            bounds, base = np.empty((count, self.rows), np.float32), np.empty(count)
+            tables.boundaries(self._values, groups[block], skipped[block], self.n, bounds, base)
+            part = np.zeros((count, len(columns)))
             for start in range(0, self.rows, tables.BLOCK):
                 tables.sum_of_maxima(bounds, columns, start, min(start + tables.BLOCK, self.rows), part)
             out[block] = part + base[:, None]
 
-        map_blocks(fill, row_blocks(len(slots), _SLOTS))
+        map_blocks(fill, row_blocks(len(groups), _SLOTS))
         return out
 
     def swap_gains(self, order: Ints, slots: Ints) -> Floats:
@@ -71,6 +102,36 @@ class CpuHandle:
         gains += self.table(order, everywhere, order[slots]).T - value
         gains[slots[:, None] // self.m == everywhere // self.m] = 0.0
         return gains
+
+    @cached_property
+    def _bytes(self) -> tuple[Bytes, float]:
+        """The scores as bytes, and how many differences one unit of ``retained`` is."""
+        scores, levels = quantised(self._values)
+        return scores, 2.0 * levels
+
+    def anneal(self, orders: Ints, steps: int, hot: float, cold: float, seeds: Ints) -> Ints:
+        """See ``Handle``."""
+        scores, unit = self._bytes
+        groups = np.arange(self.channels // self.m)
+
+        def run(chain: int) -> Ints:
+            order: Ints = orders[chain].copy()
+            annealing.swap(scores, order, groups, self.n, self.m, steps, hot * unit, cold * unit, seeds[chain])
+            return order
+
+        return np.stack(map_blocks(run, range(len(orders))))
+
+    def assign(self, orders: Ints, noise: Doubles, seeds: Ints) -> Ints:
+        """See ``Handle``."""
+        scores, unit = self._bytes
+        groups = np.arange(self.channels // self.m)
+
+        def run(chain: int) -> Ints:
+            order: Ints = orders[chain].copy()
+            annealing.deal(scores, order, groups, self.n, self.m, noise * unit, seeds[chain])
+            return order
+
+        return np.stack(map_blocks(run, range(len(orders))))
 
 
 def _is_range(index: Ints, size: int) -> bool:

@@ -12,6 +12,7 @@ float32, blocks in float64.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sparselab.ops.backend import Doubles, Floats, Ints
 from sparselab.ops.jit import jit, jit_sums
@@ -71,7 +72,7 @@ def _total(top: Floats, count: int, width: int) -> float:
         part = np.float32(0)
         for r in range(np.uint64(width)):
             part += top[k, r]
-        total += part
+        total += np.float64(part)
     return total
 
 
@@ -84,7 +85,7 @@ def _two_of_four(values: Floats, group: Ints, start: int, stop: int) -> float:
         high, low = max(p[r], q[r]), min(p[r], q[r])
         high_2, low_2 = max(s[r], t[r]), min(s[r], t[r])
         part += max(high, high_2) + max(min(high, high_2), max(low, low_2))
-    return part
+    return part  # type: ignore[return-value]
 
 
 @jit
@@ -106,16 +107,47 @@ def group_values(values: Floats, groups: Ints, n: int, out: Doubles) -> None:
 
 
 @jit
-def boundaries(values: Floats, order: Ints, slots: Ints, n: int, m: int, bounds: Floats, base: Doubles) -> None:
-    """The boundary of every slot into ``bounds`` ``(slots, rows)``, and its base into ``base``."""
+def boundaries(values: Floats, groups: Ints, skipped: Ints, n: int, bounds: Floats, base: Doubles) -> None:
+    """Boundary ``(k, rows)`` and base ``(k,)`` of each of ``groups`` without its member ``skipped`` (-1: none)."""
     rows = values.shape[1]
     top = np.empty((n + 1, min(rows, BLOCK)), np.float32)
-    for k in range(len(slots)):
-        first = slots[k] // m * m
+    for k in range(len(groups)):
         total = 0.0
         for start in range(0, rows, BLOCK):
             stop = min(start + BLOCK, rows)
-            _largest(values, order[first : first + m], slots[k] - first, n, start, stop, top)
+            _largest(values, groups[k], skipped[k], n, start, stop, top)
             total += _total(top, n - 1, stop - start)
             bounds[k, start:stop] = top[n - 1, : stop - start]
         base[k] = total
+
+
+@jit
+def best_partitions(
+    values: Floats, order: Ints, sets: Ints, subsets: Ints, parts: NDArray[np.int32], n: int, gains: Doubles, best: Ints
+) -> None:
+    """The best partition of every set's channels; see ``Handle.best_partitions``. ``parts`` is ``(groups, p)``."""
+    m, size = subsets.shape[1], subsets.shape[1] * sets.shape[1]
+    channels = np.empty(size, np.int64)
+    groups = np.empty_like(subsets)
+    worth = np.empty(len(subsets))
+    total = np.empty(parts.shape[1])
+    for k in range(len(sets)):
+        for g in range(sets.shape[1]):
+            channels[g * m : (g + 1) * m] = order[sets[k, g] * m : sets[k, g] * m + m]
+        for s in range(len(subsets)):
+            for member in range(m):
+                groups[s, member] = channels[subsets[s, member]]
+        group_values(values, groups, n, worth)
+        for p in range(np.uint64(len(total))):
+            total[p] = worth[parts[0, p]]
+        for g in range(1, len(parts)):
+            row = parts[g]
+            for p in range(np.uint64(len(total))):
+                total[p] += worth[row[p]]
+        top = total[0]
+        for p in range(np.uint64(len(total))):
+            top = max(top, total[p])
+        found = 0
+        while total[found] != top:
+            found += 1
+        gains[k], best[k] = top - total[0], found

@@ -1,0 +1,105 @@
+"""Annealed assignment: every group gives up one channel, and all are dealt back at once, best deal first, with noise.
+
+A swap moves two channels. This moves as many as there are groups, and still makes the best of all (C/M)! deals: take
+the channel out of one random slot of every group; what group ``i`` would retain with channel ``x`` in its empty slot is
+``base[i] + T[i, x]`` (``sparselab.ops.cpu.tables``), so the best deal is a linear sum assignment on that matrix. Repeated
+on fresh random slots it is a strong local search, and it stops in a local optimum.
+
+To leave it, the matrix is made to lie: *staying put* is charged ``tau * Exp(1)``, drawn anew for each slot and move. That is
+Metropolis' rule for all groups at once (a slot moves if the gain beats the noise), the assignment keeps the sum of all
+changes the best there is, and ``tau`` falls geometrically to where nothing moves any more. The last moves are without
+noise.
+
+Temperatures are in units of the spread of random swaps' gains, so they fit any matrix. More moves allow a hotter start.
+Independent chains run one a thread, as many as are asked for, whatever the number of threads; the best end wins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sparselab.ops.backend import Doubles
+from sparselab.permutation.problem import Order
+from sparselab.permutation.strategy import Search
+
+QUIET = 0.07  # the share of moves at the end that is made without noise
+_ROUNDS = 24  # how often chains report: the grain of history and of Ctrl-C
+_SAMPLE = 512
+
+
+@dataclass(frozen=True)
+class AnnealedAssignment:
+    """``moves`` annealed assignments in each of ``chains`` independent chains; the best order of all.
+
+    With a time limit the moves fill the time, whatever their number. ``hot`` and ``cold`` are the first and last
+    temperature in spreads of a random swap's gain; ``None`` derives them from the number of moves.
+    """
+
+    moves: int = 2000
+    chains: int = 2
+    hot: float | None = None
+    cold: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.moves < 1 or self.chains < 1:
+            raise ValueError(f"strategy 'annealed_assignment': moves and chains must be at least 1, got {self}")
+        if (self.hot is not None and not self.hot > 0) or (self.cold is not None and not self.cold > 0):
+            raise ValueError(f"strategy 'annealed_assignment': temperatures must be positive, got {self}")
+
+    def __call__(self, search: Search) -> None:
+        """Cool down once, over all moves or all the time there is."""
+        self.run(search, search.time_limit)
+
+    def run(self, search: Search, until: float | None) -> None:
+        """Cool down once, over all moves, or until ``until`` seconds after the search began."""
+        spread = swap_spread(search, search.best)
+        orders = np.tile(search.best, (self.chains, 1))
+        began, share, done = search.elapsed(), 0.0, 0
+        while share < 1.0 and search.running():
+            moves, expected = self._next_moves(done, share, timed=until is not None)
+            noise = spread * self.temperatures(share, moves, expected)
+            orders = search.handle.assign(orders, noise, search.rng.integers(2**62, size=self.chains))
+            for order in orders:
+                search.offer(order)
+            done += moves
+            search.evaluations += moves * self.chains
+            if until is None:
+                share = done / self.moves
+            else:
+                share = max((search.elapsed() - began) / max(until - began, 1e-9), 1e-9)
+
+    def _next_moves(self, done: int, share: float, timed: bool) -> tuple[int, int]:
+        """How many moves to make before looking up, and how many there will be in all."""
+        if not timed:
+            return min(self.moves - done, -(-self.moves // _ROUNDS)), self.moves
+        if done == 0:
+            return 1, self.moves
+        expected = max(done + 1, int(done / share))
+        return max(1, min(expected // _ROUNDS, done)), expected
+
+    def temperatures(self, share: float, moves: int, expected: int) -> Doubles:
+        """Noise of the next ``moves`` of ``expected``, ``share`` of which are made, in spreads of a swap's gain."""
+        hot, cold = self.hot, self.cold
+        if hot is None:
+            hot = float(np.clip(0.1 * np.sqrt(expected / 1600), 0.005, 0.1))
+        if cold is None:
+            cold = min(0.02, hot / 3)
+        progress = (share + np.arange(moves) / expected) / (1 - QUIET)
+        return np.where(progress < 1, hot * (cold / hot) ** progress, 0.0)
+
+
+def swap_spread(search: Search, order: Order) -> float:
+    """The standard deviation of what swapping two random channels of different groups adds."""
+    m, rng = search.handle.m, search.rng
+    one = rng.integers(search.groups, size=_SAMPLE)
+    two = (one + rng.integers(1, search.groups, size=_SAMPLE)) % search.groups
+    groups = order.reshape(-1, m)
+    value = search.handle.group_table(groups)
+    left, right = groups[one], groups[two]
+    slot = rng.integers(m, size=(2, _SAMPLE))
+    row = np.arange(_SAMPLE)
+    left[row, slot[0]], right[row, slot[1]] = right[row, slot[1]], left[row, slot[0]]
+    gains = search.handle.group_table(left) + search.handle.group_table(right) - value[one] - value[two]
+    return float(gains.std())
