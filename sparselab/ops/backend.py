@@ -45,10 +45,10 @@ class Handle(Protocol):
         """``(k, channels)``: what each row of ``prefixes``, ``(k, m - 1)`` channels, retains with each last channel."""
 
     def best_partitions(self, order: Ints, sets: Ints, subsets: Ints, parts: Ints) -> tuple[Doubles, Ints]:
-        """The gain ``(k,)`` and the row of ``parts`` of the best re-partition of each of ``sets``' channels.
+        """The gain ``(k,)`` and the channels ``(k, size)`` of the best re-partition of each of ``sets``' channels.
 
-        ``sets`` is ``(k, groups)``; the channels of a set, in order, are cut into the ``subsets`` ``(s, m)`` that
-        ``parts`` ``(p, groups)`` combines; row 0 of ``parts`` is the order as it is.
+        ``sets`` is ``(k, groups)``; the channels of a set, rising, are cut into the ``subsets`` ``(s, m)`` that
+        ``parts`` ``(p, groups)`` combines. The first of equal partitions wins.
         """
 
     def table(self, order: Ints, slots: Ints, channels: Ints) -> Floats:

@@ -47,10 +47,12 @@ class ReferenceHandle:
 
     def best_partitions(self, order: Ints, sets: Ints, subsets: Ints, parts: Ints) -> tuple[Doubles, Ints]:
         """See ``Handle``."""
-        channels = order.reshape(-1, self.m)[sets].reshape(len(sets), -1)
+        now = self.group_table(order.reshape(-1, self.m)[sets].reshape(-1, self.m)).reshape(len(sets), -1).sum(axis=1)
+        channels = np.sort(order.reshape(-1, self.m)[sets].reshape(len(sets), -1), axis=1)
         values = self.group_table(channels[:, subsets].reshape(-1, self.m)).reshape(len(sets), len(subsets))
         totals = values[:, parts].sum(axis=2)
-        return totals.max(axis=1) - totals[:, 0], totals.argmax(axis=1)
+        chosen = subsets[parts[totals.argmax(axis=1)]].reshape(len(sets), -1)
+        return totals.max(axis=1) - now, np.take_along_axis(channels, chosen, axis=1)
 
     def table(self, order: Ints, slots: Ints, channels: Ints) -> Floats:
         """See ``Handle``."""

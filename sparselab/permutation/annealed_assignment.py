@@ -83,9 +83,9 @@ class AnnealedAssignment:
         """Noise of the next ``moves`` of ``expected``, ``share`` of which are made, in spreads of a swap's gain."""
         hot, cold = self.hot, self.cold
         if hot is None:
-            hot = float(np.clip(0.1 * np.sqrt(expected / 1600), 0.005, 0.1))
+            hot = float(np.clip(0.1 * np.sqrt(expected / 1600), 0.005, 0.08))
         if cold is None:
-            cold = min(0.02, hot / 3)
+            cold = min(0.025, hot / 3)
         progress = (share + np.arange(moves) / expected) / (1 - QUIET)
         return np.where(progress < 1, hot * (cold / hot) ** progress, 0.0)
 

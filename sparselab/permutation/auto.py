@@ -14,6 +14,8 @@ from sparselab.permutation.strategy import Search
 
 _PROOF_SECONDS = 8.0  # a limit from which a proof at 64 channels usually fits
 _ANNEALED = 0.95  # the share of a time limit that is annealed; the rest is for the descent after it
+_RUGGED = 64  # channels up to which more chains find more than longer chains
+_CHAINS = 8
 _GREEDY = 256  # channels up to which greedy swaps cost nothing beside the rest
 
 
@@ -38,7 +40,8 @@ class Auto:
             return
         if channels <= _GREEDY:
             ChannelSwap()(search)
-        AnnealedAssignment(moves(search)).run(search, None if limit is None else _ANNEALED * limit)
+        chains = _CHAINS if channels <= _RUGGED else 2
+        AnnealedAssignment(moves(search), chains).run(search, None if limit is None else _ANNEALED * limit)
         if channels <= WINDOW:
             ChannelSwap()(search)
 
@@ -47,10 +50,11 @@ def usual_seconds(rows: int, channels: int) -> float:
     """How long a search without a time limit should take: with few rows, or few channels, it converges sooner.
 
     >>> [round(usual_seconds(size, size), 2) for size in (64, 512, 2048)]
-    [0.01, 0.29, 2.35]
+    [0.05, 0.27, 2.17]
     """
     short, long = sorted((max(1, rows), channels))
-    return 0.013 * ((short**0.75 * long**0.25) / 64) ** 1.5
+    size: float = short**0.75 * long**0.25
+    return max(0.05, 0.012 * (size / 64) ** 1.5)
 
 
 def moves(search: Search) -> int:

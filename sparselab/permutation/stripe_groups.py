@@ -74,7 +74,7 @@ def _check(size: int, m: int) -> None:
 def partitions(size: int, m: int) -> tuple[Ints, Ints]:
     """All ``m``-subsets of ``size`` channels, and every partition as indices of its subsets, groups by first member.
 
-    Row 0 of the partitions is the identity. Scoring each subset once and looking partitions up in that table is what
+    Scoring each subset once and looking partitions up in that table is what
     makes three groups affordable: 495 sums for 5,775 partitions.
 
     >>> [len(part) for part in partitions(12, 4)]
@@ -97,28 +97,26 @@ def partitions(size: int, m: int) -> tuple[Ints, Ints]:
 
 
 def _solve(search: Search, order: Order, sets: Ints) -> tuple[NDArray[np.float64], Ints]:
-    """For each of ``sets`` the gain of its best partition, and which one that is."""
+    """For each of ``sets`` the gain of its best partition, and that partition as channels ``(sets, size)``."""
     m = search.handle.m
     subsets, parts = partitions(sets.shape[1] * m, m)
     search.evaluations += len(sets)
     return search.handle.best_partitions(order, sets, subsets, parts)
 
 
-def _apply(order: Order, sets: Ints, gains: NDArray[np.float64], best: Ints, least: float, m: int) -> Ints:
+def _apply(order: Order, sets: Ints, gains: NDArray[np.float64], dealt: Ints, least: float, m: int) -> Ints:
     """Make the improvements above ``least``, best first, each in groups that no earlier one dealt; those dealt.
 
     A set counts as dealt whole, even where one of its groups stays what it was: so do the authors' results, which a
     rule that frees such a group would not reproduce.
     """
     groups = order.reshape(-1, m)
-    subsets, parts = partitions(sets.shape[1] * m, m)
     changed = np.zeros(len(groups), bool)
-    for number in np.argsort(-gains, kind="stable"):
-        if gains[number] <= least:
-            break
-        chosen, part = sets[number], parts[best[number]]
+    wanted = np.flatnonzero(gains > least)
+    for number in wanted[np.argsort(-gains[wanted], kind="stable")]:
+        chosen = sets[number]
         if not changed[chosen].any():
-            groups[chosen] = groups[chosen].ravel()[subsets[part]]
+            groups[chosen] = dealt[number].reshape(-1, m)
             changed[chosen] = True
     return np.flatnonzero(changed)
 
@@ -138,10 +136,10 @@ def _kick(search: Search, order: Order, chosen: Ints) -> Ints:
 
 def _descend(search: Search, sets: Ints, escapes: int) -> None:
     order, least = search.best.copy(), _least(search)
-    gains, best = _solve(search, order, sets)
+    gains, dealt = _solve(search, order, sets)
     idle = 0
     while search.running():
-        changed = _apply(order, sets, gains, best, least, search.handle.m)
+        changed = _apply(order, sets, gains, dealt, least, search.handle.m)
         if not len(changed) or idle > _PATIENCE * len(order):
             idle = 0
             if escapes == 0:
@@ -150,7 +148,7 @@ def _descend(search: Search, sets: Ints, escapes: int) -> None:
             changed = _kick(search, order, sets[search.rng.integers(len(sets))])
         idle = 0 if search.offer(order) else idle + 1
         stale = np.isin(sets, changed).any(axis=1)
-        gains[stale], best[stale] = _solve(search, order, sets[stale])
+        gains[stale], dealt[stale] = _solve(search, order, sets[stale])
 
 
 def _descend_drawn(search: Search, members: int, escapes: int) -> None:

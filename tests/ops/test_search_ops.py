@@ -37,6 +37,23 @@ def test_tables_agree_with_the_reference(n, m):
     close(cpu, reference, cpu.swap_gains(order, slots), reference.swap_gains(order, slots))
 
 
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 2), (4, 8)])
+def test_partitions_agree_with_the_reference(n, m, monkeypatch):
+    from sparselab.ops.cpu import handle
+    from sparselab.permutation.stripe_groups import partitions
+
+    sets = np.array([[0, 2], [1, 2], [0, 1]])
+    order = np.random.default_rng(4).permutation(24)
+    subsets, parts = partitions(2 * m, m)
+    for known in (2**20, 0):  # looked up in the table of all groups, and scored set by set
+        monkeypatch.setattr(handle, "_KNOWN", known)
+        cpu, reference = handles(n, m)
+        gains, dealt = cpu.best_partitions(order, sets, subsets, parts)
+        expected, expected_dealt = reference.best_partitions(order, sets, subsets, parts)
+        close(cpu, reference, gains, expected)
+        assert (dealt == expected_dealt).all()
+
+
 def test_rows_are_summed_in_blocks(monkeypatch):
     values = np.random.default_rng(0).random((8, tables.BLOCK + 5)).astype(np.float32)
     cpu, reference = load(values, 2, 4, "cpu"), load(values, 2, 4, "reference")

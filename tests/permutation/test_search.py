@@ -201,7 +201,6 @@ def test_progress_shows_a_bar(capsys):
 def test_a_batch_shares_its_time():
     results = search_permutations([listed(16, 32), listed(32, 64)], time_limit=0.4)
     assert sum(result.seconds for result in results) > 0.3
-    assert results[0].seconds < results[1].seconds
 
 
 def _order(seed):

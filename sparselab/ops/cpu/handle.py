@@ -7,11 +7,13 @@ from functools import cached_property
 import numpy as np
 
 from sparselab.ops.backend import Doubles, Floats, Ints
-from sparselab.ops.cpu import annealing, tables
+from sparselab.ops.cpu import annealing, partitions, tables
 from sparselab.ops.cpu.differences import Bytes, quantised
 from sparselab.ops.threads import map_blocks, row_blocks
 
 _SLOTS = 64  # slots of a table that one thread computes at once
+_SETS = 64  # sets of groups that one thread partitions at once
+_KNOWN = 2**20  # groups whose value is kept: all of 70 channels at M = 4
 _GROUPS = 256  # groups that one thread scores at once
 
 
@@ -55,18 +57,32 @@ class CpuHandle:
         map_blocks(score, row_blocks(len(groups), max(_GROUPS, 2**18 // max(1, self.rows))))
         return out
 
+    @cached_property
+    def _all_groups(self) -> tuple[Ints, Doubles]:
+        """Binomials, and what every group retains; the table is empty where there are too many groups."""
+        choose = partitions.binomials(self.channels, self.m)
+        count = int(choose[self.channels, self.m]) if self.m <= 4 else 0
+        known = np.empty(count if count <= _KNOWN else 0)
+
+        def score(block: slice) -> None:
+            partitions.score_groups(self._values, choose, self.n, block.start, known[block])
+
+        map_blocks(score, row_blocks(len(known), 2**15))
+        return choose, known
+
     def best_partitions(self, order: Ints, sets: Ints, subsets: Ints, parts: Ints) -> tuple[Doubles, Ints]:
         """See ``Handle``."""
-        gains, best = np.empty(len(sets)), np.empty(len(sets), np.int64)
-        columns = np.ascontiguousarray(parts.T, np.int32)
+        gains, dealt = np.empty(len(sets)), np.empty((len(sets), sets.shape[1] * self.m), np.int64)
+        columns = np.ascontiguousarray(parts.T, np.uint32)
+        choose, known = self._all_groups
 
         def solve(block: slice) -> None:
-            tables.best_partitions(
-                self._values, order, sets[block], subsets, columns, self.n, gains[block], best[block]
+            partitions.best_partitions(
+                self._values, order, sets[block], subsets, columns, self.n, choose, known, gains[block], dealt[block]
             )
 
-        map_blocks(solve, row_blocks(len(sets), max(8, 2**24 // (self.rows * len(subsets) + 1))))
-        return gains, best
+        map_blocks(solve, row_blocks(len(sets), _SETS))
+        return gains, dealt
 
     def table(self, order: Ints, slots: Ints, channels: Ints) -> Floats:
         """See ``Handle``."""

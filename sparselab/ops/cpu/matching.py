@@ -61,7 +61,7 @@ def match(cost: NDArray[np.int32], size: int, column_of: NDArray[np.int32]) -> N
 
 
 @jit
-def _first(key: NDArray[np.int32], value: int) -> int:
+def _first(key: NDArray[np.int32], value: np.int32) -> int:
     """Where ``value``, which is there, first is; strides are looked through in vector registers."""
     start = 0
     while True:

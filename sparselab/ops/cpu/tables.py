@@ -12,7 +12,6 @@ float32, blocks in float64.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sparselab.ops.backend import Doubles, Floats, Ints
 from sparselab.ops.jit import jit, jit_sums
@@ -119,35 +118,3 @@ def boundaries(values: Floats, groups: Ints, skipped: Ints, n: int, bounds: Floa
             total += _total(top, n - 1, stop - start)
             bounds[k, start:stop] = top[n - 1, : stop - start]
         base[k] = total
-
-
-@jit
-def best_partitions(
-    values: Floats, order: Ints, sets: Ints, subsets: Ints, parts: NDArray[np.int32], n: int, gains: Doubles, best: Ints
-) -> None:
-    """The best partition of every set's channels; see ``Handle.best_partitions``. ``parts`` is ``(groups, p)``."""
-    m, size = subsets.shape[1], subsets.shape[1] * sets.shape[1]
-    channels = np.empty(size, np.int64)
-    groups = np.empty_like(subsets)
-    worth = np.empty(len(subsets))
-    total = np.empty(parts.shape[1])
-    for k in range(len(sets)):
-        for g in range(sets.shape[1]):
-            channels[g * m : (g + 1) * m] = order[sets[k, g] * m : sets[k, g] * m + m]
-        for s in range(len(subsets)):
-            for member in range(m):
-                groups[s, member] = channels[subsets[s, member]]
-        group_values(values, groups, n, worth)
-        for p in range(np.uint64(len(total))):
-            total[p] = worth[parts[0, p]]
-        for g in range(1, len(parts)):
-            row = parts[g]
-            for p in range(np.uint64(len(total))):
-                total[p] += worth[row[p]]
-        top = total[0]
-        for p in range(np.uint64(len(total))):
-            top = max(top, total[p])
-        found = 0
-        while total[found] != top:
-            found += 1
-        gains[k], best[k] = top - total[0], found
