@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sparselab import measures, plots, saliency, tasks
+    from sparselab import measures, plots, saliency, tasks, widgets
     from sparselab.masks import create_mask
     from sparselab.patterns import Pattern
     from sparselab.permutation import SearchProblem, SearchResult, search_permutation, search_permutations
@@ -34,7 +34,7 @@ _HOMES = {
     "search_permutation": "sparselab.permutation",
     "search_permutations": "sparselab.permutation",
 }
-_MODULES = ("measures", "plots", "saliency", "tasks")
+_MODULES = ("measures", "plots", "saliency", "tasks", "widgets")
 
 __all__ = [
     "ASP",
@@ -52,6 +52,7 @@ __all__ = [
     "search_permutation",
     "search_permutations",
     "tasks",
+    "widgets",
 ]
 
 
