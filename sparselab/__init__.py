@@ -10,8 +10,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sparselab import measures, plots, saliency, tasks, widgets
+    from sparselab import measures, plots, saliency, tasks, trackers, widgets
     from sparselab.masks import create_mask
+    from sparselab.network.permuting import permute
+    from sparselab.network.plan import Plan
+    from sparselab.network.report import PermutationReport
     from sparselab.patterns import Pattern
     from sparselab.permutation import SearchProblem, SearchResult, search_permutation, search_permutations
     from sparselab.reports import check, magnitude_report
@@ -24,21 +27,26 @@ __version__ = "0.1.0"
 _HOMES = {
     "ASP": "sparselab.training.asp",
     "Pattern": "sparselab.patterns",
+    "PermutationReport": "sparselab.network.report",
+    "Plan": "sparselab.network.plan",
     "SearchProblem": "sparselab.permutation",
     "SearchResult": "sparselab.permutation",
     "Sparsifier": "sparselab.training.sparsifier",
     "check": "sparselab.reports",
     "create_mask": "sparselab.masks",
     "magnitude_report": "sparselab.reports",
+    "permute": "sparselab.network.permuting",
     "recalibrate_batchnorm": "sparselab.training.batchnorm",
     "search_permutation": "sparselab.permutation",
     "search_permutations": "sparselab.permutation",
 }
-_MODULES = ("measures", "plots", "saliency", "tasks", "widgets")
+_MODULES = ("measures", "plots", "saliency", "tasks", "trackers", "widgets")
 
 __all__ = [
     "ASP",
     "Pattern",
+    "PermutationReport",
+    "Plan",
     "SearchProblem",
     "SearchResult",
     "Sparsifier",
@@ -46,12 +54,14 @@ __all__ = [
     "create_mask",
     "magnitude_report",
     "measures",
+    "permute",
     "plots",
     "recalibrate_batchnorm",
     "saliency",
     "search_permutation",
     "search_permutations",
     "tasks",
+    "trackers",
     "widgets",
 ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,16 +30,26 @@ class LayerWeight:
         return tensor
 
 
-def layer_weights(model: nn.Module) -> Iterator[LayerWeight]:
+_ATTRIBUTES = ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+
+def layer_weights(
+    model: nn.Module, custom: Mapping[type[nn.Module], Sequence[str]] | None = None
+) -> Iterator[LayerWeight]:
     """Every weight of a Linear, convolution or attention layer, in the order of the modules, tied ones once.
+
+    ``custom`` adds layer types of your own, each with the names of its weights (input channels in dimension 1).
 
     >>> [layer.name for layer in layer_weights(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Conv2d(8, 8, 3)))]
     ['0.weight', '2.weight']
     """
     seen: set[int] = set()
     for prefix, module in model.named_modules():
-        for attribute in ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"):
+        own = [name for kind, names in (custom or {}).items() if isinstance(module, kind) for name in names]
+        for attribute in dict.fromkeys((*_ATTRIBUTES, *own)):
             channel_dim = channel_dim_of(module, attribute)
+            if channel_dim is None and attribute in own:
+                channel_dim = 1
             weight = getattr(module, attribute, None)
             if channel_dim is None or not isinstance(weight, Tensor) or id(weight) in seen:
                 continue
@@ -47,12 +57,20 @@ def layer_weights(model: nn.Module) -> Iterator[LayerWeight]:
             yield LayerWeight(f"{prefix}.{attribute}" if prefix else attribute, module, attribute, channel_dim)
 
 
-def why_not(module: nn.Module, name: str, pattern: str | Pattern = "2:4", rule: str = "divisible") -> str | None:
+def why_not(
+    module: nn.Module,
+    name: str,
+    pattern: str | Pattern = "2:4",
+    rule: str = "divisible",
+    *,
+    channel_dim: int | None = None,
+) -> str | None:
     """Why ``pattern`` cannot prune ``module``'s own parameter ``name``, or ``None`` when it can.
 
     ``rule="divisible"`` asks that groups fit: the input channels are a multiple of M (for 2d masks the outputs too).
     ``rule="asp"`` asks what ASP asks: float32 or float16, gradients on, ``size(0) % 8 == 0`` and ``size(1) % 16 == 0``.
-    Raises ``ValueError`` for an unknown rule.
+    ``channel_dim`` is needed only for weights of layer types that ``layout`` does not know. Raises ``ValueError`` for an
+    unknown rule.
 
     >>> why_not(nn.Linear(10, 8), "weight", "2:4")
     '10 input channels are not a multiple of 4'
@@ -60,7 +78,8 @@ def why_not(module: nn.Module, name: str, pattern: str | Pattern = "2:4", rule: 
     if rule not in _RULES:
         raise unknown_name("eligibility rule", rule, _RULES)
     pattern = Pattern.parse(pattern)
-    channel_dim = channel_dim_of(module, name)
+    known = channel_dim_of(module, name)
+    channel_dim = channel_dim if known is None else known
     if channel_dim is None:
         return "not the weight of a Linear, convolution or attention layer"
     if name not in module._parameters:

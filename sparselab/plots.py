@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
+from PIL import Image
 
 # Okabe and Ito's palette, dark enough ones first.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -41,9 +42,15 @@ class _Figure(Figure):
     """A figure that a notebook shows by itself, without pyplot and its global list of figures."""
 
     def _repr_png_(self) -> bytes:
-        buffer = BytesIO()
-        self.savefig(buffer, format="png", dpi=self.dpi)
-        return buffer.getvalue()
+        return to_png(self)
+
+
+def to_png(figure: Figure) -> bytes:
+    """``figure`` as a small PNG: 256 colours take a third of the bytes, and the eye sees no difference."""
+    drawn, buffer = BytesIO(), BytesIO()
+    figure.savefig(drawn, format="png", dpi=figure.dpi, pil_kwargs={"compress_level": 0})
+    Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
 @contextmanager
@@ -123,18 +130,49 @@ def mask_view(
     blocks; the window, ``WINDOW`` weights at most, starts at ``row`` and ``channel`` and shows each weight, pruned ones
     pale with a dot, with a line between groups of ``m`` where it is given.
     """
-    if weights.ndim != 2 or weights.shape != mask.shape or not weights.size:
-        raise ValueError(f"mask_view needs two matrices of one shape, got {weights.shape} and {mask.shape}")
-    rows, channels = _window(row, weights.shape[0], WINDOW[0]), _window(channel, weights.shape[1], WINDOW[1])
-    top = float(np.abs(weights).max()) or 1.0
+    _require_mask(weights, mask, "mask_view")
     with _style():
         figure = _Figure(figsize=(10.4, 3.5), dpi=100)
         whole, window, sizes = figure.subplots(1, 3, width_ratios=(1.0, 1.75, 1.15))
         figure.subplots_adjust(left=0.055, right=0.99, bottom=0.15, top=0.9, wspace=0.25)
-        _draw_whole(whole, weights, rows, channels)
-        _draw_window(window, weights, mask, rows, channels, m, top)
-        _draw_sizes(sizes, weights, mask, top)
+        _draw_both(whole, window, weights, mask, m, row, channel)
+        _draw_sizes(sizes, weights, mask)
     return figure
+
+
+def mask_window(
+    weights: NDArray[Any], mask: NDArray[np.bool_], m: int | None = None, *, row: int = 0, channel: int = 0
+) -> Figure:
+    """The two left panels of ``mask_view``."""
+    _require_mask(weights, mask, "mask_window")
+    with _style():
+        figure = _Figure(figsize=(6.7, 3.5), dpi=100)
+        whole, window = figure.subplots(1, 2, width_ratios=(1.0, 1.75))
+        figure.subplots_adjust(left=0.085, right=0.99, bottom=0.15, top=0.9, wspace=0.2)
+        _draw_both(whole, window, weights, mask, m, row, channel)
+    return figure
+
+
+def weight_sizes(weights: NDArray[Any], mask: NDArray[np.bool_]) -> Figure:
+    """Histogram of the weights kept, stacked on that of the weights pruned: the right panel of ``mask_view``."""
+    _require_mask(weights, mask, "weight_sizes")
+    with _style():
+        figure = _Figure(figsize=(3.6, 3.5), dpi=100)
+        _draw_sizes(figure.add_axes((0.18, 0.15, 0.79, 0.75)), weights, mask)
+    return figure
+
+
+def _require_mask(weights: NDArray[Any], mask: NDArray[np.bool_], figure: str) -> None:
+    if weights.ndim != 2 or weights.shape != mask.shape or not weights.size:
+        raise ValueError(f"{figure} needs two matrices of one shape, got {weights.shape} and {mask.shape}")
+
+
+def _draw_both(
+    whole: Axes, window: Axes, weights: NDArray[Any], mask: NDArray[np.bool_], m: int | None, row: int, channel: int
+) -> None:
+    rows, channels = _window(row, weights.shape[0], WINDOW[0]), _window(channel, weights.shape[1], WINDOW[1])
+    _draw_whole(whole, weights, rows, channels)
+    _draw_window(window, weights, mask, rows, channels, m)
 
 
 WINDOW = (24, 48)
@@ -176,10 +214,10 @@ def _draw_whole(axes: Axes, weights: NDArray[Any], rows: slice, channels: slice)
 
 
 def _draw_window(
-    axes: Axes, weights: NDArray[Any], mask: NDArray[np.bool_], rows: slice, channels: slice, m: int | None, top: float
+    axes: Axes, weights: NDArray[Any], mask: NDArray[np.bool_], rows: slice, channels: slice, m: int | None
 ) -> None:
     part, kept = weights[rows, channels], mask[rows, channels]
-    near = 0.6 * top if top > 3 * float(np.abs(part).max()) else float(np.abs(part).max()) or 1.0
+    near = float(np.abs(part).max()) or 1.0
     colours = mpl.colormaps["PuOr"]((part / near + 1) / 2)
     colours[~kept, :3] += 0.8 * (1 - colours[~kept, :3])
     axes.imshow(
@@ -198,8 +236,8 @@ def _draw_window(
     axes.set(title="Window: pruned weights pale, dotted", xlabel="input channel")
 
 
-def _draw_sizes(axes: Axes, weights: NDArray[Any], mask: NDArray[np.bool_], top: float) -> None:
-    bins = 80
+def _draw_sizes(axes: Axes, weights: NDArray[Any], mask: NDArray[np.bool_]) -> None:
+    bins, top = 80, float(max(weights.max(), -weights.min())) or 1.0
     flat, kept = weights.ravel(), mask.ravel()
     index = np.minimum((flat + top) * (bins / (2 * top)), bins - 1).astype(np.int64)
     counts = np.bincount(index + bins * kept, minlength=2 * bins)
@@ -218,7 +256,7 @@ def _draw_sizes(axes: Axes, weights: NDArray[Any], mask: NDArray[np.bool_], top:
 def order_view(
     weights: NDArray[Any], order: NDArray[np.int64], masks: tuple[NDArray[np.bool_], NDArray[np.bool_]], m: int
 ) -> Figure:
-    """A weight matrix before and after its channels change places, a window of each, and where every channel went.
+    """Windows of a weight matrix before and after its channels change places.
 
     ``masks`` are those of ``weights`` and of ``weights[:, order]``. The windows show the first rows and channels, pruned
     weights pale with a dot; groups of ``m`` are apart by lines.
@@ -230,19 +268,25 @@ def order_view(
             f"masks {before.shape} and {after.shape}, order {order.shape}"
         )
     rows, channels = _window(0, weights.shape[0], WINDOW[0]), _window(0, weights.shape[1], WINDOW[1] * 2 // 3)
-    top = float(np.abs(weights).max()) or 1.0
     with _style():
-        figure = _Figure(figsize=(10.4, 3.5), dpi=100)
-        left, middle, right = figure.subplots(1, 3, width_ratios=(1.4, 1.4, 1.0))
-        figure.subplots_adjust(left=0.055, right=0.99, bottom=0.15, top=0.9, wspace=0.24)
-        _draw_window(left, weights, before, rows, channels, m, top)
-        _draw_window(middle, weights[:, order], after, rows, channels, m, top)
+        figure = _Figure(figsize=(6.7, 3.5), dpi=100)
+        left, right = figure.subplots(1, 2)
+        figure.subplots_adjust(left=0.085, right=0.99, bottom=0.15, top=0.9, wspace=0.14)
+        _draw_window(left, weights, before, rows, channels, m)
+        _draw_window(right, weights[:, order], after, rows, channels, m)
         left.set(title="As trained", ylabel="row")
-        middle.set(title="Channels permuted", xlabel="place of the channel")
-        right.plot(order, np.arange(len(order)), "o", color=COLOURS[0], ms=2.2)
-        right.plot([0, len(order)], [0, len(order)], color="#999999", lw=0.8)
-        right.set(title="Where channels went", xlabel="place before", ylabel="place after")
-        right.set_aspect("auto")
+        right.set(title="Channels permuted", xlabel="place of the channel")
+    return figure
+
+
+def order_moves(order: NDArray[np.int64]) -> Figure:
+    """Where every channel went: its place before and after, the diagonal for those that stay."""
+    with _style():
+        figure = _Figure(figsize=(3.6, 3.5), dpi=100)
+        axes = figure.add_axes((0.18, 0.15, 0.79, 0.75))
+        axes.plot([0, len(order)], [0, len(order)], color="#999999", lw=0.8)
+        axes.plot(order, np.arange(len(order)), "o", color=COLOURS[0], ms=2.2)
+        axes.set(title="Where channels went", xlabel="place before", ylabel="place after")
     return figure
 
 
@@ -257,8 +301,8 @@ def loss_strip(frame: pd.DataFrame, layer: str | None = None) -> Figure:
     places = np.arange(len(drawn))
     chosen = (drawn["layer"] == layer).to_numpy()
     with _style():
-        figure = _Figure(figsize=(10.4, 2.0), dpi=100)
-        axes = figure.add_axes((0.055, 0.24, 0.935, 0.62))
+        figure = _Figure(figsize=(8.4, 2.0), dpi=100)
+        axes = figure.add_axes((0.068, 0.24, 0.92, 0.62))
         axes.bar(places, drawn["lost_percent"], color=np.where(chosen, COLOURS[1], "#8FB8D6").tolist(), width=0.75)
         if "permuted_lost_percent" in drawn:
             axes.plot(places, drawn["permuted_lost_percent"], "o", color=COLOURS[0], ms=4, label="channels permuted")
@@ -280,8 +324,8 @@ def search_traces(frame: pd.DataFrame, bound: float | None = None) -> Figure:
     """
     require_columns(frame, ("strategy", "seconds", "efficacy"), "search_traces")
     with _style():
-        figure = _Figure(figsize=(10.4, 3.0), dpi=100)
-        axes = figure.add_axes((0.055, 0.17, 0.6, 0.72))
+        figure = _Figure(figsize=(8.4, 3.0), dpi=100)
+        axes = figure.add_axes((0.068, 0.17, 0.62, 0.72))
         for (strategy, rows), colour, marker in zip(
             frame.groupby("strategy", sort=False), _cycle(COLOURS), _cycle(MARKERS)
         ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from sparselab.permutation import exhaustive, optimal
@@ -54,7 +55,7 @@ def usual_seconds(rows: int, channels: int) -> float:
     """
     short, long = sorted((max(1, rows), channels))
     size: float = short**0.75 * long**0.25
-    return max(0.05, 0.012 * (size / 64) ** 1.5)
+    return max(0.05, 0.012 * math.pow(size / 64, 1.5))
 
 
 def moves(search: Search) -> int:
@@ -65,4 +66,4 @@ def moves(search: Search) -> int:
     product = 3.6e-12 * groups**2 * width
     boundaries = 8e-11 * groups * width * handle.n * handle.m
     matching = 1.5e-9 * groups**2 + 3e-6
-    return int(min(40_000, max(100, seconds / (product + boundaries + matching))))
+    return int(min(40_000, max(24, seconds / (product + boundaries + matching))))

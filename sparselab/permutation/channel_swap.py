@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sparselab.permutation.problem import Order
 from sparselab.permutation.strategy import Search
 
-WINDOW = 4096  # channels whose table of swaps is held at once: 64 MiB
+WINDOW = 2048  # channels whose swaps are held at once: some 150 MiB
 _THRESHOLD = 1e-5  # relative to the best gain of a sweep: smaller gains wait for a later one
 _ROUNDING = 1e-6  # relative to the mean group: a smaller gain is rounding
 
@@ -22,8 +22,8 @@ _ROUNDING = 1e-6  # relative to the mean group: a smaller gain is rounding
 class ChannelSwap:
     """Make the best swap of two channels, then the next best between untouched groups, until none gains.
 
-    Converged, make one random swap and go on, ``escapes`` times. The best order met is kept. Above 4096 channels the
-    swaps are looked for inside random windows of 4096 channels, drawn again until a whole round of them gains nothing.
+    Converged, make one random swap and go on, ``escapes`` times. The best order met is kept. Above 2048 channels the
+    swaps are looked for inside random windows of 2048 channels, drawn again until a whole round of them gains nothing.
     """
 
     escapes: int = 0

@@ -149,10 +149,6 @@ class SearchProblem:
         self.check(m)
         return sum(consumer.weight * _ideal(consumer.saliency, n, m) for consumer in self.consumers)
 
-    def row_bound(self, pattern: str | Pattern = "2:4") -> float:
-        """No order retains more: the moved columns' groups at the row-wise ideal, all others as they are."""
-        return self.ideal(pattern)
-
     def _runs(self) -> Iterator[tuple[_Consumer, NDArray[np.int64]]]:
         return ((consumer, run) for consumer in self.consumers for run in consumer.runs)
 

@@ -50,7 +50,7 @@ def search_permutation(
     comes back. ``callback(seconds, retained)`` hears of every candidate. ``bound=True`` adds ``upper_bound``.
 
     Takes up to 2^28 scores and 16,384 channels. Memory, in bytes a score: 4 for the resident float32 copy, 1 for its
-    8-bit shadow, and what the scores themselves take; tables add at most 256 MiB.
+    8-bit shadow, and twice what the scores themselves take while they are stacked; tables add at most 256 MiB.
 
     Raises ``ValueError`` for scores that are negative or not finite, for channels that do not divide into groups, and
     for unknown names, before anything is searched.

@@ -16,7 +16,7 @@ from sparselab.reproduce.section import Section, Settings, markdown_table
 from sparselab.tasks import efficientnet_lite0
 
 PATTERNS = ("unstructured,0.5", "4:8", "2:4", "1:4")
-STRATEGY = "channel_swap,0"
+STRATEGY = "auto"
 
 
 def run(settings: Settings) -> Section:
@@ -83,10 +83,10 @@ they hold {whole["eligible_weights"] / whole["weights"]:.1%} of the weights. The
 ![magnitude lost per layer and pattern](layers.png)
 
 **A first permutation.** Which channels share a group of four is an accident of training. Here each weight matrix's input
-channels were put in a better order on its own, by greedy channel swaps (`{STRATEGY}`): over all layers 2:4 then loses
+channels were put in a better order on its own (strategy `{STRATEGY}`): over all layers 2:4 then loses
 {permuted:.2f}% of the magnitude instead of {whole["lost_percent"]:.2f}%; no order can get below {ideal:.2f}%. *Efficacy* is
-the share of that way gone, in percent (Pool and Yu, NeurIPS 2021). In a network, layers must be permuted together; that
-a row says 20 here does not yet mean that the network can have it.
+the share of that way gone, in percent (Pool and Yu, NeurIPS 2021). In a network, layers must be permuted together; what
+is left of this gain then is in the next section.
 
 ![magnitude lost before and after permutation](layers_permuted.png)
 

@@ -16,7 +16,10 @@ from sparselab.specs import unknown_name
 
 PARTS: Mapping[str, str] = {
     "layers": "sparselab.reproduce.layers",
+    "network": "sparselab.reproduce.network",
+    "search": "sparselab.reproduce.search",
     "pictures": "sparselab.reproduce.pictures",
+    "finetune": "sparselab.reproduce.finetune",
 }
 """Every part by name, in the order of the report; each module has ``run(settings) -> Section``."""
 

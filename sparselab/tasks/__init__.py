@@ -1,8 +1,54 @@
-"""Real networks and real data to try sparsity on."""
+"""Real networks and real data to try sparsity on, and the loop that trains them."""
 
 from __future__ import annotations
 
-from sparselab.tasks.efficientnet_lite import efficientnet_lite0
-from sparselab.tasks.pictures import LabelledPictures, top1
+from collections.abc import Callable
 
-__all__ = ["LabelledPictures", "efficientnet_lite0", "top1"]
+from sparselab.specs import Registry
+from sparselab.tasks.baseline import dense_baseline, fresh_model
+from sparselab.tasks.efficientnet_lite import efficientnet_lite0
+from sparselab.tasks.loop import Trained, evaluate, recalibrate, train
+from sparselab.tasks.optimizers import OPTIMIZERS
+from sparselab.tasks.pictures import LabelledPictures, top1
+from sparselab.tasks.task import Collated, Recipe, Task
+
+TASKS: Registry[Callable[[], Task]] = Registry(
+    "task",
+    {
+        "digits": "sparselab.tasks.digits:Digits",
+        "fashion_mnist": "sparselab.tasks.fashion_mnist:FashionMnist",
+        "cifar10": "sparselab.tasks.cifar10:Cifar10",
+        "imagenet_folder": "sparselab.tasks.imagenet_folder:ImagenetFolder",
+        "sentiment": "sparselab.tasks.sentiment:Sentiment",
+    },
+)
+
+
+def get_task(task: str | Task | Callable[[], Task]) -> Task:
+    """The task that a name with options stands for (``"fashion_mnist,network=plain"``); a ``Task`` is returned as it is.
+
+    Loads the data. Raises ``ValueError`` for an unknown name, listing the valid ones, and ``FileNotFoundError`` saying
+    what was looked for where the data are missing.
+    """
+    if isinstance(task, Task):
+        return task
+    return (TASKS.resolve(task) if isinstance(task, str) else task)()
+
+
+__all__ = [
+    "OPTIMIZERS",
+    "TASKS",
+    "Collated",
+    "LabelledPictures",
+    "Recipe",
+    "Task",
+    "Trained",
+    "dense_baseline",
+    "efficientnet_lite0",
+    "evaluate",
+    "fresh_model",
+    "get_task",
+    "recalibrate",
+    "top1",
+    "train",
+]

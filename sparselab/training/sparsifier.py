@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from fnmatch import fnmatchcase
-from typing import Any
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparselab import measures
-from sparselab import saliency as saliency_module
-from sparselab.eligibility import LayerWeight, layer_weights, why_not
-from sparselab.masks import MaskCalculator, calculator, create_mask
+from sparselab.eligibility import layer_weights
+from sparselab.network.tracing import unwrap
 from sparselab.patterns import Pattern
+from sparselab.permutation.strategy import Strategy
 from sparselab.saliency import ModelSaliency
+from sparselab.training.masked import MaskedWeights, mask_buffer, pruned_buffer
+from sparselab.training.permuted import AllStates, moved_saliency
+from sparselab.training.schedules import SCHEDULES, Schedule
+from sparselab.training.selection import AnyPattern, Selection
+
+if TYPE_CHECKING:
+    from sparselab.network.report import PermutationReport
+
+__all__ = ["Sparsifier", "mask_buffer", "pruned_buffer"]
 
 
 class Sparsifier:
@@ -24,12 +32,20 @@ class Sparsifier:
 
     Masks live in the model as bool buffers under ASP's names (``__weight_mma_mask``), so they follow ``.to(device)``
     and ``state_dict``; with ``keep_pruned`` the pruned values are kept too (``__weight_mma_pruned_p``), and come back
-    before a mask is computed again. Nothing is pruned before ``compute()``.
+    before a mask is computed again. Nothing is pruned before ``compute()``, which starts the ``schedule``:
+    ``"one_shot"``, ``"recompute,100"``, ``"gradual,100,500"``, ``"decay,0,500"`` or an object.
 
-    ``include`` and ``exclude`` are names of weights or modules, ``*`` and ``?`` allowed. ``saliency`` is a name, a
-    callable, or a mapping from weight name to either. ``rule`` is an eligibility rule (``"divisible"``, ``"asp"``),
-    ``layer_types`` the module types to prune. Raises ``ValueError`` for unknown names and for a model that has masks
-    already.
+    ``model`` may be wrapped (``torch.compile``, ``DistributedDataParallel``). ``pattern`` is a pattern, a mask calculator
+    or a function ``weight -> mask``. ``include`` and ``exclude`` are names of weights or modules, ``*`` and ``?`` allowed.
+    ``saliency`` is a name, a callable, a tensor, or a mapping from weight name to any of these. ``rule`` is an eligibility
+    rule (``"divisible"``, ``"asp"``), ``layer_types`` the module types to prune, ``custom`` further types with the names
+    of their weights.
+
+    Given ``example_inputs``, what the model takes, channels are permuted before the first masks are computed, by the
+    strategy ``permutation`` (``None``: never); ``permutation_report`` says what that did. The state of attached optimizers
+    and scores given as ``saliency`` move along; other copies of the weights (an EMA) must be made afterwards.
+
+    Deterministic. Raises ``ValueError`` for unknown names and for a model that has masks already.
 
     >>> model = nn.Linear(16, 8)
     >>> sparsifier = Sparsifier(model, "2:4")
@@ -44,196 +60,245 @@ class Sparsifier:
     def __init__(
         self,
         model: nn.Module,
-        pattern: str | Pattern | MaskCalculator | Callable[[Tensor], Tensor] = "2:4",
+        pattern: AnyPattern = "2:4",
         *,
         saliency: ModelSaliency = "magnitude",
         include: Iterable[str] | None = None,
-        exclude: Iterable[str] = (),
+        exclude: Iterable[str] | None = None,
+        schedule: str | Schedule = "one_shot",
+        keep_pruned: bool = False,
+        permutation: str | Strategy | None = "auto",
+        example_inputs: Any = None,
         rule: str = "divisible",
         layer_types: Sequence[type[nn.Module]] | None = None,
-        keep_pruned: bool = False,
+        custom: Mapping[type[nn.Module], Sequence[str]] | None = None,
     ) -> None:
-        self.model = model
-        self._calculate = calculator(pattern) if isinstance(pattern, (str, Pattern, MaskCalculator)) else pattern
-        self.saliency = saliency
-        self.keep_pruned = keep_pruned
-        self._hooked: list[tuple[Optimizer, list[Any]]] = []
-        chosen = _Chosen(include, exclude, layer_types)
-        self._reasons: dict[str, str | None] = {}
-        self._layers: list[LayerWeight] = []
-        for layer in layer_weights(model):
-            reason = chosen.why_not(layer) or why_not(layer.module, layer.attribute, _shape_pattern(pattern), rule)
-            self._reasons[layer.name] = reason
-            if reason is None:
-                self._layers.append(layer)
-        for layer in self._layers:
-            if hasattr(layer.module, mask_buffer(layer)):
-                raise ValueError(
-                    f"{layer.name!r} has a mask already: finalize() the Sparsifier that put it there first"
-                )
-        for layer in self._layers:
-            weight = layer.weight.detach()
-            layer.module.register_buffer(mask_buffer(layer), torch.ones_like(weight, dtype=torch.bool))
-            if keep_pruned:
-                layer.module.register_buffer(pruned_buffer(layer), torch.zeros_like(weight, device="cpu"))
+        self.model = unwrap(model)
+        self.schedule = SCHEDULES.resolve(schedule)
+        self.permutation = _strategy(permutation)
+        self.example_inputs = example_inputs
+        self.permutation_report: PermutationReport | None = None
+        self._choose = Selection(
+            None if include is None else tuple(include),
+            tuple(exclude or ()),
+            None if layer_types is None else tuple(layer_types),
+            custom,
+            rule,
+        )
+        chosen = self._choose(self.model, pattern)
+        self._reasons = {name: reason for name, (_, reason) in chosen.items()}
+        layers = [layer for layer, reason in chosen.values() if reason is None]
+        self.weights = MaskedWeights(layers, pattern, saliency, keep_pruned or self.schedule.keep_pruned)
+        try:
+            self.schedule.check(self.weights.pattern)
+        except ValueError:
+            self.weights.remove()
+            raise
+        self.weights.before_first = self._permute
+        self._attached: list[tuple[Optimizer, list[Any]]] = []
+        self._mid_step = False
+        self.step: int | None = None
+
+    # ----------------------------------------------------------------------------------------------------------- state
 
     @property
     def masks(self) -> dict[str, Tensor]:
         """The mask of every sparse weight by name (the buffers themselves, not copies)."""
-        return {layer.name: _mask(layer) for layer in self._layers}
+        return self.weights.masks
+
+    @property
+    def keep_pruned(self) -> bool:
+        """Whether pruned values are kept."""
+        return self.weights.keep_pruned
 
     @property
     def enabled(self) -> bool:
-        """Whether every sparse weight is masked now (also after loading a checkpoint of a pruned model)."""
-        return bool(self._layers) and not any(bool(_mask(layer).all()) for layer in self._layers)
+        """Whether every sparse weight has a mask and is zero where it says so. Looks at the weights themselves.
+
+        True after loading the checkpoint of a pruned model; false while weights fade or grow, and after a step that
+        failed half-way.
+        """
+        return self.weights.all_pruned()
+
+    def frame(self) -> pd.DataFrame:
+        """A row a layer: ``layer, shape, eligible, reason, density, retained_percent``.
+
+        ``density`` is the share of its weights that are not zero now, ``retained_percent`` the share of its magnitude
+        that the mask kept when it was computed (100 without a mask, NaN where that was in another process).
+        """
+        masked = self.weights.any_masked()
+        rows = []
+        for layer in layer_weights(self.model, self._choose.custom):
+            reason = self._reasons.get(layer.name, "added after the Sparsifier was made")
+            weight = layer.weight.detach()
+            density = float(weight.count_nonzero()) / max(1, weight.numel())
+            unknown = float("nan") if masked and reason is None else 1.0
+            retained = 100 * self.weights.shares.get(layer.name, unknown)
+            rows.append((layer.name, tuple(weight.shape), reason is None, reason or "", density, retained))
+        return pd.DataFrame(rows, columns=["layer", "shape", "eligible", "reason", "density", "retained_percent"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the schedule is. The masks are in the model's own ``state_dict``; save both, and the optimizer's."""
+        self._settle()
+        return {"step": self.step, "fading": self.weights.fading, "shares": dict(self.weights.shares)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where ``state_dict`` was taken; ``ValueError`` for anything else."""
+        missing = {"step", "fading", "shares"} - set(state)
+        if missing:
+            raise ValueError(f"not the state of a Sparsifier: {sorted(missing)} missing from {sorted(state)}")
+        self.step, self.weights.fading = state["step"], bool(state["fading"])
+        self.weights.shares = dict(state["shares"])
+        if self.weights.shares:
+            self.weights.before_first = None
+
+    # --------------------------------------------------------------------------------------------------------- actions
 
     def compute(self) -> None:
-        """Compute a mask from the weights as they are and prune by it.
+        """Start the schedule; for most, that computes masks from the weights as they are and prunes by them.
 
-        With ``keep_pruned`` the pruned values return first. All masks are computed before the first weight changes,
-        so an error leaves the model as it was. Raises ``ValueError`` naming the layer for weights that are not
-        finite, and ``RuntimeError`` when the model is pruned already and the pruned values were not kept.
+        Called again, it computes new masks now; kept pruned values return first. All masks are computed before the first
+        weight changes, so an error leaves the model as it was. Raises ``ValueError`` naming the layer for weights that
+        are not finite, and ``RuntimeError`` when the model is pruned already and the pruned values were not kept.
         """
-        if not self.keep_pruned and any(not bool(_mask(layer).all()) for layer in self._layers):
+        self._settle()
+        if not self.keep_pruned and self.weights.any_masked():
             raise RuntimeError(
                 "masks are computed already and the pruned values are gone, so a new mask could only be the old one; "
                 "use keep_pruned=True (ASP: allow_recompute_mask=True) to recompute"
             )
-        dense = [self._dense(layer) for layer in self._layers]
-        masks = [self._new_mask(layer, weight) for layer, weight in zip(self._layers, dense)]
-        with torch.no_grad():
-            for layer, weight, mask in zip(self._layers, dense, masks):
-                if self.keep_pruned:
-                    getattr(layer.module, pruned_buffer(layer)).copy_(torch.where(mask, 0, weight))
-                _mask(layer).copy_(mask)
-                layer.weight.copy_(torch.where(mask, weight, 0))
+        if self.step is None:
+            self.schedule.begin(self.weights)
+            self.step = 0
+        else:
+            self.weights.compute()
 
     def restore(self) -> None:
-        """Bring the pruned values back and turn masks off (all ones); needs ``keep_pruned``, else ``RuntimeError``."""
+        """Bring the pruned values back, turn masks off (all ones) and stop the schedule.
+
+        ``compute()`` starts it again. Raises ``RuntimeError`` unless pruned values are kept.
+        """
         if not self.keep_pruned:
             raise RuntimeError("pruned values were not kept: use keep_pruned=True (ASP: allow_recompute_mask=True)")
-        with torch.no_grad():
-            for layer in self._layers:
-                layer.weight.copy_(self._dense(layer))
-                _mask(layer).fill_(True)
-                getattr(layer.module, pruned_buffer(layer)).zero_()
+        self._settle()
+        self.weights.lift()
+        self.step = None
 
     def attach(self, optimizer: Optimizer) -> None:
         """Keep masks through ``optimizer``'s steps: gradients are masked before a step, weights after it.
 
-        Uses PyTorch's step hooks, so any optimizer will do. Attaching twice changes nothing.
+        Uses PyTorch's step hooks, so any optimizer will do; a closure's gradients are masked each time it is called.
+        The first optimizer attached is the schedule's clock. Attaching twice changes nothing.
         """
-        if any(known is optimizer for known, _ in self._hooked):
+        if any(known is optimizer for known, _ in self._attached):
             return
+        clock = not self._attached
         handles = [
-            optimizer.register_step_pre_hook(lambda *_: self._mask_gradients()),
-            optimizer.register_step_post_hook(lambda *_: self._mask_weights()),
+            optimizer.register_step_pre_hook(functools.partial(self._before_step, clock)),
+            optimizer.register_step_post_hook(functools.partial(self._after_step, clock)),
         ]
-        self._hooked.append((optimizer, handles))
+        self._attached.append((optimizer, handles))
+
+    def apply_to(self, copy: nn.Module) -> None:
+        """Prune another copy of the model, such as its exponential moving average, by the masks of this moment.
+
+        Raises ``ValueError``, and changes nothing, when the copy lacks a weight or has it in another shape.
+        """
+        parameters = dict(unwrap(copy).named_parameters(remove_duplicate=False))
+        for name, mask in self.masks.items():
+            if name not in parameters or parameters[name].shape != mask.shape:
+                raise ValueError(f"not a copy of the model: it has no {name!r} of shape {tuple(mask.shape)}")
+        with torch.no_grad():
+            for name, mask in self.masks.items():
+                parameters[name].mul_(mask.to(parameters[name].device))
 
     def finalize(self) -> None:
         """Leave a plain model: zeros stay in the weights, optimizer hooks and mask buffers go."""
-        self._mask_weights()
-        for _, handles in self._hooked:
+        self.weights.apply()
+        for _, handles in self._attached:
             for handle in handles:
                 handle.remove()
-        self._hooked.clear()
-        for layer in self._layers:
-            delattr(layer.module, mask_buffer(layer))
-            if self.keep_pruned:
-                delattr(layer.module, pruned_buffer(layer))
-        self._layers.clear()
+        self._attached.clear()
+        self.weights.remove()
+        self.weights.layers.clear()
+        self._mid_step = False
 
-    def frame(self) -> pd.DataFrame:
-        """A row a layer: ``layer, shape, eligible, reason, density, retained_percent`` (of the magnitude it had)."""
-        sparse = {layer.name: layer for layer in self._layers}
-        rows = []
-        for layer in layer_weights(self.model):
-            reason = self._reasons.get(layer.name, "added after the Sparsifier was made")
-            density = retained = 1.0
-            if layer.name in sparse:
-                mask, dense = _mask(layer), self._dense(layer).abs()
-                density = float(mask.float().mean())
-                total = float(dense.sum(dtype=torch.float64))
-                retained = measures.retained(dense, mask) / total if total else 1.0
-            rows.append((layer.name, tuple(layer.weight.shape), reason is None, reason or "", density, 100 * retained))
-        return pd.DataFrame(rows, columns=["layer", "shape", "eligible", "reason", "density", "retained_percent"])
+    # ----------------------------------------------------------------------------------------------------------- hooks
 
-    def _dense(self, layer: LayerWeight) -> Tensor:
-        """The weight with its pruned values back (as far as they were kept)."""
-        weight = layer.weight.detach()
-        if not self.keep_pruned:
-            return weight
-        pruned: Tensor = getattr(layer.module, pruned_buffer(layer))
-        return torch.where(_mask(layer), weight, pruned.to(weight.device, weight.dtype))
+    def _before_step(
+        self, clock: bool, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        self._settle()
+        self._mid_step = True
+        self._mask_gradients()
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            return None
+        masked = self._masking(closure)
+        if len(args) > 1:
+            return (args[0], masked, *args[2:]), kwargs
+        return args, {**kwargs, "closure": masked}
 
-    def _new_mask(self, layer: LayerWeight, weight: Tensor) -> Tensor:
-        if not isinstance(self._calculate, MaskCalculator):
-            return _checked_mask(self._calculate(weight), weight, layer.name)
-        criterion = saliency_module.for_layer(self.saliency, layer.name)
-        try:
-            return create_mask(weight, self._calculate, channel_dim=layer.channel_dim, saliency=criterion)
-        except ValueError as error:
-            raise ValueError(f"layer {layer.name!r}: {error}") from error
+    def _after_step(self, clock: bool, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if clock and self.step is not None:
+            self.step += 1
+            self.schedule.after_step(self.weights, self.step)
+        elif not self.weights.fading:
+            self.weights.apply()
+        self._mid_step = False
+
+    def _masking(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+        @functools.wraps(closure)
+        def masked() -> Any:
+            loss = closure()
+            self._mask_gradients()
+            return loss
+
+        return masked
 
     def _mask_gradients(self) -> None:
-        for layer in self._layers:
-            if layer.weight.grad is not None:
-                layer.weight.grad.mul_(_mask(layer))
+        if self.step is not None:
+            self.schedule.before_step(self.weights, self.step)
+        else:
+            self.weights.apply_to_gradients()
 
-    def _mask_weights(self) -> None:
-        with torch.no_grad():
-            for layer in self._layers:
-                layer.weight.mul_(_mask(layer))
+    def _settle(self) -> None:
+        """After a step that failed half-way: take out what it put where the masks say zero."""
+        if self._mid_step:
+            self._mid_step = False
+            if not self.weights.fading:
+                self.weights.apply()
 
+    # ----------------------------------------------------------------------------------------------------- permutation
 
-class _Chosen:
-    """Which layers the user asked for."""
+    def _permute(self) -> None:
+        """Permute the channels of the dense model, if there is something to trace it with."""
+        pattern = self.weights.pattern
+        if self.permutation is None or self.example_inputs is None or pattern is None or pattern.n is None:
+            return
+        from sparselab.network.permute import permute
 
-    def __init__(
-        self, include: Iterable[str] | None, exclude: Iterable[str], layer_types: Sequence[type[nn.Module]] | None
-    ) -> None:
-        self.include = None if include is None else list(include)
-        self.exclude = list(exclude)
-        self.layer_types = None if layer_types is None else tuple(layer_types)
-
-    def why_not(self, layer: LayerWeight) -> str | None:
-        names = (layer.name, layer.name.rpartition(".")[0])
-        if self.layer_types is not None and not isinstance(layer.module, self.layer_types):
-            return f"{type(layer.module).__name__} is not among the layer types to prune"
-        if self.include is not None and not _any_match(names, self.include):
-            return "not in include"
-        return "in exclude" if _any_match(names, self.exclude) else None
-
-
-def _any_match(names: Sequence[str], patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns for name in names)
-
-
-def _shape_pattern(pattern: str | Pattern | MaskCalculator | Callable[[Tensor], Tensor]) -> Pattern:
-    """The pattern whose M the eligibility rule checks; a user's own function may take any shape."""
-    if isinstance(pattern, MaskCalculator):
-        outputs, channels = pattern.multiples
-        return Pattern("1d" if outputs == 1 else "2d", channels, channels, 1.0)
-    return Pattern.parse(pattern) if isinstance(pattern, (str, Pattern)) else Pattern("function", 1, 1, 1.0)
+        known = {layer.name for layer in layer_weights(self.model)}
+        layers = [layer for layer in self.weights.layers if layer.name in known]
+        if not layers:
+            return
+        with self.weights.without_buffers():
+            self.permutation_report = permute(
+                self.model,
+                self.example_inputs,
+                Pattern.nm(*pattern.require_nm("permutation")),  # for 2d masks too: the order helps them as well
+                strategy=self.permutation,
+                saliency=self.weights.saliency,
+                optimizer=AllStates([optimizer for optimizer, _ in self._attached]).as_optimizer(),
+                include=[layer.name for layer in layers],
+            )
+        self.weights.saliency = moved_saliency(self.weights.saliency, layers, self.permutation_report.plan)
 
 
-def _checked_mask(mask: Tensor, weight: Tensor, name: str) -> Tensor:
-    if not isinstance(mask, Tensor) or mask.shape != weight.shape:
-        raise ValueError(f"layer {name!r}: the mask function must return a tensor of shape {tuple(weight.shape)}")
-    return mask.bool()
+def _strategy(permutation: str | Strategy | None) -> Strategy | None:
+    """The strategy, resolved at once so that a misspelt name is an error before any work is done."""
+    if permutation is None:
+        return None
+    from sparselab.permutation.strategy import STRATEGIES
 
-
-def mask_buffer(layer: LayerWeight) -> str:
-    """The name of the buffer that holds the mask, as ASP's checkpoints have it."""
-    return f"__{layer.attribute}_mma_mask"
-
-
-def pruned_buffer(layer: LayerWeight) -> str:
-    """The name of the buffer that holds the pruned values, as ASP's checkpoints have it."""
-    return f"__{layer.attribute}_mma_pruned_p"
-
-
-def _mask(layer: LayerWeight) -> Tensor:
-    mask: Tensor = getattr(layer.module, mask_buffer(layer))
-    return mask
+    return STRATEGIES.resolve(permutation)

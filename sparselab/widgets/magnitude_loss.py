@@ -19,7 +19,7 @@ from sparselab.saliency import ModelSaliency
 from sparselab.specs import unknown_name
 from sparselab.widgets import layers as logic
 from sparselab.widgets.job import Job
-from sparselab.widgets.panel import Panel, Picture, controls, in_words, numbers, soon, wide
+from sparselab.widgets.panel import Panel, Picture, controls, in_words, numbers, pictures, soon, wide
 
 
 class MagnitudeLoss(Panel):
@@ -51,12 +51,15 @@ class MagnitudeLoss(Panel):
         self._job: Job | None = None
         self._seen: tuple[tuple[str, str, str], logic.MaskedLayer] | None = None
         self._drawn: tuple[object, ...] | None = None
+        self._sized: logic.MaskedLayer | None = None
         text = str(Pattern.parse(pattern))
-        self._picture, self._numbers, self._whole, self._strip = Picture(), numbers(), numbers(), Picture()
+        self._picture, self._sizes, self._strip = Picture(), Picture(), Picture()
+        self._numbers, self._whole = numbers(), numbers()
         self._controls = self._make_controls(text)
         first = controls(*(self._controls[name] for name in ("layer", "pattern", "saliency")))
-        second = controls(self._controls["row"], self._controls["channel"])
-        super().__init__([first, second, self._numbers, self._picture, self._whole, self._strip])
+        fields = self._numbers_beside()
+        second = controls(self._controls["row"], fields["row"], self._controls["channel"], fields["channel"])
+        super().__init__([first, second, self._numbers, pictures(self._picture, self._sizes), self._whole, self._strip])
         self.layer, self.pattern = layer or logic.first_choice(self._layers, text), text
         for name, control in self._controls.items():
             traitlets.link((self, name), (control, "value"))
@@ -116,9 +119,19 @@ class MagnitudeLoss(Panel):
             "layer": dropdown(options=names, description="Layer", tooltip="The weight to look at", **plain),
             "pattern": dropdown(options=patterns, value=pattern, description="Pattern", tooltip="Keep N of M", **plain),
             "saliency": dropdown(options=list(self._saliencies), description="Saliency", tooltip="Score", **plain),
-            "row": slider(max=0, description="Window: first row", **wide()),
-            "channel": slider(max=0, description="first channel", **wide()),
+            "row": slider(max=0, description="Window: row", readout=False, **wide(layout={"width": "290px"})),
+            "channel": slider(max=0, description="channel", readout=False, **wide(layout={"width": "270px"})),
         }
+
+    def _numbers_beside(self) -> dict[str, ipywidgets.Widget]:
+        """A field beside each slider: a slider's handle has no name for a screen reader, and a number can be typed."""
+        fields = {}
+        for name, says in (("row", "from row"), ("channel", "from channel")):
+            slider = self._controls[name]
+            fields[name] = ipywidgets.BoundedIntText(min=0, max=0, description=says, **wide(layout={"width": "160px"}))
+            traitlets.link((slider, "max"), (fields[name], "max"))
+            traitlets.link((slider, "value"), (fields[name], "value"))
+        return fields
 
     def _moved(self, change: Any) -> None:
         if change["name"] == "layer":
@@ -143,11 +156,20 @@ class MagnitudeLoss(Panel):
 
     def _redraw(self) -> None:
         with self.problems_shown():
-            text = logic.described(self._view(), self.saliency)
-            self._picture.show(self.figure, text)
+            view = self._view()
+            text = logic.described(view, self.saliency)
+            window = plots.mask_window(view.weights, view.mask, view.pattern.m, row=self.row, channel=self.channel)
+            self._picture.show(window, text)
+            if view is not self._sized:
+                self._sizes.show(
+                    plots.weight_sizes(view.weights, view.mask), "How large the weights kept and pruned are"
+                )
+                self._sized = view
             self._numbers.value = html.escape(text)
         if self.problem:
+            self._sized = None
             self._picture.clear()
+            self._sizes.clear()
             self._numbers.value = ""
 
     def _view(self) -> logic.MaskedLayer:

@@ -15,14 +15,18 @@ import pandas as pd
 import traitlets
 from matplotlib.figure import Figure
 
+from sparselab import plots
+
 # Pictures are drawn on white. In a dark theme they are turned over: white becomes the theme's black, hues stay.
 _STYLE = """<style>
 .sparselab { max-width: 1060px; }
 .sparselab .sparselab-controls { flex-wrap: wrap; gap: 2px 14px; }
-.sparselab .sparselab-numbers { line-height: 1.5; color: var(--jp-content-font-color1, #111); }
+.sparselab .sparselab-pictures { flex-wrap: wrap; }
+.sparselab .sparselab-numbers .widget-html-content { line-height: 1.5; color: var(--jp-content-font-color1, #111); }
 .sparselab .sparselab-numbers b { font-variant-numeric: tabular-nums; }
 .sparselab .sparselab-problem { color: #B00020; font-weight: 600; }
-.sparselab img { display: block; width: 100%; height: auto; max-width: 1040px; }
+.sparselab .sparselab-picture { margin: 0; flex: 0 1 auto; max-width: 100%; overflow-x: auto; overflow-y: hidden; }
+.sparselab img { display: block; height: auto; max-width: 100%; min-width: min(var(--wide), 440px); }
 .sparselab :focus-visible { outline: 2px solid #0072B2; outline-offset: 1px; }
 body[data-jp-theme-light="false"] .sparselab img,
 body[data-jp-theme-light="false"] .sparselab .jupyter-matplotlib-canvas-container
@@ -47,12 +51,16 @@ def in_words(error: BaseException) -> str:
 class Picture(ipywidgets.HTML):
     """A figure, with a text that says what it shows."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_class("sparselab-picture")
+
     def show(self, figure: Figure, text: str) -> None:
         """Replace the picture."""
         data = base64.b64encode(png(figure)).decode()
         width, height = (round(side * figure.dpi) for side in figure.get_size_inches())
         self.value = (
-            f'<img decoding="sync" width="{width}" height="{height}" alt="{html.escape(text, quote=True)}" '
+            f'<img decoding="sync" width="{width}" height="{height}" style="--wide: {width}px" alt="{html.escape(text, quote=True)}" '
             f'src="data:image/png;base64,{data}">'
         )
 
@@ -88,6 +96,10 @@ class Panel(ipywidgets.VBox):
         """The picture as it is now."""
         raise AttributeError(f"{type(self).__name__} has no figure")
 
+    def portrait(self) -> Figure:
+        """What stands for the widget where it is not alive."""
+        return self.figure
+
     @contextmanager
     def problems_shown(self) -> Iterator[None]:
         """Errors raised inside are shown in the widget, in words, instead of being lost in the server's log."""
@@ -106,7 +118,7 @@ class Panel(ipywidgets.VBox):
         """The live widget, and a picture of it for readers of the notebook elsewhere."""
         bundle = super()._repr_mimebundle_(**options)
         with self.problems_shown():
-            bundle["image/png"] = base64.b64encode(png(self.figure)).decode()
+            bundle["image/png"] = base64.b64encode(plots.to_png(self.portrait())).decode()
         return bundle
 
 
@@ -114,6 +126,13 @@ def controls(*widgets: ipywidgets.Widget) -> ipywidgets.HBox:
     """Controls side by side, going on in another line where there is no more room."""
     box = ipywidgets.HBox(widgets)
     box.add_class("sparselab-controls")
+    return box
+
+
+def pictures(*shown: Picture) -> ipywidgets.HBox:
+    """Pictures side by side, one below the other where there is no room."""
+    box = ipywidgets.HBox(shown)
+    box.add_class("sparselab-pictures")
     return box
 
 

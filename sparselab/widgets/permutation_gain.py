@@ -25,7 +25,7 @@ from sparselab.specs import unknown_name
 from sparselab.widgets import searches as logic
 from sparselab.widgets.job import Job
 from sparselab.widgets.layers import choosable_layers, first_choice
-from sparselab.widgets.panel import Panel, Picture, controls, in_words, numbers, wide
+from sparselab.widgets.panel import Panel, Picture, controls, in_words, numbers, pictures, wide
 
 _MATRIX = "matrix"
 
@@ -68,7 +68,8 @@ class PermutationGain(Panel):
         self._job: Job | None = None
         first = layer or (first_choice(choosable_layers(self._model), pattern) if self._model else _MATRIX)
         self._status, self._best_line, self._layers_line = numbers(), numbers(), numbers()
-        self._traces_picture, self._order_picture, self._layers_picture = Picture(), Picture(), Picture()
+        self._traces_picture, self._layers_picture = Picture(), Picture()
+        self._order_picture, self._moves_picture = Picture(), Picture()
         self._make_controls(list(self._matrices), str(Pattern.parse(pattern)), strategies)
         self._checks = {
             name: ipywidgets.Checkbox(False, description=name, indent=False, layout={"width": "auto"})
@@ -132,6 +133,10 @@ class PermutationGain(Panel):
     def layers_figure(self) -> Figure:
         """What every layer loses before and after."""
         return plots.loss_strip(self.layers_frame, self.layer)
+
+    def portrait(self) -> Figure:
+        """The traces where there are any, else the matrix."""
+        return self.figure if self._traces else self.order_figure
 
     @property
     def running(self) -> bool:
@@ -238,7 +243,7 @@ class PermutationGain(Panel):
             self._status,
             self._traces_picture,
             self._best_line,
-            self._order_picture,
+            pictures(self._order_picture, self._moves_picture),
             self._layers_line,
             self._layers_picture,
         ]
@@ -305,6 +310,7 @@ class PermutationGain(Panel):
                 f"ideal {ideal:.2f} %: efficacy <b>{best.efficacy:.1f}</b>. "
                 f"{moved:.0f} % of the channels have new neighbours."
             )
+            self._moves_picture.show(plots.order_moves(best.order), "Where every channel went")
         self._order_picture.show(self.order_figure, f"{self.layer} before and after the best order")
 
     def _show_layers(self) -> None:
@@ -335,6 +341,7 @@ class PermutationGain(Panel):
         self._save.disabled = True
         self._best_line.value, self._status.value = "", "Ready."
         self._traces_picture.clear()
+        self._moves_picture.clear()
         with self.problems_shown():
             self.matrix.problem.check(Pattern.parse(self.pattern).require_nm("a permutation search")[1])
             self._show_order()

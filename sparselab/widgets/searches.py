@@ -97,10 +97,8 @@ def run_search(
 
 def warm_up(strategy: str, pattern: str) -> None:
     """Have what ``strategy`` needs compiled: on the first use on a machine that takes seconds, which are not a search's."""
-    m = int(pattern.split(":")[1])
-    search_permutation(
-        np.random.default_rng(0).random((8, 8 * m), np.float32), pattern, strategy=strategy, time_limit=1.0
-    )
+    scores = np.random.default_rng(0).random((8, 8 * int(pattern.split(":")[1])), np.float32)
+    search_permutation(scores, pattern, strategy=strategy)
 
 
 def traces_frame(traces: Sequence[Trace]) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from math import comb
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from sparselab.ops.cpu.differences import Bytes, quantised
 from sparselab.ops.threads import map_blocks, row_blocks
 
 _SLOTS = 64  # slots of a table that one thread computes at once
-_SETS = 64  # sets of groups that one thread partitions at once
+_SETS = 128  # sets of groups that one thread partitions at once
 _KNOWN = 2**20  # groups whose value is kept: all of 70 channels at M = 4
 _GROUPS = 256  # groups that one thread scores at once
 
@@ -36,6 +37,7 @@ class CpuHandle:
         self._values = np.ascontiguousarray(values / values.dtype.type(self.scale), np.float32)
         self.channels, self.rows = values.shape
         self.n, self.m = n, m
+        self._asked = 0
 
     def retained(self, order: Ints) -> float:
         """See ``Handle``."""
@@ -58,27 +60,41 @@ class CpuHandle:
         return out
 
     @cached_property
-    def _all_groups(self) -> tuple[Ints, Doubles]:
-        """Binomials, and what every group retains; the table is empty where there are too many groups."""
-        choose = partitions.binomials(self.channels, self.m)
-        count = int(choose[self.channels, self.m]) if self.m <= 4 else 0
+    def _all_groups(self) -> Doubles:
+        """What every group retains; empty where there are too many groups to keep."""
+        count = comb(self.channels, self.m) if self.m <= 4 else 0
         known = np.empty(count if count <= _KNOWN else 0)
 
         def score(block: slice) -> None:
-            partitions.score_groups(self._values, choose, self.n, block.start, known[block])
+            partitions.score_groups(self._values, self._binomials, self.n, block.start, known[block])
 
         map_blocks(score, row_blocks(len(known), 2**15))
-        return choose, known
+        return known
+
+    @cached_property
+    def _binomials(self) -> Ints:
+        return partitions.binomials(self.channels, self.m)
 
     def best_partitions(self, order: Ints, sets: Ints, subsets: Ints, parts: Ints) -> tuple[Doubles, Ints]:
         """See ``Handle``."""
         gains, dealt = np.empty(len(sets)), np.empty((len(sets), sets.shape[1] * self.m), np.int64)
         columns = np.ascontiguousarray(parts.T, np.uint32)
-        choose, known = self._all_groups
+        # Scoring every group once pays when the sets ask for about as many: three groups do, two do not.
+        self._asked += len(sets) * len(subsets)
+        known = self._all_groups if 2 * self._asked >= comb(self.channels, self.m) else np.empty(0)
 
         def solve(block: slice) -> None:
             partitions.best_partitions(
-                self._values, order, sets[block], subsets, columns, self.n, choose, known, gains[block], dealt[block]
+                self._values,
+                order,
+                sets[block],
+                subsets,
+                columns,
+                self.n,
+                self._binomials,
+                known,
+                gains[block],
+                dealt[block],
             )
 
         map_blocks(solve, row_blocks(len(sets), _SETS))

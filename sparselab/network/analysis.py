@@ -1,0 +1,156 @@
+"""From a model and example inputs to the dimensions of its parameters and buffers."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparselab.network import rules_linear, rules_norm  # noqa: F401  (they register themselves)
+from sparselab.network.axes import Dim, fresh, pin
+from sparselab.network.interpret import Dims, Interpreter, Value
+from sparselab.network.rules import RULES, pointwise
+from sparselab.network.tracing import Graph, UntraceableError, trace
+
+
+@dataclass(frozen=True)
+class Member:
+    """A parameter or buffer: all the ``names`` under which the model has it, its shape and its dimensions; of whole
+    numbers also the ``content``, since they may be an index."""
+
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    dims: Dims
+    content: Tensor | None = None
+
+    @property
+    def name(self) -> str:
+        """The first of the names."""
+        return self.names[0]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What was found out: the members, every value noted on the way (``freedom`` reads it), and the ``lowest``
+    floating-point dtype that the model's own code asks for."""
+
+    members: tuple[Member, ...]
+    values: tuple[Dims, ...]
+    lowest: torch.dtype | None = None
+
+
+def analyse(model: nn.Module, example_inputs: Any) -> Analysis:
+    """The dimensions of every parameter and buffer of ``model`` (a plain module: see ``tracing.unwrap``).
+
+    Traced in evaluation mode, and in training mode too when evaluation meets not all parameters (an auxiliary head).
+    Members that no trace met are pinned. The model is left as it was. Raises ``UntraceableError``.
+    """
+    members = _members(model)
+    by_name = {name: member for member in members for name in member.names}
+    met: set[str] = set()
+    graph = _trace_in_mode(model, example_inputs, training=False)
+    values = _walk(graph, by_name, met)
+    unused = [name for name, _ in model.named_parameters() if by_name[name].name not in met]
+    if unused:
+        try:
+            values += _walk(_trace_in_mode(model, example_inputs, training=True), by_name, met)
+        except UntraceableError as error:
+            raise UntraceableError(
+                f"In training mode, which may use {unused[0]} (evaluation does not): {error}"
+            ) from error
+    for member in members:
+        if member.name not in met:
+            for dim in member.dims:
+                pin(dim, f"{member.name} is not used by the model on these inputs")
+    return Analysis(tuple(members), tuple(values + [member.dims for member in members]), _lowest_dtype(graph))
+
+
+def _trace_in_mode(model: nn.Module, example_inputs: Any, *, training: bool) -> Graph:
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in modes:
+            module.training = training
+        return trace(model, example_inputs)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _walk(graph: Graph, by_name: dict[str, Member], met: set[str]) -> list[Dims]:
+    placeholders = [node for node in graph.module.graph.nodes if node.op == "placeholder"]
+    inputs = [_placeholder(node, graph, by_name, met) for node in placeholders]
+    interpreter = Interpreter(RULES, pointwise)
+    outputs = interpreter.run(graph.module, inputs)
+    for position, output in enumerate(outputs):
+        name = graph.outputs[position] if position < len(graph.outputs) else ""
+        if isinstance(output, Value):
+            for dim in output.dims:
+                pin(dim, f"the model's output {name}".rstrip())
+    return [value.dims for value in inputs] + interpreter.notes.values
+
+
+def _placeholder(node: Any, graph: Graph, by_name: dict[str, Member], met: set[str]) -> Value:
+    if (name := graph.tensors.get(node.name)) is not None:
+        member = by_name[name]
+        if node.users:
+            met.add(member.name)
+        return Value(member.dims, member.content)
+    content = graph.constants.get(node.name)
+    reason = "a constant of the model" if content is not None else f"the model's input {node.name}"
+    val = node.meta.get("val")
+    shape = val.shape if isinstance(val, Tensor) else ()
+    return Value(tuple(fresh(int(size), reason) for size in shape), content)
+
+
+def _lowest_dtype(graph: Graph) -> torch.dtype | None:
+    """The narrowest floating-point dtype that an operator is told to compute in."""
+    asked = {
+        argument
+        for node in graph.module.graph.nodes
+        if node.op == "call_function" and node.all_input_nodes
+        for argument in (*node.args, *node.kwargs.values())
+        if isinstance(argument, torch.dtype) and argument.is_floating_point
+    }
+    return min(asked, key=lambda dtype: torch.finfo(dtype).bits, default=None)
+
+
+def _members(model: nn.Module) -> list[Member]:
+    """Every parameter and persistent buffer once, however many names it has.
+
+    Two tensors are the same when they are the same place in memory; tensors that share memory otherwise are pinned.
+    """
+    persistent = set(model.state_dict(keep_vars=True))
+    named: list[tuple[str, Tensor]] = [*model.named_parameters(remove_duplicate=False)]
+    named += [(name, buffer) for name, buffer in model.named_buffers(remove_duplicate=False) if name in persistent]
+    same: dict[Any, list[tuple[str, Tensor]]] = defaultdict(list)
+    for name, tensor in named:
+        same[place_of(tensor)].append((name, tensor))
+    sharing: dict[Any, int] = defaultdict(int)
+    for place in same:
+        sharing[place[0]] += 1
+    members = []
+    for place, group in same.items():
+        tensor = group[0][1]
+        shape = tuple(tensor.shape)
+        content = None if tensor.is_floating_point() or tensor.is_complex() or tensor.is_meta else tensor
+        member = Member(tuple(name for name, _ in group), shape, tuple(map(fresh, shape)), content)
+        if sharing[place[0]] > 1:
+            _pin_all(member.dims, f"{member.name} shares part of its memory with another tensor")
+        members.append(member)
+    return members
+
+
+def _pin_all(dims: tuple[Dim, ...], reason: str) -> None:
+    for dim in dims:
+        pin(dim, reason)
+
+
+def place_of(tensor: Tensor) -> tuple[Any, ...]:
+    """Where in memory a tensor lies: equal for two tensors exactly when they are the same numbers."""
+    if tensor.is_meta or tensor.numel() == 0:
+        return (id(tensor),)
+    storage = tensor.untyped_storage().data_ptr()
+    return (storage, tensor.storage_offset(), tuple(tensor.shape), tensor.stride())

@@ -1,0 +1,343 @@
+"""Dimensions of tensors as products and concatenations of leaves, and what it means that two of them are one.
+
+A network's symmetries are found by asking, of every dimension of every tensor, what it is made of:
+
+- a **leaf** is a set of indices that nothing has told apart yet: the 64 output channels of a convolution;
+- a **product** of leaves is what ``view`` makes, in row-major order: ``(heads, width)`` for a projection of attention,
+  ``(channels, pixels)`` for a flattened picture; a dimension of size 1 is the empty product;
+- a **concat** of products is what ``cat`` makes, and what ``split`` finds;
+- a **relabelling** is what an index by a constant makes: the same units, standing in another place.
+
+An operator says which dimensions are the same one (``unify``). A leaf that turns out to be a product, a concat or
+another leaf is *refined*: it keeps a link to what it is, so everything that was built on it follows. What cannot be
+matched is *pinned*, with the reason, and pinned leaves keep their order.
+
+Whatever is still a leaf at the end may be put in any order, as long as everything built on it follows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Indices = npt.NDArray[np.int64]
+
+
+class Leaf:
+    """``size`` indices that move freely among themselves, unless refined (``link``) or pinned (``reason``)."""
+
+    __slots__ = ("link", "reason", "size")
+
+    def __init__(self, size: int, *, link: Link | None = None, reason: str | None = None) -> None:
+        self.size = size
+        self.link = link
+        self.reason = reason
+
+    def __repr__(self) -> str:
+        if isinstance(self.link, Product):
+            return show(self.link.factors)
+        if isinstance(self.link, Concat):
+            return "[" + " | ".join(show(part) for part in parts_of(self)) + "]"
+        if isinstance(self.link, Relabel):
+            return f"relabelled{show(self.link.inner)}"
+        return f"{self.size}{'!' if self.reason else ''}"
+
+
+Dim = tuple[Leaf, ...]
+"""One dimension of a tensor: a row-major product of leaves. ``()`` has size 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """A leaf that turned out to be a product, or (with one factor) another leaf."""
+
+    factors: Dim
+
+
+@dataclass(frozen=True, eq=False)
+class Concat:
+    """A leaf that turned out to be several dimensions one after the other."""
+
+    parts: tuple[Dim, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Relabel:
+    """A leaf whose position ``p`` is position ``units[p]`` of ``inner``."""
+
+    inner: Dim
+    units: Indices
+
+
+Link = Product | Concat | Relabel
+
+
+# ---------------------------------------------------------------------------------------------------------- reading
+
+
+def fresh(size: int, reason: str | None = None) -> Dim:
+    """A new dimension of ``size`` that nothing is known about; pinned when there is a ``reason``."""
+    return () if size == 1 else (Leaf(size, reason=reason),)
+
+
+def size_of(dim: Dim) -> int:
+    """How many indices a dimension has."""
+    return math.prod(leaf.size for leaf in dim)
+
+
+def factors_of(dim: Dim) -> Dim:
+    """The product that a dimension is now: every refinement into a product followed. The factors are leaves still
+    whole, concats and relabellings."""
+    if all(not isinstance(leaf.link, Product) for leaf in dim):
+        return dim
+    found: list[Leaf] = []
+    for leaf in dim:
+        if isinstance(leaf.link, Product):
+            followed = factors_of(leaf.link.factors)
+            leaf.link = Product(followed)  # the next one to ask has a shorter way
+            found.extend(followed)
+        else:
+            found.append(leaf)
+    return tuple(found)
+
+
+def parts_of(leaf: Leaf) -> list[Dim]:
+    """The parts of a concat, those of its parts that are concats themselves opened up."""
+    assert isinstance(leaf.link, Concat)
+    found: list[Dim] = []
+    for part in leaf.link.parts:
+        factors = factors_of(part)
+        if len(factors) == 1 and isinstance(factors[0].link, Concat):
+            found.extend(parts_of(factors[0]))
+        else:
+            found.append(factors)
+    return found
+
+
+def leaves_of(dim: Dim) -> Iterator[Leaf]:
+    """Every whole leaf in a dimension, wherever it stands, as often as it occurs."""
+    for leaf in factors_of(dim):
+        if isinstance(leaf.link, Concat):
+            for part in parts_of(leaf):
+                yield from leaves_of(part)
+        elif isinstance(leaf.link, Relabel):
+            yield from leaves_of(leaf.link.inner)
+        else:
+            yield leaf
+
+
+def reasons_of(dim: Dim) -> list[str]:
+    """Why the pinned leaves of a dimension are pinned, each reason once."""
+    return list(dict.fromkeys(leaf.reason for leaf in leaves_of(dim) if leaf.reason))
+
+
+def show(dim: Dim) -> str:
+    """A dimension as text: ``(12x64)`` is a product, ``[16 | 16]`` a concat, ``!`` marks pinned leaves."""
+    factors = factors_of(dim)
+    return repr(factors[0]) if len(factors) == 1 else "(" + "x".join(map(repr, factors)) + ")"
+
+
+# ----------------------------------------------------------------------------------------------------------- building
+
+
+def join(parts: Iterable[Dim]) -> Dim:
+    """The concat of ``parts``, in their order."""
+    parts = [part for part in parts if size_of(part) > 0]
+    if len(parts) == 1:
+        return parts[0]
+    return (Leaf(sum(map(size_of, parts)), link=Concat(tuple(parts))),)
+
+
+def pin(dim: Dim, reason: str) -> None:
+    """Keep the order of everything in ``dim``. A leaf that is pinned already keeps its first reason."""
+    for leaf in leaves_of(dim):
+        leaf.reason = leaf.reason or reason
+
+
+def pinned_like(dim: Dim, reason: str) -> Dim:
+    """``dim`` is pinned, and so is the new dimension of the same size that is returned."""
+    pin(dim, reason)
+    return fresh(size_of(dim), reason)
+
+
+# --------------------------------------------------------------------------------------------------------- refinement
+
+
+def refine(leaf: Leaf, link: Link) -> None:
+    """``leaf`` is from now on what ``link`` says; if it was pinned, so are its pieces."""
+    reason, leaf.link, leaf.reason = leaf.reason, link, None
+    if reason:
+        pin((leaf,), reason)
+
+
+def divide(leaf: Leaf, inner: int) -> bool:
+    """Refine ``leaf`` into a product whose last factors have ``inner`` indices together; False when it is none."""
+    if leaf.size % inner:
+        return False
+    if leaf.link is None:
+        refine(leaf, Product(fresh(leaf.size // inner) + fresh(inner)))
+        return True
+    if isinstance(leaf.link, Relabel):
+        return False
+    cuts = [take_tail(part, inner) for part in parts_of(leaf)]
+    whole = [cut for cut in cuts if cut is not None]
+    if len(whole) < len(cuts):
+        return False
+    tail = whole[0][1]
+    for _, other in whole[1:]:
+        unify(tail, other)
+    leaf.link = Product(join([head for head, _ in whole]) + tail)
+    return True
+
+
+def take_tail(dim: Dim, size: int) -> tuple[Dim, Dim] | None:
+    """``dim`` as ``(head, tail)``, a product whose tail has ``size`` indices; ``None`` when it is none."""
+    head = factors_of(dim)
+    tail: Dim = ()
+    while (have := size_of(tail)) != size:
+        if size % have or not head:
+            return None
+        last, need = head[-1], size // have
+        if last.size <= need:
+            head, tail = head[:-1], (last, *tail)
+        elif divide(last, need):
+            head, tail = factors_of(head), factors_of(tail)
+        else:
+            return None
+    return head, tail
+
+
+def split(dim: Dim, at: int) -> tuple[Dim, Dim] | None:
+    """``dim`` as a concat of its first ``at`` indices and the rest; ``None`` when that cuts through a product."""
+    if at == 0:
+        return fresh(0, "empty"), dim
+    if at == size_of(dim):
+        return dim, fresh(0, "empty")
+    first, *rest = factors_of(dim)
+    inner = size_of(tuple(rest))
+    if at % inner or isinstance(first.link, Relabel):
+        return None
+    at //= inner
+    if first.link is None:
+        refine(first, Concat((fresh(at), fresh(first.size - at))))
+    left: list[Dim] = []
+    right = parts_of(first)
+    while (missing := at - sum(map(size_of, left))) > 0:
+        part = right.pop(0)
+        if size_of(part) > missing:
+            cut = split(part, missing)
+            if cut is None:
+                return None
+            part, remainder = cut
+            right.insert(0, remainder)
+        left.append(part)
+    return join(left) + tuple(rest), join(right) + tuple(rest)
+
+
+def piece(dim: Dim, start: int, stop: int, reason: str) -> Dim:
+    """Indices ``start`` to ``stop`` of ``dim``; pinned with ``reason`` where they cut through a product."""
+    ahead = split(dim, stop)
+    behind = ahead and split(ahead[0], start)
+    if behind is None:
+        pin(dim, reason)
+        return fresh(stop - start, reason)
+    return behind[1]
+
+
+def reslice(dims: Sequence[Dim], shape: Sequence[int], reason: str) -> tuple[Dim, ...]:
+    """What ``view`` does: the product of all ``dims``, cut into dimensions of the sizes in ``shape``."""
+    rest: Dim = tuple(leaf for dim in dims for leaf in dim)
+    made: list[Dim] = []
+    for position, size in reversed(list(enumerate(shape))):
+        cut = take_tail(rest, size)
+        if cut is None:
+            pin(rest, reason)
+            return (*(fresh(size, reason) for size in shape[: position + 1]), *reversed(made))
+        rest, tail = cut
+        made.append(tail)
+    return tuple(reversed(made))
+
+
+def choose(dim: Dim, index: Indices, reason: str) -> Dim:
+    """What ``x[index]`` does with an index known beforehand."""
+    if len(np.unique(index)) == len(index):
+        factors = factors_of(dim)
+        if len(factors) == 1 and factors[0].link is None:
+            leaf = factors[0]
+            others = np.setdiff1d(np.arange(leaf.size), index)
+            chosen, unchosen = fresh(len(index)), fresh(len(others))
+            units = np.argsort(np.concatenate([index, others]))
+            refine(leaf, Relabel(join([chosen, unchosen]) if len(others) else chosen, units))
+            return chosen
+        runs = np.split(index, np.flatnonzero(np.diff(index) != 1) + 1)
+        if len(index) == size_of(dim):
+            return (Leaf(len(index), link=Relabel(factors, index)),)
+        if len(runs) <= len(index) // 2:
+            return join([piece(dim, int(run[0]), int(run[-1]) + 1, reason) for run in runs])
+    pin(dim, reason)
+    return fresh(len(index), reason)
+
+
+# -------------------------------------------------------------------------------------------------------- unification
+
+
+def unify(a: Dim, b: Dim) -> None:
+    """``a`` and ``b`` are the same dimension from now on: aligned from their tails, pinned where they do not align.
+
+    Raises ``ValueError`` when their sizes differ, which is a rule's mistake.
+    """
+    if size_of(a) != size_of(b):
+        raise ValueError(f"dimensions of sizes {size_of(a)} and {size_of(b)} cannot be one")
+    while True:
+        a, b = factors_of(a), factors_of(b)
+        while a and b and a[-1] is b[-1]:
+            a, b = a[:-1], b[:-1]
+        if not a or not b:
+            return
+        x, y = a[-1], b[-1]
+        if x.size == y.size:
+            _bind(x, y)
+            a, b = a[:-1], b[:-1]
+        elif not (divide(x, y.size) if x.size > y.size else divide(y, x.size)):
+            _pin_both(a, b)
+            return
+
+
+def _bind(x: Leaf, y: Leaf) -> None:
+    if y.link is None:
+        x, y = y, x
+    if x.link is None and x not in set(leaves_of((y,))):
+        refine(x, Product((y,)))
+    elif isinstance(x.link, Concat) and isinstance(y.link, Concat):
+        _align(x, y)
+    elif isinstance(x.link, Relabel) and isinstance(y.link, Relabel) and np.array_equal(x.link.units, y.link.units):
+        unify(x.link.inner, y.link.inner)
+    else:
+        _pin_both((x,), (y,))
+
+
+def _align(x: Leaf, y: Leaf) -> None:
+    left, right = parts_of(x), parts_of(y)
+    while left:
+        a, b = left.pop(0), right.pop(0)
+        if size_of(a) > size_of(b):
+            left, right, a, b = right, left, b, a
+        if size_of(a) < size_of(b):
+            cut = split(b, size_of(a))
+            if cut is None:
+                _pin_both((x,), (y,))
+                return
+            b, rest = cut
+            right.insert(0, rest)
+        unify(a, b)
+    x.link = Product((y,))
+
+
+def _pin_both(a: Dim, b: Dim) -> None:
+    reason = f"read both as {show(a)} and as {show(b)}"
+    pin(a, reason)
+    pin(b, reason)

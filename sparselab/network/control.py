@@ -1,0 +1,33 @@
+"""The control of every permutation experiment: a random order of everything that may move."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from sparselab.network.analysis import analyse
+from sparselab.network.freedom import free_axes
+from sparselab.network.plan import Plan
+from sparselab.network.tracing import unwrap
+
+
+def random_plan(model: nn.Module, example_inputs: Any, seed: int = 0) -> Plan:
+    """A plan that puts every free axis of ``model`` in a random order; the function stays the same.
+
+    What a permutation gains is only worth mentioning beside this. Changes nothing: ``plan.apply(model)`` does. The same
+    ``seed`` gives the same plan. Raises ``UntraceableError`` (a ``RuntimeError``) for models that cannot be traced.
+
+    >>> import torch
+    >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    >>> len(random_plan(model, torch.randn(2, 8)))  # the hidden axis: a weight and a bias leave it, a weight reads it
+    3
+    """
+    inner = unwrap(model)
+    analysis = analyse(inner, example_inputs)
+    rng = np.random.default_rng(seed)
+    orders = {
+        axis: np.stack([rng.permutation(axis.size) for _ in range(axis.contexts)]) for axis in free_axes(analysis)
+    }
+    return Plan.from_orders(analysis, orders)

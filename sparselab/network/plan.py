@@ -1,0 +1,196 @@
+"""A plan: which tensors of a model are put in which order. Saved, loaded, applied to another copy, inverted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sparselab.network.analysis import Analysis, place_of
+from sparselab.network.axes import Indices, Leaf, leaves_of
+from sparselab.network.freedom import Axis, Orders, order_of, spans
+from sparselab.network.interrupts import interrupted_afterwards
+from sparselab.network.tracing import unwrap
+
+FORMAT, VERSION = "sparselab.plan", 1
+
+
+@dataclass(frozen=True, eq=False)
+class Move:
+    """One tensor's dimensions ``first`` to ``last`` (inclusive), flattened together, put in ``order``.
+
+    ``names`` are all the names that the model has for the tensor. ``new.flatten(first, last) ==
+    old.flatten(first, last).index_select(first, order)``.
+    """
+
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    first: int
+    last: int
+    order: Indices
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        """A moved copy of ``tensor``, which has the shape ``shape``."""
+        index = torch.from_numpy(self.order).to(tensor.device)
+        flat = tensor.flatten(self.first, self.last)
+        return flat.index_select(self.first, index).reshape(tensor.shape)
+
+    def inverse(self) -> Move:
+        """The move that undoes this one."""
+        return Move(self.names, self.shape, self.first, self.last, np.argsort(self.order))
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What is moved in a model, by the names of its parameters and buffers: no graph, no search, no model needed.
+
+    ``apply`` moves a model (and an optimizer's state) in place, ``inverse`` moves it back. Applying a plan and its
+    inverse restores every tensor bit for bit.
+    """
+
+    moves: tuple[Move, ...] = ()
+
+    @classmethod
+    def from_orders(cls, analysis: Analysis, orders: Orders) -> Plan:
+        """The moves that the orders of some axes mean for the tensors of a model."""
+        axis_of: dict[Leaf, Axis] = {leaf: axis for axis in orders for leaf in axis.leaves}
+        moves: list[Move] = []
+        for member in analysis.members:
+            for span in spans(member.dims, axis_of):
+                dims = member.dims[span.start : span.stop]
+                if not any(leaf in axis_of for dim in dims for leaf in leaves_of(dim)):
+                    continue
+                order = order_of(dims, orders, axis_of)
+                if (order != np.arange(len(order))).any():
+                    moves.append(Move(member.names, member.shape, span.start, span.stop - 1, order))
+        return cls(tuple(moves))
+
+    def __len__(self) -> int:
+        return len(self.moves)
+
+    def inverse(self) -> Plan:
+        """The plan that undoes this one."""
+        return Plan(tuple(move.inverse() for move in reversed(self.moves)))
+
+    def apply(self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Move every tensor of ``model`` in place, with its gradient and its state in ``optimizer``.
+
+        ``model`` may be wrapped (``torch.compile``, ``DataParallel``, ``AveragedModel``). Parameters stay the same
+        objects. Raises ``ValueError``, and changes nothing, when a name is missing or a shape differs; an interruption
+        waits until all is moved, any other failure puts back what was moved.
+        """
+        targets = self._targets(unwrap(model), optimizer)
+        done: list[tuple[Move, Tensor]] = []
+        with torch.no_grad(), interrupted_afterwards():
+            try:
+                for move, tensor in targets:
+                    tensor.copy_(move(tensor))
+                    done.append((move, tensor))
+            except BaseException:
+                for move, tensor in reversed(done):
+                    tensor.copy_(move.inverse()(tensor))
+                raise
+
+    def _targets(self, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> list[tuple[Move, Tensor]]:
+        """Every tensor to move, in order: those of the model once however many names they have, gradients, state."""
+        tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+        tensors.update(model.named_buffers(remove_duplicate=False))
+        moves_of: dict[Any, tuple[Tensor, list[Move]]] = {}
+        for move in self.moves:
+            for name in move.names:
+                if name not in tensors:
+                    raise ValueError(f"the plan moves {name!r}, which {type(model).__name__} does not have")
+                tensor = tensors[name]
+                if tuple(tensor.shape) != move.shape:
+                    raise ValueError(f"the plan moves {name!r} of shape {move.shape}; here it is {tuple(tensor.shape)}")
+                _, planned = moves_of.setdefault(place_of(tensor), (tensor, []))
+                if move not in planned:
+                    planned.append(move)
+        targets: list[tuple[Move, Tensor]] = []
+        for tensor, planned in moves_of.values():
+            if len({move.names for move in planned}) > 1:
+                raise ValueError(
+                    f"{planned[0].names[0]!r} and {planned[-1].names[0]!r} are one tensor in this model, "
+                    "but were two when the plan was made"
+                )
+            companions = [tensor]
+            if tensor.grad is not None:
+                companions.append(tensor.grad)
+            if optimizer is not None:
+                companions += [
+                    state
+                    for state in optimizer.state.get(tensor, {}).values()
+                    if isinstance(state, Tensor) and state.shape == tensor.shape and state.ndim > 0
+                ]
+            targets += [(move, companion) for companion in companions for move in planned]
+        return targets
+
+    # ------------------------------------------------------------------------------------------------------ JSON
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists and dicts; equal orders are stored once."""
+        numbers: dict[bytes, int] = {}
+        table: list[list[int]] = []
+        moves = []
+        for move in self.moves:
+            key = move.order.tobytes()
+            if key not in numbers:
+                numbers[key] = len(table)
+                table.append(move.order.tolist())
+            moves.append(
+                {
+                    "tensors": list(move.names),
+                    "shape": list(move.shape),
+                    "dims": [move.first, move.last],
+                    "order": numbers[key],
+                }
+            )
+        return {"format": FORMAT, "version": VERSION, "orders": table, "moves": moves}
+
+    @classmethod
+    def from_json(cls, data: Any) -> Plan:
+        """The plan that ``to_json`` wrote; ``ValueError`` for anything else, or a version this release cannot read."""
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise ValueError(f"not a plan: expected an object with format {FORMAT!r}")
+        if data.get("version") != VERSION:
+            raise ValueError(f"a plan of version {data.get('version')!r}; this release reads version {VERSION}")
+        try:
+            orders = [_as_order(order) for order in data["orders"]]
+            moves = [_as_move(entry, orders) for entry in data["moves"]]
+        except (KeyError, TypeError, IndexError) as error:
+            raise ValueError(f"a damaged plan: {type(error).__name__} {error}") from error
+        return cls(tuple(moves))
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON."""
+        Path(path).write_text(json.dumps(self.to_json(), separators=(",", ":")) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Read a plan; ``ValueError`` when the file holds none."""
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path} is not a plan: {error}") from error
+        return cls.from_json(data)
+
+
+def _as_order(values: Sequence[int]) -> Indices:
+    order = np.asarray(values, np.int64)
+    if order.ndim != 1 or not np.array_equal(np.sort(order), np.arange(len(order))):
+        raise ValueError("a damaged plan: an order is not a permutation")
+    return order
+
+
+def _as_move(entry: dict[str, Any], orders: list[Indices]) -> Move:
+    shape, (first, last) = tuple(map(int, entry["shape"])), entry["dims"]
+    move = Move(tuple(map(str, entry["tensors"])), shape, int(first), int(last), orders[entry["order"]])
+    if not 0 <= move.first <= move.last < len(shape) or np.prod(shape[move.first : move.last + 1]) != len(move.order):
+        raise ValueError(f"a damaged plan: an order of {len(move.order)} for dimensions {entry['dims']} of {shape}")
+    return move

@@ -1,0 +1,80 @@
+"""What a permutation did: a table, a plan, the measured difference."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from sparselab.network.plan import Plan
+
+COLUMNS = [
+    *("axis", "size", "members", "consumers", "baseline", "retained", "ideal", "efficacy", "seconds"),
+    *("status", "reason"),
+]
+
+
+@dataclass(frozen=True, eq=False)
+class PermutationReport:
+    """What ``permute`` found, did and measured.
+
+    ``frame`` has a row for every axis that a sparse weight reads, and one for every eligible weight whose input could
+    not move: ``axis`` (its first tensor and dimension), ``size`` (units that move), ``members`` (``"tensor:dim"``),
+    ``consumers`` (weights that read it and will be pruned), ``baseline, retained, ideal`` (saliency before, after, and
+    with no structure; NaN where nothing was searched), ``efficacy`` (percent), ``seconds``, ``status`` (``permuted``,
+    ``kept``, ``pinned`` or ``rolled_back``) and ``reason``.
+
+    ``weights`` has a row for every eligible weight: ``weight, numel, status, reason``; a weight that reads several axes
+    has the best of their statuses. ``plan`` moves another copy of the model in the same way. ``max_abs_error`` and
+    ``max_rel_error`` compare outputs before and after, ``tolerance`` is what rounding may explain; NaN when not verified.
+    ``untraceable`` says why the model could not be followed, if so; then nothing was changed.
+    """
+
+    frame: pd.DataFrame
+    weights: pd.DataFrame
+    plan: Plan = field(default_factory=Plan)
+    pattern: str = "2:4"
+    max_abs_error: float = math.nan
+    max_rel_error: float = math.nan
+    tolerance: float = math.nan
+    seconds: float = 0.0
+    untraceable: str | None = None
+
+    @property
+    def share_permuted(self) -> float:
+        """The share of all eligible weights (counted in numbers) whose input channels were permuted."""
+        total = float(self.weights["numel"].sum())
+        return float(self.weights.loc[self.weights["status"] == "permuted", "numel"].sum()) / total if total else 0.0
+
+    @property
+    def retained_gain(self) -> float:
+        """Retained saliency over all searched axes, after divided by before, minus 1."""
+        searched = self.frame.dropna(subset=["baseline"])
+        before = float(searched["baseline"].sum())
+        return float(searched["retained"].sum()) / before - 1 if before else 0.0
+
+    def __str__(self) -> str:
+        if self.untraceable:
+            return f"Nothing was permuted. {self.untraceable}."
+        counts = self.frame["status"].value_counts()
+        said = ", ".join(f"{counts[s]} {s}" for s in ("permuted", "kept", "pinned", "rolled_back") if s in counts)
+        lines = [
+            f"Channel permutation for {self.pattern}: {said or 'no eligible weights'}.",
+            f"{100 * self.share_permuted:.1f}% of the eligible weights have their input channels permuted; "
+            f"retained saliency {100 * self.retained_gain:+.2f}% in {self.seconds:.1f} s.",
+        ]
+        if not math.isnan(self.max_rel_error):
+            lines.append(
+                f"Outputs before and after differ by {self.max_rel_error:.1e} relative "
+                f"(rounding explains {self.tolerance:.0e})."
+            )
+        left = self.frame[self.frame["status"].isin(["pinned", "rolled_back"])]
+        for reason, rows in list(left.groupby("reason", sort=False))[:5]:
+            names = [name for consumers in rows["consumers"] for name in consumers]
+            lines.append(f"  {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}: {reason}")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        summary = "<br>".join(line.replace("&", "&amp;").replace("<", "&lt;") for line in str(self).splitlines())
+        return f"<p>{summary}</p>{self.frame.to_html(max_rows=60, float_format='{:.4g}'.format)}"

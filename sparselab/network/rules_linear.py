@@ -1,0 +1,216 @@
+"""Rules of what multiplies and sums: matrix products, convolutions, attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sparselab.network.axes import Dim, fresh, piece, pin, pinned_like, reslice, size_of, unify
+from sparselab.network.interpret import Call, Dims, Result, Value
+from sparselab.network.rules import broadcast, rule
+
+
+def contract(call: Call, left: Dims, right: Dims) -> Dims:
+    """``(..., rows, inner) @ (..., inner, columns)``: the inner dimensions are one, all the others pass."""
+    batch, rows, columns = broadcast(left[:-2], right[:-2]), left[-2:-1], right[-1:] if len(right) > 1 else ()
+    inner = right[-2] if len(right) > 1 else right[-1]
+    unify(left[-1], inner)
+    call.notes.add((*batch, *rows, *columns, inner))
+    return (*batch, *rows, *columns)
+
+
+@rule("matmul", "mm", "bmm", "mv", "dot", "inner", "vdot", "linalg_matmul")
+def matmul(call: Call) -> Result:
+    """Matrix products, batched or not."""
+    left, right = (value.dims for value in call.tensors()[:2])
+    return contract(call, left, right)
+
+
+@rule("addmm", "baddbmm", "addmv")
+def addmm(call: Call) -> Result:
+    """A matrix product added to something."""
+    added, left, right = (value.dims for value in call.tensors()[:3])
+    return broadcast(contract(call, left, right), added)
+
+
+@rule("linear")
+def linear(call: Call) -> Result:
+    """``input @ weight.T + bias``."""
+    weight = call.dims("weight")
+    out = contract(call, call.dims("input"), tuple(reversed(weight)))
+    return broadcast(out, call.dims("bias")) if call["bias"] is not None else out
+
+
+@rule("bilinear")
+def bilinear(call: Call) -> Result:
+    """``input1 @ weight[k] @ input2`` for every output ``k``."""
+    first, second, (out, left, right) = call.dims("input1"), call.dims("input2"), call.dims("weight")
+    unify(first[-1], left)
+    unify(second[-1], right)
+    if isinstance(bias := call["bias"], Value):
+        unify(out, bias.dims[0])
+    batch = broadcast(first[:-1], second[:-1])
+    call.notes.add((*batch, out, left, right))
+    return (*batch, out)
+
+
+@rule("einsum")
+def einsum(call: Call) -> Result:
+    """Equal letters are one dimension; letters not in the output are summed over."""
+    inputs, arrow, output = call["equation"].replace(" ", "").partition("->")
+    named: dict[str, Dim] = {}
+    for letters, value in zip(inputs.split(","), call["tensors"], strict=True):
+        for letter, dim in zip(_spelled(letters, len(value.dims)), value.dims, strict=True):
+            if size_of(named.get(letter, ())) == 1:
+                named[letter] = dim
+            elif size_of(dim) > 1:
+                unify(named[letter], dim)
+    call.notes.add(named.values())
+    if not arrow:
+        once = {letter for letter in named if inputs.count(letter) == 1 and letter.isalpha()}
+        output = ("..." if "..." in inputs else "") + "".join(sorted(once))
+    return tuple(named[letter] for letter in _spelled(output, len(call.shape)))
+
+
+def _spelled(letters: str, count: int) -> list[str]:
+    """One name a dimension; those of ``...`` are numbered from the last."""
+    before, dots, after = letters.partition("...")
+    missing = count - len(before) - len(after)
+    return [*before, *(str(n) for n in range(missing, 0, -1) if dots), *after]
+
+
+# -------------------------------------------------------------------------------------------------------- convolution
+
+
+@rule("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution")
+def convolution(call: Call) -> Result:
+    """Channels are contracted within each of ``groups``; the window pins space, unless it is a single point."""
+    weight, groups = call.dims("weight"), int(call["groups"])
+    transposed = "transpose" in call.name or bool(call.arguments.get("transposed"))
+    *batch, channels = call.dims("input")[: -(len(weight) - 2)]
+    space = call.dims("input")[-(len(weight) - 2) :]
+    outer, within = _groups(call, channels, groups)
+    if transposed:
+        outer_again, within_again = _groups(call, weight[0], groups)
+        produced = weight[1]
+    else:
+        outer_again, produced = _groups(call, weight[0], groups)
+        within_again = weight[1]
+    unify(outer, outer_again)
+    unify(within, within_again)
+    out = outer + produced
+    if call["bias"] is not None:
+        unify(out, call.dims("bias")[0])
+    kernel, space_out = weight[2:], space
+    if not _single_point(call, kernel):
+        reason = call.why(f"moved over by the window of {call.name}")
+        for dim in (*kernel, *space):
+            pin(dim, reason)
+        space_out = tuple(fresh(size, reason) for size in call.shape[-len(space) :])
+    call.notes.add((*batch, out, within, *kernel))  # without space, over which the window sums
+    return (*batch, out, *space_out)
+
+
+def _groups(call: Call, dim: Dim, groups: int) -> tuple[Dim, Dim]:
+    shape = (groups, size_of(dim) // groups)
+    outer, within = reslice((dim,), shape, call.why(f"cut across by the {groups} groups of {call.name}"))
+    return outer, within
+
+
+def _single_point(call: Call, kernel: Dims) -> bool:
+    def all_equal(value: Any, to: int) -> bool:
+        return all(item == to for item in value) if isinstance(value, (list, tuple)) else value in (to, "same", "valid")
+
+    return (
+        all(size_of(dim) == 1 for dim in kernel)
+        and all_equal(call["stride"], 1)
+        and all_equal(call["padding"], 0)
+        and all_equal(call.arguments.get("output_padding", 0), 0)
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------- attention
+
+
+@rule("scaled_dot_product_attention")
+def attention(call: Call) -> Result:
+    """``softmax(q @ k.T + mask) @ v``: the width is contracted with that of k, the values' width passes."""
+    query, key, value = (call.dims(name) for name in ("query", "key", "value"))
+    if call.arguments.get("enable_gqa") and len(query) > 2:
+        key, value = (_repeated_heads(call, query, dims) for dims in (key, value))
+    batch = broadcast(query[:-2], key[:-2], value[:-2])
+    unify(query[-1], key[-1])
+    unify(key[-2], value[-2])
+    scores: Dims = (*batch, query[-2], key[-2])
+    if isinstance(mask := call["attn_mask"], Value):
+        scores = broadcast(scores, mask.dims)
+    if call["is_causal"]:
+        for dim in scores[-2:]:
+            pin(dim, call.why("positions of causal attention"))
+    call.notes.add((*scores, query[-1]))
+    call.notes.add((*scores, value[-1]))
+    call.notes.add(scores)
+    call.notes.add(scores[:-1])  # the sums of the softmax
+    return (*scores[:-1], value[-1])
+
+
+def _repeated_heads(call: Call, query: Dims, dims: Dims) -> Dims:
+    """Keys or values whose every head serves several heads of the query."""
+    repeats = size_of(query[-3]) // size_of(dims[-3])
+    return (*dims[:-3], dims[-3] + fresh(repeats), *dims[-2:])
+
+
+# ----------------------------------------------------------------------------------------- operators made of the others
+
+
+@rule("glu")
+def glu(call: Call) -> Result:
+    """The first half times the sigmoid of the second: the halves are one."""
+    dims = call.dims("self")
+    axis = call["dim"] % len(dims)
+    size, reason = call.shape[axis], call.why("cut across by glu")
+    first, second = piece(dims[axis], 0, size, reason), piece(dims[axis], size, 2 * size, reason)
+    unify(first, second)
+    return (*dims[:axis], first, *dims[axis + 1 :])
+
+
+@rule("pixel_shuffle")
+def pixel_shuffle(call: Call) -> Result:
+    """``(channels, r, r)`` become channels and space."""
+    r = int(call["upscale_factor"])
+    *batch, channels, height, width = call.dims("self")
+    reason = call.why("cut across by pixel_shuffle")
+    kept, down, right = reslice((channels,), (size_of(channels) // r**2, r, r), reason)
+    return (*batch, kept, height + down, width + right)
+
+
+@rule("pixel_unshuffle")
+def pixel_unshuffle(call: Call) -> Result:
+    """Space becomes ``(channels, r, r)``."""
+    r = int(call["downscale_factor"])
+    *batch, channels, height, width = call.dims("self")
+    reason = call.why("cut across by pixel_unshuffle")
+    high, down = reslice((height,), (size_of(height) // r, r), reason)
+    wide, right = reslice((width,), (size_of(width) // r, r), reason)
+    return (*batch, channels + down + right, high, wide)
+
+
+@rule("channel_shuffle", "native_channel_shuffle")
+def channel_shuffle(call: Call) -> Result:
+    """``(groups, width)`` becomes ``(width, groups)``."""
+    batch, channels, *space = call.dims("self")
+    groups = int(call["groups"])
+    outer, within = reslice(
+        (channels,), (groups, size_of(channels) // groups), call.why("cut across by channel_shuffle")
+    )
+    return (batch, within + outer, *space)
+
+
+@rule("im2col")
+def im2col(call: Call) -> Result:
+    """Every window as a column: ``(channels, window)`` and positions."""
+    *batch, channels, height, width = call.dims("self")
+    reason = call.why("moved over by the window of unfold")
+    for dim in (height, width):
+        pinned_like(dim, reason)
+    window = call.shape[-2] // size_of(channels)
+    return (*batch, channels + fresh(window, reason), fresh(call.shape[-1], reason))

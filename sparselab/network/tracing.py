@@ -1,0 +1,194 @@
+"""A model as a graph of ATen operators (``torch.export``), without leaving a trace on the model."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export.graph_signature import InputKind
+from torch.fx import GraphModule
+
+_OUR_FOLDERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+
+
+class UntraceableError(RuntimeError):
+    """``torch.export`` could not follow a model; the message says which line of it, and what to do."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A traced model: its ``module`` of ATen operators and, for every placeholder, what it stands for.
+
+    ``tensors`` maps a placeholder to the name of the parameter or persistent buffer it is; ``constants`` to the tensor it
+    always is; placeholders in neither are inputs of the model. ``outputs`` are the ways to the tensors in its output.
+    """
+
+    module: GraphModule
+    tensors: Mapping[str, str]
+    constants: Mapping[str, Tensor]
+    outputs: tuple[str, ...]
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module inside ``torch.compile``, ``DataParallel``, ``DistributedDataParallel`` and ``AveragedModel``."""
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.optim.swa_utils.AveragedModel)
+    while True:
+        if isinstance(compiled := getattr(model, "_orig_mod", None), nn.Module):
+            model = compiled
+        elif isinstance(model, wrappers):
+            model = model.module
+        else:
+            return model
+
+
+def as_call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Example inputs as ``(args, kwargs)``: a tuple or list is positional, a mapping is by keyword."""
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, (tuple, list)):
+        return tuple(example_inputs), {}
+    return (example_inputs,), {}
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """Every tensor in an output: of containers, dataclasses and the attributes of any other object."""
+    return [tensor for _, tensor in _named_tensors(value, "", set())]
+
+
+def _named_tensors(value: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor in an output, with the way to it such as ``logits`` or ``hidden_states.3``."""
+    if isinstance(value, Tensor):
+        yield path, value
+        return
+    inside: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Mapping):
+        inside = value.items()
+    elif isinstance(value, (tuple, list)):
+        inside = enumerate(value)
+    elif hasattr(value, "__dict__") and not isinstance(value, type) and not callable(value):
+        inside = vars(value).items()
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    for key, item in inside:
+        yield from _named_tensors(item, f"{path}.{key}" if path else str(key), seen)
+
+
+class _TensorsOut(nn.Module):
+    """A model whose output is the flat tuple of the tensors in the output of ``model``; ``tell`` hears their paths."""
+
+    def __init__(self, model: nn.Module, tell: Callable[[list[str]], None]) -> None:
+        super().__init__()
+        self.model = model
+        self.tell = tell
+
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        found = list(_named_tensors(self.model(*args, **kwargs), "", set()))
+        self.tell([path for path, _ in found])
+        return tuple(tensor for _, tensor in found)
+
+
+def trace(model: nn.Module, example_inputs: Any) -> Graph:
+    """The graph of ``model`` on ``example_inputs``, in the mode (training or not) that it is in.
+
+    Nothing is printed and the model is left as it was, also by an error. Raises ``UntraceableError`` naming the line of
+    the user's code that ``torch.export`` stopped at.
+    """
+    args, kwargs = as_call(example_inputs)
+    paths: list[list[str]] = [[]]
+    wrapped = _TensorsOut(model, paths.append)
+    wrapped.training = model.training  # without `train()`, which would reach into the model
+    try:
+        with _quietly(), _restored(model), _no_fused_attention():
+            program = torch.export.export(wrapped, args, kwargs, strict=False)
+    except Exception as error:  # whatever the user's code or torch.export raises
+        raise UntraceableError(_explain(error)) from error
+    tensors: dict[str, str] = {}
+    constants: dict[str, Tensor] = {}
+    for spec in program.graph_signature.input_specs:
+        name = getattr(spec.arg, "name", "")
+        target = spec.target or ""
+        if spec.kind is InputKind.PARAMETER or (spec.kind is InputKind.BUFFER and spec.persistent):
+            tensors[name] = target.removeprefix("model.")
+        elif spec.kind in (InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
+            constants[name] = program.constants[target]
+    return Graph(program.graph_module, tensors, constants, tuple(paths[-1]))
+
+
+def _explain(error: Exception) -> str:
+    """One paragraph: the line of the user's code, the error's first line, and the way out."""
+    first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_library(f.filename)]
+    where = f"{frames[-1].filename}:{frames[-1].lineno} (`{frames[-1].line}`)" if frames else "the model"
+    return (
+        f"torch.export stopped at {where}: {type(error).__name__}: {first[:300]}. Write that line so that it does not "
+        "depend on tensor values or on Python side effects, or pass a submodule without it to permute"
+    )
+
+
+def _is_library(filename: str) -> bool:
+    return filename.startswith((*_OUR_FOLDERS, "<")) or "/contextlib.py" in filename
+
+
+def source_line(stack_trace: str | None) -> str | None:
+    """The user's innermost line in the stack trace of a graph's node, as ``file.py:12``."""
+    for line in reversed((stack_trace or "").splitlines()):
+        head, _, tail = line.strip().partition('", line ')
+        if head.startswith('File "') and not _is_library(head.removeprefix('File "')):
+            return f"{Path(head.removeprefix('File ')[1:]).name}:{tail.partition(',')[0]}"
+    return None
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    level = logging.root.manager.disable
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logging.disable(level)
+
+
+@contextlib.contextmanager
+def _restored(model: nn.Module) -> Iterator[None]:
+    """Put every attribute of every module back: a traced forward may store fake tensors in them."""
+    registries = ("_parameters", "_buffers", "_modules")
+    before = [
+        (module, dict(module.__dict__), {name: dict(module.__dict__[name]) for name in registries})
+        for module in model.modules()
+    ]
+    try:
+        yield
+    finally:
+        for module, attributes, registered in before:
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
+            for name, held in registered.items():
+                module.__dict__[name].clear()
+                module.__dict__[name].update(held)
+
+
+@contextlib.contextmanager
+def _no_fused_attention() -> Iterator[None]:
+    """Attention in the operators it is made of; the fused ones compute the same."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

@@ -1,0 +1,219 @@
+"""The proof: the outputs before and after, and the axes to blame when they differ."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparselab.network.freedom import Axis
+from sparselab.network.tracing import as_call, tensors_in
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 2e-1}
+"""How much of the largest output rounding may change, by the lowest dtype that the computation passes through."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far outputs are apart: at most ``absolute``; ``relative`` to the largest value of the same output."""
+
+    absolute: float = 0.0
+    relative: float = 0.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the verification found: the difference of what is left, the tolerance, and the axes that had to go."""
+
+    difference: Difference
+    tolerance: float
+    dtype: torch.dtype
+    blamed: tuple[Axis, ...] = ()
+
+
+def compare(before: Sequence[Tensor], after: Sequence[Tensor]) -> Difference:
+    """The largest differences between two lists of outputs; NaN and infinities must stand in the same places."""
+    worst = Difference()
+    for old, new in zip(before, after, strict=True):
+        if old.numel() == 0:
+            continue
+        wide = torch.complex128 if old.is_complex() else torch.float64
+        a, b = old.to(wide), new.to(wide)
+        finite = torch.isfinite(a)
+        if not torch.equal(finite, torch.isfinite(b)) or not torch.equal(a[~finite].isnan(), b[~finite].isnan()):
+            return Difference(math.inf, math.inf)
+        gap = float((a - b)[finite].abs().max()) if bool(finite.any()) else 0.0
+        size = float(a[finite].abs().max()) if bool(finite.any()) else 0.0
+        worst = Difference(max(worst.absolute, gap), max(worst.relative, gap / size if size else float(gap > 0)))
+    return worst
+
+
+class Witness:
+    """A model whose outputs are asked for again and again: on the example inputs and on random ones like them.
+
+    A float64 copy of the model where memory allows, else the model itself in its own dtype. ``dtype`` is the lowest
+    floating-point dtype that its outputs pass through, as far as is known.
+    """
+
+    def __init__(self, model: nn.Module, example_inputs: Any, lowest: torch.dtype | None, seed: int) -> None:
+        self._calls = [example_inputs, _random_like(example_inputs, seed)]
+        subject = _double_copy(model)
+        self.is_copy = subject is not None
+        self.model = model if subject is None else subject
+        own = {p.dtype for p in [*self.model.parameters(), *self.model.buffers()] if p.is_floating_point()}
+        self.dtype = min({*own, *([lowest] if lowest else []), torch.float64}, key=lambda d: torch.finfo(d).bits)
+        self.before: list[list[Tensor] | None] = []
+        try:
+            self.before = self._outputs()
+        except Exception:  # code that fixes a dtype: the copy is of no use, the model itself is
+            if not self.is_copy:
+                raise
+            self.is_copy, self.model = False, model
+            self.dtype = min(
+                {p.dtype for p in model.parameters() if p.is_floating_point()} | {self.dtype},
+                key=lambda d: torch.finfo(d).bits,
+            )
+            self.before = self._outputs()
+
+    @property
+    def tolerance(self) -> float:
+        """How much outputs may differ, relative to the largest."""
+        return TOLERANCE.get(self.dtype, 1e-4)
+
+    def difference(self) -> Difference:
+        """How far the model's outputs are now from what they were."""
+        worst = Difference()
+        for before, after in zip(self.before, self._outputs(), strict=True):
+            if (before is None) != (after is None):
+                return Difference(math.inf, math.inf)
+            if before is not None and after is not None:
+                found = compare(before, after)
+                worst = Difference(max(worst.absolute, found.absolute), max(worst.relative, found.relative))
+        return worst
+
+    def _outputs(self) -> list[list[Tensor] | None]:
+        """The outputs on each call; ``None`` for random inputs that the model does not accept."""
+        results: list[list[Tensor] | None] = []
+        with _evaluating(self.model), torch.no_grad():
+            for number, call in enumerate(self._calls):
+                args, kwargs = as_call(_as_dtype(call, torch.float64) if self.is_copy else call)
+                torch.manual_seed(0)  # a model that draws random numbers draws the same each time
+                try:
+                    results.append([tensor.detach().clone() for tensor in tensors_in(self.model(*args, **kwargs))])
+                except Exception:
+                    if number == 0:
+                        raise
+                    results.append(None)
+        return results
+
+
+def verify(witness: Witness, axes: Sequence[Axis], moved: Callable[[Sequence[Axis]], Any]) -> Verdict:
+    """Whether moving ``axes`` leaves the outputs as they were, and which axes do not.
+
+    ``moved(axes)`` is a context manager in which the witness's model has those axes moved. Axes to blame are found by
+    bisection: one run of the model when all is well, about ``2 log2(axes)`` for each culprit.
+    """
+
+    def difference(some: Sequence[Axis]) -> Difference:
+        with moved(some):
+            return witness.difference()
+
+    def passes(found: Difference) -> bool:
+        return found.relative <= witness.tolerance
+
+    def culprits(some: Sequence[Axis]) -> list[Axis]:
+        if passes(difference(some)):
+            return []
+        if len(some) == 1:
+            return list(some)
+        half = len(some) // 2
+        return culprits(some[:half]) + culprits(some[half:])
+
+    kept = list(axes)
+    blamed: list[Axis] = []
+    while kept:
+        found = difference(kept)
+        if passes(found):
+            return Verdict(found, witness.tolerance, witness.dtype, tuple(blamed))
+        bad = culprits(kept[: len(kept) // 2]) + culprits(kept[len(kept) // 2 :]) if len(kept) > 1 else list(kept)
+        bad = bad or list(kept)  # only together they do harm: none is trusted
+        blamed += bad
+        kept = [axis for axis in kept if axis not in bad]
+    return Verdict(Difference(), witness.tolerance, witness.dtype, tuple(blamed))
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and the random state put back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices):
+        try:
+            for module, _ in modes:
+                module.training = False
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+
+def _double_copy(model: nn.Module) -> nn.Module | None:
+    """A float64 copy, or ``None`` when memory does not allow it or the model cannot be copied."""
+    tensors = [*model.parameters(), *model.buffers()]
+    if any(tensor.is_complex() for tensor in tensors):
+        return None
+    needed = sum(8 * t.numel() if t.is_floating_point() else t.numel() * t.element_size() for t in tensors)
+    for device in {tensor.device for tensor in tensors}:
+        if 2 * needed > _free_memory(device):
+            return None
+    try:
+        with torch.no_grad():
+            return copy.deepcopy(model).double()
+    except Exception:  # whatever a user's module does in __deepcopy__
+        return None
+
+
+def _free_memory(device: torch.device) -> float:
+    """Bytes that can be had on a device now; infinite where there is no telling."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return float(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return math.inf
+
+
+def _as_dtype(inputs: Any, dtype: torch.dtype) -> Any:
+    return torch.utils._pytree.tree_map(
+        lambda x: x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x, inputs
+    )
+
+
+def _random_like(inputs: Any, seed: int) -> Any:
+    """Inputs of the same shapes: normal numbers of the same mean and spread, other integers drawn from those there."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(x: Any) -> Any:
+        if not isinstance(x, Tensor) or x.numel() < 2 or x.dtype == torch.bool or x.is_complex():
+            return x
+        if x.is_floating_point():
+            noise = torch.randn(x.shape, generator=generator).to(x.device, torch.float64)
+            wide = x.detach().to(torch.float64)
+            finite = wide[torch.isfinite(wide)]
+            if len(finite) < x.numel():
+                return x  # an additive mask
+            return (noise * finite.std().clamp_min(1e-3) + finite.mean()).to(x.dtype)
+        chosen = torch.randint(x.numel(), x.shape, generator=generator).to(x.device)
+        return x.detach().flatten()[chosen]
+
+    return torch.utils._pytree.tree_map(draw, inputs)

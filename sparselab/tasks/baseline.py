@@ -1,0 +1,97 @@
+"""The dense network of a task, trained once and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparselab.paths import cache_dir
+from sparselab.tasks.loop import evaluate, train
+from sparselab.tasks.task import Task
+
+
+def dense_baseline(
+    task: Task, *, seed: int = 0, steps: int | None = None, cache: str | Path | None = None, progress: bool = False
+) -> tuple[nn.Module, dict[str, float]]:
+    """The task's network trained by its recipe, in evaluation mode, and its metrics. On the CPU.
+
+    Trained once for every seed, then read from ``cache`` (default: ``baselines`` in sparselab's cache folder), where a
+    file is found by the hash of what decides the result: the recipe, the fresh network's weights, the data's size and
+    first examples, the code of ``loss`` and ``augment``, and ``task.version``. Several processes that ask at once wait
+    for one; an interrupted training goes on where it stopped. Every call returns a model of its own.
+    """
+    model = fresh_model(task, seed)
+    folder = cache_dir() / "baselines" if cache is None else Path(cache)
+    file = folder / f"{task.name}-{fingerprint(task, model, seed, steps)}.pt"
+    with _only_one(file):
+        if file.is_file():
+            saved = torch.load(file, map_location="cpu", weights_only=True)
+            model.load_state_dict(saved["model"])
+            return model.eval(), saved["metrics"]
+        train(task, model, steps=steps, seed=seed, checkpoint=file.with_suffix(".partial"), progress=progress)
+        metrics = evaluate(task, model, progress=progress)
+        partial = file.with_name(f".{file.name}.{os.getpid()}")
+        torch.save({"model": model.state_dict(), "metrics": metrics}, partial)
+        partial.replace(file)
+    return model.eval(), metrics
+
+
+def fresh_model(task: Task, seed: int = 0) -> nn.Module:
+    """A new network of the task: the same ``seed``, the same weights. Torch's global generator is left as it was."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        return task.model()
+
+
+def fingerprint(task: Task, model: nn.Module, seed: int = 0, steps: int | None = None) -> str:
+    """A hash of what decides the result of training ``model``, a fresh network of ``task``."""
+    digest = hashlib.sha256()
+
+    def add(*parts: Any) -> None:
+        for part in parts:
+            if isinstance(part, Tensor):
+                digest.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+            elif isinstance(part, dict):
+                for key, value in sorted(part.items()):
+                    add(key, value)
+            elif isinstance(part, (tuple, list)):
+                add(*part)
+            else:
+                digest.update(repr(part).encode())
+
+    add("1", task.name, task.version, repr(task.recipe), seed, steps, torch.__version__)
+    add(dict(model.state_dict()), len(task.train_data), len(task.eval_data))
+    add(task.train_data[torch.arange(min(8, len(task.train_data)))], _code(task.loss), _code(task.augment))
+    return digest.hexdigest()[:16]
+
+
+def _code(function: Callable[..., Any] | None) -> str:
+    """The source of a function, or how an object says what it is."""
+    if inspect.isfunction(function):
+        try:
+            return inspect.getsource(function)
+        except OSError:
+            return repr((function.__code__.co_code, function.__code__.co_names))
+    return type(function).__qualname__ + (repr(function) if hasattr(function, "__dataclass_fields__") else "")
+
+
+@contextmanager
+def _only_one(file: Path) -> Iterator[None]:
+    """One process at a time; the lock goes with its holder, however that ends."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # not on Windows: there, two processes may both train, and the last to finish is kept
+        yield
+        return
+    with file.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,265 @@
+"""The one training loop: seeded, resumable, interruptible. And evaluation."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from sparselab.tasks.optimizers import OPTIMIZERS, learning_rate_factor
+from sparselab.tasks.task import Batch, Recipe, Task
+from sparselab.trackers.tracker import Tracker
+from sparselab.training.batchnorm import recalibrate_batchnorm
+from sparselab.training.sparsifier import Sparsifier
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run of ``train`` was: ``steps`` in all, of which ``resumed_at`` were done before, and its ``seconds``."""
+
+    steps: int
+    resumed_at: int
+    seconds: float
+
+
+def train(
+    task: Task,
+    model: nn.Module,
+    *,
+    recipe: Recipe | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    sparsifier: Sparsifier | None = None,
+    trackers: Sequence[Tracker] = (),
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 500,
+    progress: bool = False,
+) -> Trained:
+    """Train ``model``, in place, by ``recipe`` (default: the task's own), for ``steps`` (default: the recipe's epochs).
+
+    The optimizer is made here; ``sparsifier`` and ``trackers`` are attached to it, and a sparsifier that has not computed
+    masks yet does so first. ``seed`` decides the order of the examples, augmentation and dropout, whatever the state of
+    torch's global generators, which are left as they were. On one machine with the same number of threads the result is
+    the same bit for bit.
+
+    With ``checkpoint`` everything is saved there every ``checkpoint_every`` steps, and on Ctrl-C when the step under way
+    is done (a second Ctrl-C does not wait). A call that finds the file goes on from it: the result is the same as that of
+    an uninterrupted run. The file is removed at the end.
+
+    Raises ``ValueError`` for an unknown optimizer or learning rate, for a checkpoint of another run, and
+    ``FloatingPointError`` when the loss is no longer finite.
+    """
+    recipe = recipe or task.recipe
+    total = recipe.steps(len(task.train_data)) if steps is None else steps
+    learning_rate_factor(recipe.learning_rate, 0.0)
+    optimizer = OPTIMIZERS.resolve(recipe.optimizer)(p for p in model.parameters() if p.requires_grad)
+    if sparsifier is not None:
+        sparsifier.attach(optimizer)
+    for tracker in trackers:
+        tracker.attach(optimizer)
+    run = _Run(task, model, recipe, total, seed, optimizer, sparsifier, tuple(trackers))
+    with _own_randomness(seed, model):
+        file = None if checkpoint is None else Path(checkpoint)
+        resumed = run.load(file) if file is not None and file.exists() else 0
+        if not resumed and sparsifier is not None and sparsifier.step is None and not sparsifier.weights.any_masked():
+            sparsifier.compute()
+        start = time.perf_counter()
+        run.go(resumed, file, checkpoint_every, progress)
+    for tracker in trackers:
+        tracker.detach()
+    if file is not None:
+        file.unlink(missing_ok=True)
+    return Trained(total, resumed, time.perf_counter() - start)
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """One run of the loop; all that changes is in the objects that it holds."""
+
+    task: Task
+    model: nn.Module
+    recipe: Recipe
+    total: int
+    seed: int
+    optimizer: torch.optim.Optimizer
+    sparsifier: Sparsifier | None
+    trackers: tuple[Tracker, ...]
+
+    def go(self, first: int, file: Path | None, every: int, progress: bool) -> None:
+        """Steps ``first`` to ``total``."""
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        device = next(self.model.parameters()).device
+        self.model.train()
+        bar = tqdm(total=self.total, initial=first, desc=self.task.name, disable=not progress, leave=False)
+        with bar, _interrupted_between_steps() as interrupted:
+            for done in range(first, self.total):
+                self._set_rates(rates, done)
+                self._step(to_device(self._batch(done), device), done)
+                bar.update()
+                if file is not None and (interrupted.is_set() or (done + 1) % every == 0):
+                    self.save(file, done + 1, rates)
+                if interrupted.is_set():
+                    raise KeyboardInterrupt
+
+    def _set_rates(self, rates: Sequence[float], done: int) -> None:
+        factor = learning_rate_factor(self.recipe.learning_rate, done / self.total, self.recipe.warmup)
+        for group, rate in zip(self.optimizer.param_groups, rates):
+            group["lr"] = rate * factor
+
+    def _step(self, batch: Batch, done: int) -> None:
+        loss = self.task.loss(self.model, batch)
+        if not bool(loss.isfinite()):
+            raise FloatingPointError(
+                f"{self.task.name}: the loss is {float(loss)} at step {done} of {self.total}; lower the learning rate"
+            )
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+
+    def _batch(self, done: int) -> Batch:
+        """Batch number ``done``: each epoch has an order of its own, which follows from the seed."""
+        size = self.recipe.batch_size
+        per_epoch = -(-len(self.task.train_data) // size)
+        epoch, place = divmod(done, per_epoch)
+        order = _order(len(self.task.train_data), self.seed, epoch)
+        batch = self.task.train_data[order[place * size : (place + 1) * size]]
+        if self.task.augment is None:
+            return batch
+        return self.task.augment(batch, torch.Generator().manual_seed(_mixed(self.seed, done, 1)))
+
+    def save(self, file: Path, done: int, rates: Sequence[float]) -> None:
+        """Everything that it takes to go on, replaced only when complete."""
+        state = {
+            "run": self._identity(),
+            "done": done,
+            "rates": list(rates),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "sparsifier": None if self.sparsifier is None else self.sparsifier.state_dict(),
+            "trackers": [tracker.state_dict() for tracker in self.trackers],
+            "random": torch.get_rng_state(),
+        }
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+        torch.save(state, partial)
+        partial.replace(file)
+
+    def load(self, file: Path) -> int:
+        """Go back to where ``file`` was saved; how many steps were done."""
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        if state.get("run") != self._identity():
+            raise ValueError(f"{file} is the checkpoint of another run ({state.get('run')}); delete it or name another")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group, rate in zip(self.optimizer.param_groups, state["rates"]):
+            group["lr"] = rate
+        if self.sparsifier is not None:
+            self.sparsifier.load_state_dict(state["sparsifier"])
+        for tracker, tracked in zip(self.trackers, state["trackers"]):
+            tracker.load_state_dict(tracked)
+        torch.set_rng_state(state["random"])
+        return int(state["done"])
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "task": self.task.name,
+            "version": self.task.version,
+            "recipe": repr(self.recipe),
+            "steps": self.total,
+            "seed": self.seed,
+            "sparse": self.sparsifier is not None,
+            "trackers": len(self.trackers),
+        }
+
+
+def evaluate(task: Task, model: nn.Module, *, batch_size: int = 250, progress: bool = False) -> dict[str, float]:
+    """The task's metrics on its evaluation data: means over the examples. The model's mode is as before afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    device = next(model.parameters()).device
+    sums: dict[str, float] = {}
+    total = len(task.eval_data)
+    try:
+        model.eval()
+        with torch.no_grad(), tqdm(total=total, desc="evaluating", disable=not progress, leave=False) as bar:
+            for indices in torch.split(torch.arange(total), batch_size):
+                for name, value in task.metrics(model, to_device(task.eval_data[indices], device)).items():
+                    sums[name] = sums.get(name, 0.0) + value * len(indices)
+                bar.update(len(indices))
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    return {name: value / total for name, value in sums.items()}
+
+
+def recalibrate(task: Task, model: nn.Module, *, batches: int = 20, seed: int = 0) -> None:
+    """Re-estimate batch norm statistics from the task's training data (``recalibrate_batchnorm``)."""
+    order = torch.split(_order(len(task.train_data), seed, 0), max(64, task.recipe.batch_size))
+    recalibrate_batchnorm(model, (task.train_data[indices] for indices in order), batches)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """``batch`` with every tensor in its tuples, lists and dicts on ``device``."""
+    if isinstance(batch, Tensor):
+        return batch.to(device)
+    if isinstance(batch, dict):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, (tuple, list)):
+        return type(batch)(to_device(value, device) for value in batch)
+    return batch
+
+
+@contextmanager
+def _interrupted_between_steps() -> Iterator[threading.Event]:
+    """Ctrl-C sets the event, so that the step that is under way can end and be saved; a second one stops at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def ask(*_: object) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    if before is not signal.default_int_handler:  # somebody else's arrangement
+        yield asked
+        return
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@functools.lru_cache(maxsize=4)
+def _order(examples: int, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(examples, generator=torch.Generator().manual_seed(_mixed(seed, epoch, 0)))
+
+
+def _mixed(*numbers: int) -> int:
+    """One seed out of several numbers (the multiplier of a 64-bit linear congruential generator)."""
+    mixed = 0
+    for number in numbers:
+        mixed = (mixed * 6364136223846793005 + number + 1442695040888963407) % 2**63
+    return mixed
+
+
+@contextmanager
+def _own_randomness(seed: int, model: nn.Module) -> Iterator[None]:
+    """Torch's global generators seeded for a run, and as before after it."""
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(_mixed(seed, 2))
+        yield

@@ -1,0 +1,35 @@
+"""How fast the run is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch.optim import Optimizer
+
+from sparselab.trackers.tracker import Tracker
+
+
+class ThroughputTracker(Tracker):
+    """Wall-clock speed over the last ``every`` steps: columns ``seconds`` since attached, ``steps_per_second``.
+
+    On a GPU, steps are queued: choose ``every`` large enough that the queue does not matter.
+    """
+
+    columns = ("seconds", "steps_per_second")
+
+    def __init__(self, every: int = 100) -> None:
+        super().__init__(every)
+        self._start = self._last = time.perf_counter()
+
+    def attach(self, optimizer: Optimizer) -> None:
+        """Watch; the clock starts."""
+        super().attach(optimizer)
+        self._start = self._last = time.perf_counter()
+
+    def observe(self) -> Iterator[Mapping[str, Any]]:
+        """One row."""
+        now = time.perf_counter()
+        yield {"seconds": now - self._start, "steps_per_second": self.every / max(now - self._last, 1e-9)}
+        self._last = now

@@ -1,0 +1,83 @@
+"""What a tracker is: it sees every optimizer step, writes rows, and has no effect on the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+
+class Tracker:
+    """Writes rows about a run every ``every`` optimizer steps. A tracker extends this class and overrides ``observe``.
+
+    ``attach`` uses the optimizer's public step hooks; attach after the Sparsifier, so that the masks are applied first.
+    ``frame`` has a column ``step`` (0: when attached, where ``observe`` has something to say then) and the tracker's own.
+    Trackers neither change weights nor draw random numbers, so a tracked run gives the same bits as one that is not.
+    """
+
+    columns: tuple[str, ...] = ()
+
+    def __init__(self, every: int) -> None:
+        if every < 1:
+            raise ValueError(f"{type(self).__name__}(every={every}): every must be at least 1 step")
+        self.every = every
+        self.step = 0
+        self.rows: list[dict[str, Any]] = []
+        self._handle: Any = None
+
+    def attach(self, optimizer: Optimizer) -> None:
+        """Watch ``optimizer``'s steps from now on; a tracker watches one optimizer at a time."""
+        self.detach()
+        self._handle = optimizer.register_step_post_hook(self._after_step)
+
+    def detach(self) -> None:
+        """Watch no longer; the rows stay."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The rows so far: ``step`` and the tracker's columns."""
+        return pd.DataFrame(self.rows, columns=["step", *self.columns])
+
+    def observe(self) -> Iterator[Mapping[str, Any]]:
+        """The rows of this moment, without ``step``."""
+        yield from ()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows and the step, for a checkpoint."""
+        return {"step": self.step, "rows": list(self.rows)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state_dict``."""
+        self.step, self.rows = int(state["step"]), list(state["rows"])
+
+    def record(self) -> None:
+        """Write the rows of this moment now."""
+        with torch.no_grad():
+            self.rows += [{"step": self.step, **row} for row in self.observe()]
+
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self.step += 1
+        if self.step % self.every == 0:
+            self.record()
+
+
+@contextmanager
+def as_in_evaluation(model: nn.Module) -> Iterator[None]:
+    """``model`` in evaluation mode; modes and random generators are as before afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices):
+        try:
+            model.eval()
+            yield
+        finally:
+            for module, training in modes.items():
+                module.training = training

@@ -1,0 +1,18 @@
+"""Schedules: when masks are computed, recomputed and relaxed. One file a schedule, one registry line each."""
+
+from __future__ import annotations
+
+from sparselab.specs import Registry
+from sparselab.training.schedules.schedule import Schedule
+
+SCHEDULES: Registry[Schedule] = Registry(
+    "schedule",
+    {
+        "one_shot": "sparselab.training.schedules.one_shot:OneShot",
+        "recompute": "sparselab.training.schedules.recompute:Recompute",
+        "gradual": "sparselab.training.schedules.gradual:Gradual",
+        "decay": "sparselab.training.schedules.decay:Decay",
+    },
+)
+
+__all__ = ["SCHEDULES", "Schedule"]

@@ -1,0 +1,61 @@
+"""Which weights of a model a Sparsifier prunes, and for each of the others the reason why not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import Tensor, nn
+
+from sparselab.eligibility import LayerWeight, layer_weights, why_not
+from sparselab.masks import MaskCalculator
+from sparselab.patterns import Pattern
+
+AnyPattern = str | Pattern | MaskCalculator | Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The user's choice of layers. ``include`` and ``exclude`` hold names of weights or modules, with ``*`` and ``?``."""
+
+    include: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] = ()
+    layer_types: tuple[type[nn.Module], ...] | None = None
+    custom: Mapping[type[nn.Module], Sequence[str]] | None = None
+    rule: str = "divisible"
+
+    def __call__(self, model: nn.Module, pattern: AnyPattern) -> dict[str, tuple[LayerWeight, str | None]]:
+        """Every weight by name, with the reason why ``pattern`` does not prune it, or ``None``.
+
+        Raises ``ValueError`` for a name in ``include`` that matches nothing in the model.
+        """
+        layers = list(layer_weights(model, self.custom))
+        known = {name for name, _ in model.named_modules()} | {layer.name for layer in layers}
+        for name in self.include or ():
+            if not any(fnmatchcase(candidate, name) for candidate in known):
+                raise ValueError(f"include names {name!r}, which matches no weight or module of the model")
+        shape = _shape_pattern(pattern)
+        return {layer.name: (layer, self._why_not(layer, shape)) for layer in layers}
+
+    def _why_not(self, layer: LayerWeight, pattern: Pattern) -> str | None:
+        names = (layer.name, layer.name.rpartition(".")[0])
+        if self.layer_types is not None and not isinstance(layer.module, self.layer_types):
+            return f"{type(layer.module).__name__} is not among the layer types to prune"
+        if self.include is not None and not _any_match(names, self.include):
+            return "not in include"
+        if _any_match(names, self.exclude):
+            return "in exclude"
+        return why_not(layer.module, layer.attribute, pattern, self.rule, channel_dim=layer.channel_dim)
+
+
+def _any_match(names: Iterable[str], patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns for name in names)
+
+
+def _shape_pattern(pattern: AnyPattern) -> Pattern:
+    """The pattern whose M the eligibility rule checks; a user's own function may take any shape."""
+    if isinstance(pattern, MaskCalculator):
+        outputs, channels = pattern.multiples
+        return Pattern("1d" if outputs == 1 else "2d", channels, channels, 1.0)
+    return Pattern.parse(pattern) if isinstance(pattern, (str, Pattern)) else Pattern("function", 1, 1, 1.0)

@@ -1,0 +1,316 @@
+"""``permute``: what it reports, what it leaves as it was, and what it retains, counted independently."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import signal
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sparselab.eligibility import layer_weights, why_not
+from sparselab.layout import to_matrix
+from sparselab.network import permuting as permute_module
+from sparselab.network.permuting import permute
+from sparselab.network.plan import Plan
+
+from . import zoo_attention  # noqa: F401
+from .helpers import outputs_of, randomised, relative_error
+from .zoo import ZOO, picture
+
+FAST = "channel_swap"
+
+
+class Net(nn.Module):
+    """Every status in one small network: the first layer reads the input, the last flattened one wide units."""
+
+    def __init__(self, size: int = 16) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(4, size, 3, padding=1)
+        self.norm = nn.BatchNorm2d(size)
+        self.second = nn.Conv2d(size, 24, 3, padding=1)
+        self.head = nn.Linear(24 * 4, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.norm(self.first(x)))
+        return self.head(F.adaptive_avg_pool2d(F.relu(self.second(x)), 2).flatten(1))
+
+
+def net() -> tuple[Net, torch.Tensor]:
+    torch.manual_seed(0)
+    return randomised(Net().eval()), picture(4)()
+
+
+def kept(weight: torch.Tensor, channel_dim: int = 1) -> float:
+    groups = to_matrix(weight.detach().double().abs(), channel_dim).numpy()
+    groups = groups.reshape(len(groups), -1, 4)
+    return float(np.sort(groups, axis=2)[:, :, 2:].sum())
+
+
+def test_the_report_says_what_happened() -> None:
+    model, x = net()
+    before, was = outputs_of(model, x), {n: kept(p) for n, p in model.named_parameters() if p.ndim > 1}
+    report = permute(model, x, strategy=FAST)
+    assert relative_error(before, outputs_of(model, x)) < 1e-5
+    frame = report.frame.set_index("axis")
+    assert list(report.frame.columns) == list(permute_module.COLUMNS)
+    assert frame["status"].to_dict() == {
+        "first.weight:0": "permuted",
+        "second.weight:0": "kept",
+        "first.weight:1": "pinned",
+    }
+    row = frame.loc["first.weight:0"]
+    assert row["size"] == 16
+    assert row["consumers"] == ("second.weight",)
+    assert {"norm.running_var:0", "first.bias:0", "second.weight:1"} <= set(row["members"])
+    assert row["baseline"] == pytest.approx(was["second.weight"], rel=1e-5)
+    assert row["retained"] == pytest.approx(kept(model.second.weight), rel=1e-5)
+    assert row["retained"] > row["baseline"]
+    assert row["efficacy"] == pytest.approx(
+        100 * (row["retained"] - row["baseline"]) / (row["ideal"] - row["baseline"])
+    )
+    assert "groups of 4" in frame.loc["second.weight:0", "reason"]
+    assert "input" in frame.loc["first.weight:1", "reason"]
+    assert report.max_rel_error < 1e-9
+    assert report.tolerance == 1e-9
+    text = str(report)
+    assert "1 permuted, 1 kept, 1 pinned" in text
+    assert "first.weight" in text
+    assert "<table" in report._repr_html_()
+    assert report.weights["status"].to_list() == ["pinned", "permuted", "kept"]
+    assert 0 < report.share_permuted < 1
+
+
+@pytest.mark.parametrize("name", ["Res2Net", "ResidualSqueezeExcite", "DenseNet", "UNet", "flatten_before_classifier"])
+def test_retained_in_the_report_is_what_the_model_retains(name: str) -> None:
+    """Axes share weights, at several offsets; still the report's sums are those of the network's own weights."""
+    topology = ZOO[name]
+    model, inputs = randomised(topology.build().eval()), topology.inputs()
+    layers = [layer for layer in layer_weights(model) if why_not(layer.module, layer.attribute) is None]
+    report = permute(model, inputs, strategy=FAST)
+    searched = report.frame.dropna(subset=["baseline"])
+    reached = {name for names in searched["consumers"] for name in names}
+    total = sum(kept(layer.weight, layer.channel_dim) for layer in layers if layer.name in reached)
+    assert (searched["status"] == "permuted").any() or name == "flatten_before_classifier"
+    assert searched["retained"].sum() == pytest.approx(total, rel=1e-5)
+
+
+def test_nothing_else_changes() -> None:
+    model, x = net()
+    model.train()
+    model.norm.eval()
+    model.first.weight.requires_grad_(False)
+    calls: list[int] = []
+    model.second.register_forward_hook(lambda *_: calls.append(1))
+    parameters = dict(model.named_parameters())
+    modes = [module.training for module in model.modules()]
+    attributes = {name: dict(module.__dict__) for name, module in model.named_modules()}
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    report = permute(model, x, strategy=FAST)
+    assert torch.equal(torch.rand(3), expected)
+    assert (report.frame["status"] == "permuted").any()
+    assert all(parameters[name] is parameter for name, parameter in model.named_parameters())
+    assert modes == [module.training for module in model.modules()]
+    assert [model.first.weight.requires_grad, model.second.weight.requires_grad] == [False, True]
+    assert {name: dict(module.__dict__) for name, module in model.named_modules()} == attributes
+    calls.clear()
+    model(x)
+    assert calls == [1]
+
+
+def test_same_seed_same_orders_whatever_wraps_the_model() -> None:
+    model, x = net()
+    others = [copy.deepcopy(model) for _ in range(3)]
+    optimizer = torch.optim.SGD(others[0].parameters(), 0.1, momentum=0.9)
+    permute(model, x, strategy=FAST, seed=3)
+    permute(others[0], (x,), strategy=FAST, seed=3, optimizer=optimizer)
+    permute(nn.DataParallel(others[1]), {"x": x}, strategy=FAST, seed=3)
+    permute(torch.compile(others[2]), x, strategy=FAST, seed=3, verify=False)
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+def test_the_plan_moves_an_average_of_the_weights_too() -> None:
+    model, x = net()
+    average = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in average.parameters():
+            parameter.mul_(0.9)
+    before = outputs_of(average, x)
+    report = permute(model, x, strategy=FAST)
+    report.plan.apply(average)
+    assert relative_error(before, outputs_of(average, x)) < 1e-5
+    assert torch.allclose(average.second.weight, 0.9 * model.second.weight)
+
+
+def test_what_cannot_be_traced_is_left_alone_and_said(capfd) -> None:
+    class Branching(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.sum() > 0:  # the culprit
+                x = x + 1
+            print("in the forward")
+            return super().forward(x)
+
+    model = randomised(Branching().eval())
+    state = copy.deepcopy(model.state_dict())
+    report = permute(model, picture(4)())
+    assert capfd.readouterr() == ("", "")
+    assert report.untraceable is not None
+    assert "test_permute.py" in report.untraceable
+    assert "x.sum() > 0" in report.untraceable
+    assert "pass a submodule" in report.untraceable
+    assert set(report.frame["status"]) == {"pinned"}
+    assert len(report.frame) == 3
+    assert len(report.plan) == 0
+    assert str(report).startswith("Nothing was permuted")
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    with pytest.raises(RuntimeError, match="culprit"):
+        permute(model, picture(4)(), strict=True)
+
+
+def test_a_successful_run_prints_nothing(capfd) -> None:
+    model, x = net()
+    permute(model, x, strategy=FAST)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_interrupted_search_leaves_the_model_as_it_was(monkeypatch) -> None:
+    model, x = net()
+    state = copy.deepcopy(model.state_dict())
+    for error in (KeyboardInterrupt, RuntimeError):
+        calls: list[int] = []
+
+        def fail(*args, error=error, calls=calls, original=permute_module.search_permutation, **options):
+            calls.append(1)
+            if len(calls) > 1:
+                raise error
+            return original(*args, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(permute_module, "search_permutation", fail)
+            with pytest.raises(error):
+                permute(model, x, strategy=FAST)
+        assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def test_an_interrupted_search_ends_the_whole_although_it_returns(monkeypatch) -> None:
+    model, x = net()
+    state = copy.deepcopy(model.state_dict())
+    calls: list[int] = []
+
+    def interrupted(*args, original=permute_module.search_permutation, **options):
+        calls.append(1)
+        with contextlib.suppress(KeyboardInterrupt):  # as a search does, to hand back the best so far
+            signal.raise_signal(signal.SIGINT)
+        return original(*args, **options)
+
+    handler = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(permute_module, "search_permutation", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        permute(model, x, strategy=FAST)
+    assert calls == [1]
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def test_include_exclude_and_saliency() -> None:
+    model, x = net()
+    every = permute(copy.deepcopy(model), x, strategy=FAST)
+    assert permute(copy.deepcopy(model), x, exclude=["second"], strategy=FAST).frame["status"].to_list() == [
+        "kept",
+        "pinned",
+    ]
+    only = permute(copy.deepcopy(model), x, include=["sec*"], strategy=FAST)
+    assert only.weights["weight"].to_list() == ["second.weight"]
+    with pytest.raises(ValueError, match="'nothing', which matches no weight"):
+        permute(model, x, include=["nothing"])
+    with pytest.raises(ValueError, match="saliency"):
+        permute(model, x, saliency="no_such")
+    squared = permute(copy.deepcopy(model), x, saliency=lambda w: w.square(), strategy=FAST)
+    assert squared.frame["baseline"][0] != every.frame["baseline"][0]
+    mapping = {name: parameter.detach().abs() for name, parameter in model.named_parameters()}
+    mapped = permute(copy.deepcopy(model), x, saliency=mapping, strategy=FAST)
+    pd.testing.assert_frame_equal(mapped.frame.drop(columns="seconds"), every.frame.drop(columns="seconds"))
+
+
+@pytest.mark.parametrize("pattern", ["unstructured,0.5", "row,0.5"])
+def test_patterns_without_groups_are_refused(pattern: str) -> None:
+    with pytest.raises(ValueError, match="permute needs an N:M pattern"):
+        permute(*net(), pattern)
+
+
+def test_weights_that_are_not_finite_are_named() -> None:
+    model, x = net()
+    with torch.no_grad():
+        model.second.weight[0, 0, 0, 0] = float("nan")
+    state = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=r"'second\.weight' are not all finite"):
+        permute(model, x, strategy=FAST)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items() if "second" not in key)
+
+
+def test_an_axis_too_large_to_search_is_kept(monkeypatch) -> None:
+    monkeypatch.setattr(permute_module, "MAX_CHANNELS", 8)
+    report = permute(*net(), strategy=FAST)
+    assert report.frame["reason"][0] == "16 units are more than the 8 that can be searched"
+    assert len(report.plan) == 0
+
+
+def test_a_masked_model_is_refused() -> None:
+    model, x = net()
+    model.second.register_buffer("__weight_mma_mask", torch.ones_like(model.second.weight, dtype=torch.bool))
+    with pytest.raises(ValueError, match="is masked already"):
+        permute(model, x)
+
+
+def test_a_model_without_eligible_weights() -> None:
+    report = permute(nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)), torch.randn(2, 3))
+    assert report.frame.empty
+    assert report.share_permuted == 0.0
+    assert "no eligible weights" in str(report)
+
+
+def test_an_auxiliary_head_of_training_mode_is_met() -> None:
+    class Auxiliary(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.extra = nn.Conv2d(16, 4, 1)
+
+        def forward(self, x: torch.Tensor):
+            x = F.relu(self.norm(self.first(x)))
+            out = self.head(F.adaptive_avg_pool2d(F.relu(self.second(x)), 2).flatten(1))
+            return (out, self.extra(x)) if self.training else out
+
+    model, x = randomised(Auxiliary().double()), picture(4)().double()
+    model.norm.momentum = 0.0
+    before = outputs_of(model.train(), x)
+    report = permute(model.eval(), x, strategy=FAST)
+    assert "extra.weight:1" in report.frame["members"][0]
+    assert relative_error(before, outputs_of(model.train(), x)) < 1e-10
+
+
+def test_other_batch_sizes_and_dtypes() -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        model, x = net()
+        model, wide = model.to(dtype), copy.deepcopy(model).double()
+        report = permute(model, x.to(dtype), strategy=FAST)
+        assert (report.frame["status"] == "permuted").sum() == 1
+        assert next(model.parameters()).dtype == dtype
+        before = outputs_of(wide, picture(4, size=10, batch=5)().double())
+        report.plan.apply(wide)
+        assert relative_error(before, outputs_of(wide, picture(4, size=10, batch=5)().double())) < 1e-10
+
+
+def test_applying_the_plan_is_what_permute_did() -> None:
+    model, x = net()
+    twin = copy.deepcopy(model)
+    report = permute(model, x, strategy=FAST)
+    Plan.from_json(report.plan.to_json()).apply(twin)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))

@@ -1,0 +1,164 @@
+"""Plans: to JSON and back, on another copy, inverted, refused, with gradients and optimizer state, all or nothing."""
+
+from __future__ import annotations
+
+import copy
+import json
+import signal
+
+import pytest
+import torch
+from torch import nn
+
+from sparselab.network import plan as plan_module
+from sparselab.network.analysis import analyse
+from sparselab.network.freedom import free_axes
+from sparselab.network.plan import Plan
+
+from . import zoo_attention  # noqa: F401
+from .helpers import outputs_of, random_orders, randomised, relative_error
+from .zoo import ZOO
+
+
+def planned(name: str) -> tuple[nn.Module, object, Plan]:
+    topology = ZOO[name]
+    model, inputs = randomised(topology.build().eval()), topology.inputs()
+    analysis = analyse(model, inputs)
+    return model, inputs, Plan.from_orders(analysis, random_orders(free_axes(analysis)))
+
+
+NAMES = ["ResidualSqueezeExcite", "SiblingGroups", "GroupedQueries", "Tied", "ConstantIndex"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_saved_loaded_and_inverted(name: str, tmp_path) -> None:
+    model, _, plan = planned(name)
+    plan.save(tmp_path / "plan.json")
+    loaded = Plan.load(tmp_path / "plan.json")
+    before = copy.deepcopy(model.state_dict())
+    one, two = copy.deepcopy(model), copy.deepcopy(model)
+    plan.apply(one)
+    loaded.apply(two)
+    assert any(not torch.equal(before[key], value) for key, value in one.state_dict().items())
+    assert all(torch.equal(value, two.state_dict()[key]) for key, value in one.state_dict().items())
+    loaded.inverse().apply(one)
+    assert all(torch.equal(value, before[key]) for key, value in one.state_dict().items())
+
+
+def test_training_goes_on_as_if_nothing_had_moved() -> None:
+    """Momentum, Adam's moments and gradients move along: after more steps the outputs still agree."""
+    for make in (lambda p: torch.optim.SGD(p, 0.05, momentum=0.9), lambda p: torch.optim.AdamW(p, 0.01, amsgrad=True)):
+        model, inputs, plan = planned("ResidualSqueezeExcite")
+        model.double()
+        inputs = inputs.double()
+        moved = copy.deepcopy(model)
+        optimizers = [make(model.parameters()), make(moved.parameters())]
+
+        def steps(count: int, model=model, moved=moved, optimizers=optimizers, inputs=inputs) -> None:
+            for _ in range(count):
+                for net, optimizer in zip((model, moved), optimizers, strict=True):
+                    optimizer.zero_grad()
+                    net(inputs).square().mean().backward()
+                    optimizer.step()
+
+        steps(3)
+        plan.apply(moved, optimizers[1])
+        for a, b in zip(model.parameters(), moved.parameters(), strict=True):
+            assert a.grad is not None
+            assert torch.allclose(a.grad.norm(), b.grad.norm())
+        for _, optimizer in enumerate(optimizers):
+            optimizer.step()  # with the gradients that were there
+        steps(3)
+        assert relative_error(outputs_of(model, inputs), outputs_of(moved, inputs)) < 1e-9
+
+
+def test_identity_of_parameters_grad_flags_and_wrappers() -> None:
+    model, inputs, plan = planned("linear_chain")
+    model[0].weight.requires_grad_(False)
+    parameters = list(model.parameters())
+    before = outputs_of(model, inputs)
+    plan.apply(nn.DataParallel(model))
+    assert all(a is b for a, b in zip(parameters, model.parameters(), strict=True))
+    assert not model[0].weight.requires_grad
+    assert relative_error(before, outputs_of(model, inputs)) < 1e-5
+    average = torch.optim.swa_utils.AveragedModel(model)
+    plan.inverse().apply(average)
+    assert relative_error(before, outputs_of(average, inputs)) < 1e-5
+
+
+def test_a_model_that_does_not_fit_is_refused_and_unchanged() -> None:
+    _, _, plan = planned("linear_chain")
+    renamed = nn.Sequential(nn.Linear(6, 16), nn.ReLU())
+    wider = randomised(nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3)))
+    before = copy.deepcopy(wider.state_dict())
+    with pytest.raises(ValueError, match=r"'2\.weight', which Sequential does not have"):
+        plan.apply(renamed)
+    with pytest.raises(ValueError, match=r"shape \(12, 16\); here it is \(8, 16\)"):
+        plan.apply(wider)
+    assert all(torch.equal(value, before[key]) for key, value in wider.state_dict().items())
+
+
+def test_tensors_tied_after_the_plan_was_made_are_refused() -> None:
+    model, _, plan = planned("linear_chain")
+    model.register_parameter("other", model[0].bias)
+    (move,) = (move for move in plan.moves if move.names == ("0.bias",))
+    tied = Plan((*plan.moves, plan_module.Move(("other",), move.shape, 0, 0, move.order)))
+    with pytest.raises(ValueError, match="are one tensor in this model"):
+        tied.apply(model)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda d: d.update(version=99), "version 99"),
+        (lambda d: d.update(format="other"), "not a plan"),
+        (lambda d: d["orders"][0].__setitem__(0, d["orders"][0][1]), "not a permutation"),
+        (lambda d: d["moves"][0].update(dims=[0, 7]), "damaged"),
+        (lambda d: d["moves"][0].pop("shape"), "damaged"),
+        (lambda d: d["moves"][0].update(order=10**6), "damaged"),
+    ],
+)
+def test_damaged_plans_are_refused(damage, message: str) -> None:
+    data = planned("linear_chain")[2].to_json()
+    damage(data)
+    with pytest.raises(ValueError, match=message):
+        Plan.from_json(json.loads(json.dumps(data)))
+
+
+def test_a_file_that_is_no_plan(tmp_path) -> None:
+    (tmp_path / "x").write_bytes(b"\xff\x00")
+    with pytest.raises(ValueError, match="is not a plan"):
+        Plan.load(tmp_path / "x")
+
+
+def test_a_failure_half_way_puts_back_what_was_moved(monkeypatch) -> None:
+    model, _, plan = planned("ResidualSqueezeExcite")
+    before = copy.deepcopy(model.state_dict())
+    calls = []
+
+    def fail_late(self, tensor, original=plan_module.Move.__call__):
+        calls.append(1)
+        if len(calls) == 5:
+            raise MemoryError
+        return original(self, tensor)
+
+    monkeypatch.setattr(plan_module.Move, "__call__", fail_late)
+    with pytest.raises(MemoryError):
+        plan.apply(model)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_an_interruption_waits_until_all_is_moved(monkeypatch) -> None:
+    model, inputs, plan = planned("ResidualSqueezeExcite")
+    before = outputs_of(model, inputs)
+    state = copy.deepcopy(model.state_dict())
+
+    def interrupt(self, tensor, original=plan_module.Move.__call__):
+        signal.raise_signal(signal.SIGINT)
+        return original(self, tensor)
+
+    monkeypatch.setattr(plan_module.Move, "__call__", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        plan.apply(model)
+    assert relative_error(before, outputs_of(model, inputs)) < 1e-4
+    assert any(not torch.equal(value, state[key]) for key, value in model.state_dict().items())

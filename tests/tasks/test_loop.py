@@ -1,0 +1,214 @@
+"""The training loop: seeded, resumable, interruptible, and tracked without effect."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import sparselab as sl
+from sparselab.tasks import Collated, Recipe, Task, dense_baseline, evaluate, fresh_model, train
+from sparselab.tasks import baseline as baseline_module
+from sparselab.tasks.loop import _order
+from sparselab.trackers import AccuracyTracker, MagnitudeTracker, MaskChurnTracker, ThroughputTracker
+
+
+def a_task(**changes: object) -> Task:
+    """Which of four quadrants: learnt in a second."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 16, generator=generator)
+    data = TensorDataset(x, (x[:, 0] > 0).long() * 2 + (x[:, 1] > 0).long())
+    settings = {
+        "name": "quadrants",
+        "model": lambda: nn.Sequential(nn.Linear(16, 32), nn.Dropout(0.1), nn.ReLU(), nn.Linear(32, 8)),
+        "train_data": data,
+        "eval_data": data,
+        "example_inputs": torch.zeros(2, 16),
+        "recipe": Recipe("adamw,0.03", epochs=6, batch_size=64, warmup=0.1),
+        "augment": lambda batch, generator: (
+            batch[0] + 0.1 * torch.randn(batch[0].shape, generator=generator),
+            batch[1],
+        ),
+    }
+    return Task(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+def weights(model: nn.Module) -> list[torch.Tensor]:
+    return [tensor.clone() for tensor in model.state_dict().values()]
+
+
+def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first, second))
+
+
+def test_learns_and_the_seed_decides_everything():
+    task = a_task()
+    results = []
+    for seed, state in ((0, 1), (0, 2), (1, 1)):
+        torch.manual_seed(state)  # the global generator has no say
+        model = fresh_model(task, 0)
+        train(task, model, seed=seed)
+        results.append(weights(model))
+        assert torch.initial_seed() == state
+    assert same(results[0], results[1])
+    assert not same(results[0], results[2])
+    metrics = evaluate(task, model)
+    assert metrics["top1"] > 85
+    model.eval()
+    x, y = task.eval_data[torch.arange(400)]
+    assert metrics["top1"] == pytest.approx(100 * float((model(x).argmax(1) == y).double().mean()))
+    assert metrics["loss"] == pytest.approx(float(nn.functional.cross_entropy(model(x), y)), rel=1e-5)
+
+
+def test_every_example_once_an_epoch():
+    seen = []
+
+    def loss(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        seen.append(batch[1])
+        return model(batch[0]).sum() * 0
+
+    x = torch.arange(10)
+    task = a_task(train_data=TensorDataset(torch.zeros(10, 16), x), loss=loss, augment=None)
+    train(task, fresh_model(task), recipe=Recipe(epochs=2, batch_size=4))
+    assert [len(batch) for batch in seen] == [4, 4, 2] * 2
+    first, second = torch.cat(seen[:3]), torch.cat(seen[3:])
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(10))
+    assert not torch.equal(first, second)
+    assert torch.equal(first, _order(10, 0, 0))
+
+
+def test_learning_rate_follows_the_recipe():
+    rates = []
+
+    class Spy(ThroughputTracker):
+        def attach(self, optimizer: torch.optim.Optimizer) -> None:
+            optimizer.register_step_post_hook(lambda o, *_: rates.append(o.param_groups[0]["lr"]))
+
+    task = a_task()
+    train(
+        task,
+        fresh_model(task),
+        recipe=Recipe("sgd,0.5", "linear", batch_size=64, warmup=0.25),
+        steps=8,
+        trackers=[Spy()],
+    )
+    assert rates == pytest.approx([0, 0.25, 0.5, 0.5 * 5 / 6, 0.5 * 4 / 6, 0.25, 0.5 * 2 / 6, 0.5 / 6])
+
+
+class Stops(ThroughputTracker):
+    """Stops the run at a step, by Ctrl-C or by a crash; ``at=0``: never."""
+
+    def __init__(self, at: int, how: str = "crash") -> None:
+        super().__init__()
+        self.at, self.how = at, how
+
+    def _after_step(self, *args: object) -> None:
+        super()._after_step(*args)  # type: ignore[arg-type]
+        if self.step == self.at and self.how == "crash":
+            raise RuntimeError("crashed")
+        if self.step == self.at:
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("schedule", ["one_shot", "recompute,5", "decay,0,12"])
+@pytest.mark.parametrize(("stop", "how"), [(3, "ctrl-c"), (11, "ctrl-c"), (11, "crash")])
+def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, schedule, stop, how):
+    task = a_task()
+
+    def run(stops: Stops, checkpoint: object) -> tuple[list[torch.Tensor], list[int], int]:
+        model = fresh_model(task, 3)
+        sparsifier = sl.Sparsifier(model, "2:4", schedule=schedule)
+        churn = MaskChurnTracker(sparsifier)
+        trained = train(
+            task,
+            model,
+            steps=16,
+            sparsifier=sparsifier,
+            trackers=[churn, stops],
+            checkpoint=checkpoint,
+            checkpoint_every=2,
+        )
+        return weights(model), churn.frame["flipped"].tolist(), trained.resumed_at
+
+    expected, flips, resumed = run(Stops(0), None)
+    assert resumed == 0
+    file = tmp_path / "folder" / "run.pt"
+    with pytest.raises(KeyboardInterrupt if how == "ctrl-c" else RuntimeError):
+        run(Stops(stop, how), file)
+    assert file.exists()
+    found, more_flips, resumed = run(Stops(0), file)
+    assert resumed == (stop if how == "ctrl-c" else stop - 1)  # a crash goes back to what was saved last
+    assert same(found, expected)
+    assert flips == more_flips
+    assert not file.exists()
+
+
+def test_the_checkpoint_of_another_run_is_refused(tmp_path):
+    task = a_task()
+    file = tmp_path / "run.pt"
+    with pytest.raises(KeyboardInterrupt):
+        train(task, fresh_model(task), checkpoint=file, trackers=[Stops(1, "ctrl-c")])
+    with pytest.raises(ValueError, match="another run"):
+        train(task, fresh_model(task), checkpoint=file, seed=1, trackers=[Stops(0)])
+
+
+def test_trackers_have_no_effect():
+    task = a_task()
+    results = []
+    for tracked in (False, True):
+        model = fresh_model(task, 0)
+        sparsifier = sl.Sparsifier(model, "2:4", schedule="recompute,6")
+        batches = [task.eval_data[torch.arange(100)]]
+        trackers = [
+            AccuracyTracker(model, batches, 3),
+            MagnitudeTracker(sparsifier, 4),
+            MaskChurnTracker(sparsifier),
+            ThroughputTracker(5),
+        ]
+        train(task, model, sparsifier=sparsifier, trackers=trackers if tracked else ())
+        results.append(weights(model))
+    assert same(*results)
+    assert all(len(tracker.frame) for tracker in trackers)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run():
+    task = a_task(loss=lambda model, batch: model(batch[0]).sum() * torch.nan)
+    with pytest.raises(FloatingPointError, match="step 0"):
+        train(task, fresh_model(task))
+
+
+def test_bad_recipes_are_refused():
+    task = a_task()
+    for recipe in (Recipe("sdg"), Recipe(learning_rate="cosinus")):
+        with pytest.raises(ValueError, match="valid"):
+            train(task, fresh_model(task), recipe=recipe)
+
+
+def test_baselines_are_trained_once_and_tell_their_recipes_apart(tmp_path, monkeypatch):
+    runs = []
+    monkeypatch.setattr(baseline_module, "train", lambda *args, **kwargs: runs.append(1) or train(*args, **kwargs))
+    first, metrics = dense_baseline(a_task(), cache=tmp_path)
+    again, same_metrics = dense_baseline(a_task(), cache=tmp_path)
+    assert len(runs) == 1
+    assert same(weights(first), weights(again))
+    assert metrics == same_metrics
+    assert not first.training
+    dense_baseline(a_task(), seed=1, cache=tmp_path)
+    dense_baseline(a_task(version="2"), cache=tmp_path)
+    dense_baseline(a_task(recipe=Recipe("sgd,0.1")), cache=tmp_path)
+    dense_baseline(
+        a_task(loss=lambda model, batch: nn.functional.mse_loss(model(batch[0]).sum(1), batch[1].float())),
+        cache=tmp_path,
+    )
+    assert len(runs) == 5
+
+
+def test_any_data_set_can_be_collated():
+    data = Collated([(torch.full((2,), float(i)), i) for i in range(5)])
+    inputs, labels = data[torch.tensor([3, 1])]
+    assert inputs.tolist() == [[3, 3], [1, 1]]
+    assert labels.tolist() == [3, 1]
+    assert len(data) == 5

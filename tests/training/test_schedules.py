@@ -1,0 +1,150 @@
+"""Every schedule against its definition in plain Python, and what all of them promise."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import sparselab as sl
+from sparselab.training.schedules import SCHEDULES, Schedule
+
+from .helpers import mlp, most_in_a_group
+
+# The contract: a schedule's line here is all that a new one adds. (spec, steps after which the model is N:M for good)
+CASES = [
+    ("one_shot", 0),
+    ("one_shot,3", 3),
+    ("recompute,every=3", 0),
+    ("recompute,3,until=6", 0),
+    ("recompute,4,regrow=true,grow=2,until=8", 8),
+    ("gradual,2,6", 6),
+    ("gradual,0,4", 4),
+    ("decay,0,6", 6),
+    ("decay,2,7,exponential", 7),
+]
+X = torch.randn(16, 32, generator=torch.Generator().manual_seed(1))
+
+
+def run(spec: str, steps: int, *, pattern: str = "2:4", rate: float = 0.05) -> list[dict[str, Tensor]]:
+    """The weights after 0, 1, ... ``steps`` steps; the optimizer is plain gradient descent."""
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), rate)
+    sparsifier = sl.Sparsifier(model, pattern, schedule=spec)
+    sparsifier.attach(optimizer)
+    sparsifier.compute()
+    history = [{name: p.detach().clone() for name, p in model.named_parameters()}]
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(X).square().mean().backward()
+        optimizer.step()
+        history.append({name: p.detach().clone() for name, p in model.named_parameters()})
+    return history
+
+
+def top_two_of_four(weight: Tensor, keep: int = 2) -> Tensor:
+    mask = torch.zeros_like(weight, dtype=torch.bool)
+    for row in range(weight.shape[0]):
+        for start in range(0, weight.shape[1], 4):
+            ranked = sorted(range(start, start + 4), key=lambda c: (-abs(weight[row, c].item()), c))
+            mask[row, ranked[:keep]] = True
+    return mask
+
+
+def test_every_schedule_is_in_the_contract():
+    assert {spec.partition(",")[0] for spec, _ in CASES} == set(SCHEDULES.names())
+
+
+@pytest.mark.parametrize(("spec", "done"), CASES)
+def test_ends_exactly_sparse_and_trains_on_the_way(spec, done):
+    assert isinstance(SCHEDULES.resolve(spec), Schedule)
+    history = run(spec, done + 4)
+    for weights in history[done:]:
+        assert most_in_a_group(weights["0.weight"]) == 2
+        assert most_in_a_group(weights["2.weight"]) == 2
+    assert not torch.equal(history[-1]["0.weight"], history[done]["0.weight"])
+
+
+def test_one_shot_waits_for_its_dense_steps():
+    history = run("one_shot,3", 4)
+    assert [most_in_a_group(weights["0.weight"]) for weights in history] == [4, 4, 4, 2, 2]
+
+
+def test_recompute_brings_pruned_values_back():
+    """Without training (rate 0): what was pruned returns, and the same masks are found again."""
+    history = run("recompute,2", 4, rate=0.0)
+    assert all(torch.equal(weights["0.weight"], history[0]["0.weight"]) for weights in history)
+
+
+def test_recompute_against_its_definition():
+    every, rate = 3, 0.3
+    history = run(f"recompute,{every}", 9, rate=rate)
+    model = mlp()
+    names = ["0.weight", "2.weight"]
+    dense = {name: model.get_parameter(name).detach().clone() for name in names}
+    masks = {name: top_two_of_four(dense[name]) for name in names}
+    pruned = {name: dense[name] * ~masks[name] for name in names}
+    for name in names:
+        model.get_parameter(name).data.mul_(masks[name])
+    for step in range(1, 10):
+        model.zero_grad()
+        model(X).square().mean().backward()
+        for name, parameter in model.named_parameters():
+            parameter.data.sub_(rate * parameter.grad * masks.get(name, 1))
+        if step % every == 0:
+            for name in names:
+                whole = model.get_parameter(name).detach() + pruned[name]
+                masks[name] = top_two_of_four(whole)
+                pruned[name] = whole * ~masks[name]
+                model.get_parameter(name).data.copy_(whole * masks[name])
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(parameter.detach(), history[step][name])
+    assert any((history[0][n] != 0).ne(history[9][n] != 0).any() for n in names)
+
+
+def test_regrown_weights_start_from_zero():
+    history = run("recompute,4,regrow=true,grow=1", 8, rate=0.2)
+    groups = [most_in_a_group(weights["0.weight"]) for weights in history]
+    # The mask is lifted after step 3 (the weights are still zero), step 4 trains all and prunes again.
+    assert groups == [2] * 9
+    model = mlp()
+    reference = history[3]
+    model.load_state_dict(reference)
+    model(X).square().mean().backward()
+    grown = reference["0.weight"] - 0.2 * model[0].weight.grad
+    torch.testing.assert_close(history[4]["0.weight"], grown * top_two_of_four(grown))
+    growing = run("recompute,4,regrow=true,grow=2", 4, rate=0.2)
+    assert [most_in_a_group(weights["0.weight"]) for weights in growing] == [2, 2, 2, 4, 2]
+
+
+def test_gradual_takes_one_of_every_group_at_a_time():
+    assert [most_in_a_group(w["0.weight"]) for w in run("gradual,2,6", 7)] == [4, 4, 3, 3, 3, 3, 2, 2]
+    assert [most_in_a_group(w["0.weight"]) for w in run("gradual,1,5", 6, pattern="1:4")] == [4, 3, 3, 2, 2, 1, 1]
+    assert [most_in_a_group(w["0.weight"], 8) for w in run("gradual,0,3", 3, pattern="7:8")] == [8, 8, 8, 7]
+    stages = run("gradual,1,3", 3, rate=0.0)
+    dense = mlp()[0].weight.detach()
+    for weights, keep in zip(stages, (4, 3, 3, 2)):
+        assert torch.equal(weights["0.weight"], dense * top_two_of_four(dense, keep))
+
+
+@pytest.mark.parametrize("shape", ["linear", "exponential"])
+def test_decay_fades_what_the_mask_takes(shape):
+    """Without training, a pruned weight is its first value times the factor, and a kept one does not move."""
+    history = run(f"decay,1,5,{shape}", 6, rate=0.0)
+    dense = mlp()[0].weight.detach()
+    mask = top_two_of_four(dense)
+    linear, exponential = [1, 1, 0.75, 0.5, 0.25, 0, 0], [1, 1, 10**-0.75, 10**-1.5, 10**-2.25, 0, 0]
+    for weights, factor in zip(history, linear if shape == "linear" else exponential):
+        torch.testing.assert_close(weights["0.weight"], torch.where(mask, dense, dense * factor))
+
+
+def test_decay_lets_fading_weights_train():
+    still, training = run("decay,0,10", 3, rate=0.0), run("decay,0,10", 3, rate=0.1)
+    mask = top_two_of_four(mlp()[0].weight.detach())
+    assert (still[3]["0.weight"] != training[3]["0.weight"])[~mask].any()
+
+
+def test_options_out_of_range_are_refused():
+    for spec in ("one_shot,-1", "recompute,3,regrow=true,grow=3", "gradual,5,2", "decay,0,9,quadratic"):
+        with pytest.raises(ValueError, match=r"must|valid"):
+            SCHEDULES.resolve(spec)
