@@ -25,7 +25,8 @@ LAYERS = [
     {"reports", "network"},
     {"training", "trackers"},
     {"tasks"},
-    {"sweeps", "plots"},
+    {"figures"},
+    {"sweeps", "plots", "matrix_plots"},
     {"reproduce", "widgets", "cli", "__main__"},
 ]
 HEAVY = {"cupy", "ipywidgets", "matplotlib", "numba", "pandas", "scipy", "torch"}

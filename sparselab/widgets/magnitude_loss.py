@@ -12,7 +12,7 @@ import traitlets
 from matplotlib.figure import Figure
 from torch import nn
 
-from sparselab import plots
+from sparselab import matrix_plots
 from sparselab.patterns import Pattern
 from sparselab.reports import magnitude_report
 from sparselab.saliency import ModelSaliency
@@ -78,13 +78,13 @@ class MagnitudeLoss(Panel):
         """The picture of the layer."""
         view = self._view()
         m = view.pattern.m
-        return plots.mask_view(view.weights, view.mask, m, row=self.row, channel=self.channel)
+        return matrix_plots.mask_view(view.weights, view.mask, m, row=self.row, channel=self.channel)
 
     @property
     def loss_figure(self) -> Figure:
         """The picture of what all layers lose."""
         ideal = 100 * (1 - self.frame["ideal"] / self.frame["total"].where(self.frame["total"] > 0))
-        return plots.loss_strip(self.frame.assign(ideal_lost_percent=ideal), self.layer)
+        return matrix_plots.loss_strip(self.frame.assign(ideal_lost_percent=ideal), self.layer)
 
     @property
     def _key(self) -> tuple[str, str]:
@@ -151,18 +151,20 @@ class MagnitudeLoss(Panel):
         channels = layer.weight.shape[layer.channel_dim]
         rows = layer.weight.numel() // channels
         with self.hold_trait_notifications():
-            self._controls["row"].max = max(0, rows - plots.WINDOW[0])
-            self._controls["channel"].max = max(0, channels - plots.WINDOW[1])
+            self._controls["row"].max = max(0, rows - matrix_plots.WINDOW[0])
+            self._controls["channel"].max = max(0, channels - matrix_plots.WINDOW[1])
 
     def _redraw(self) -> None:
         with self.problems_shown():
             view = self._view()
             text = logic.described(view, self.saliency)
-            window = plots.mask_window(view.weights, view.mask, view.pattern.m, row=self.row, channel=self.channel)
+            window = matrix_plots.mask_window(
+                view.weights, view.mask, view.pattern.m, row=self.row, channel=self.channel
+            )
             self._picture.show(window, text)
             if view is not self._sized:
                 self._sizes.show(
-                    plots.weight_sizes(view.weights, view.mask), "How large the weights kept and pruned are"
+                    matrix_plots.weight_sizes(view.weights, view.mask), "How large the weights kept and pruned are"
                 )
                 self._sized = view
             self._numbers.value = html.escape(text)

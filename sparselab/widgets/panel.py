@@ -15,7 +15,7 @@ import pandas as pd
 import traitlets
 from matplotlib.figure import Figure
 
-from sparselab import plots
+from sparselab.figures import to_png
 
 # Pictures are drawn on white. In a dark theme they are turned over: white becomes the theme's black, hues stay.
 _STYLE = """<style>
@@ -118,7 +118,7 @@ class Panel(ipywidgets.VBox):
         """The live widget, and a picture of it for readers of the notebook elsewhere."""
         bundle = super()._repr_mimebundle_(**options)
         with self.problems_shown():
-            bundle["image/png"] = base64.b64encode(plots.to_png(self.portrait())).decode()
+            bundle["image/png"] = base64.b64encode(to_png(self.portrait())).decode()
         return bundle
 
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import nn
 
-from sparselab import plots
+from sparselab import matrix_plots
 from sparselab.masks import create_mask
 from sparselab.patterns import Pattern
 from sparselab.permutation import STRATEGIES, SearchResult
@@ -118,7 +118,7 @@ class PermutationGain(Panel):
     @property
     def figure(self) -> Figure:
         """Efficacy against time, a line a search."""
-        return plots.search_traces(logic.traces_frame(self._traces or [logic.Trace("no search yet")]))
+        return matrix_plots.running_searches(logic.traces_frame(self._traces or [logic.Trace("no search yet")]))
 
     @property
     def order_figure(self) -> Figure:
@@ -127,12 +127,12 @@ class PermutationGain(Panel):
         order = np.arange(weights.shape[1]) if self.best is None else self.best.order
         tensor = torch.from_numpy(weights)
         masks = (create_mask(tensor, self.pattern).numpy(), create_mask(tensor[:, order], self.pattern).numpy())
-        return plots.order_view(weights, order, masks, Pattern.parse(self.pattern).require_nm("this widget")[1])
+        return matrix_plots.order_view(weights, order, masks, Pattern.parse(self.pattern).require_nm("this widget")[1])
 
     @property
     def layers_figure(self) -> Figure:
         """What every layer loses before and after."""
-        return plots.loss_strip(self.layers_frame, self.layer)
+        return matrix_plots.loss_strip(self.layers_frame, self.layer)
 
     def portrait(self) -> Figure:
         """The traces where there are any, else the matrix."""
@@ -310,7 +310,7 @@ class PermutationGain(Panel):
                 f"ideal {ideal:.2f} %: efficacy <b>{best.efficacy:.1f}</b>. "
                 f"{moved:.0f} % of the channels have new neighbours."
             )
-            self._moves_picture.show(plots.order_moves(best.order), "Where every channel went")
+            self._moves_picture.show(matrix_plots.order_moves(best.order), "Where every channel went")
         self._order_picture.show(self.order_figure, f"{self.layer} before and after the best order")
 
     def _show_layers(self) -> None:
