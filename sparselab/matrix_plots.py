@@ -237,3 +237,41 @@ def running_searches(frame: pd.DataFrame, bound: float | None = None) -> Figure:
         axes.set(xlabel="seconds", ylabel="efficacy, % of the way to the ideal", title="What each search has found")
         axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.02), title="strategy: efficacy", alignment="left")
     return figure
+
+
+def training_curves(frame: pd.DataFrame) -> Figure:
+    """Runs side by side while they train: accuracy, loss, magnitude retained and mask entries that flip, a line a run.
+
+    ``frame`` has ``run, step, quantity, value`` with the quantities ``top1``, ``loss``, ``retained_percent`` and
+    ``flipped_percent``; a quantity without rows is an empty panel that says so.
+    """
+    require_columns(frame, ("run", "step", "quantity", "value"), "training_curves")
+    panels = (
+        ("top1", "Accuracy", "top-1, %"),
+        ("loss", "Loss", "cross-entropy, held out"),
+        ("retained_percent", "Retained magnitude", "% of the sum of |w|"),
+        ("flipped_percent", "Mask entries that flip", "% at a recomputation"),
+    )
+    runs = list(dict.fromkeys(frame["run"]))
+    with style():
+        figure = Figure(figsize=(8.4, 5.4), dpi=100)
+        places = figure.subplots(2, 2, sharex=True)
+        figure.subplots_adjust(left=0.08, right=0.985, bottom=0.09, top=0.85, wspace=0.22, hspace=0.25)
+        for axes, (quantity, title, label) in zip(places.flat, panels):
+            chosen = frame[frame["quantity"] == quantity]
+            for run, rows in chosen.groupby("run", sort=False):
+                number = runs.index(run)
+                colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+                points = rows.sort_values("step")
+                axes.plot(points["step"], points["value"], color=colour, marker=marker, ms=3, lw=1.3, label=str(run))
+            if chosen.empty:
+                axes.text(0.5, 0.5, "nothing yet", transform=axes.transAxes, ha="center", color="#666666")
+            if quantity == "flipped_percent":
+                axes.set_ylim(bottom=0)
+            axes.set(title=title, ylabel=label)
+        for axes in places[1]:
+            axes.set_xlabel("step")
+        handles = {label: handle for axes in places.flat for handle, label in zip(*axes.get_legend_handles_labels())}
+        if handles:
+            figure.legend(handles.values(), handles.keys(), ncols=3, loc="upper left", bbox_to_anchor=(0.07, 0.985))
+    return figure

@@ -8,6 +8,7 @@ except ModuleNotFoundError:
     raise ModuleNotFoundError('the widgets need ipywidgets: pip install "sparselab[lab]"') from None
 
 from sparselab.widgets.magnitude_loss import MagnitudeLoss
+from sparselab.widgets.mask_recomputation import MaskRecomputation
 from sparselab.widgets.permutation_gain import PermutationGain
 
-__all__ = ["MagnitudeLoss", "PermutationGain"]
+__all__ = ["MagnitudeLoss", "MaskRecomputation", "PermutationGain"]
