@@ -13,9 +13,20 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+from lab_page import LabPage
+
 ROOT = Path(__file__).parent.parent.parent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
+TRAINING = """
+import torch
+
+import sparselab as sl
+
+torch.set_num_threads(1)
+sl.widgets.MaskRecomputation("digits", schedules=["one_shot", "recompute,every=5"], steps=40)
+"""
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +47,7 @@ def jupyter(tmp_path_factory):
     pytest.importorskip("jupyterlab", reason="needs the extra 'lab'")
     home = tmp_path_factory.mktemp("lab")
     shutil.copytree(ROOT / "notebooks", home / "notebooks")
+    _write_notebook(home / "notebooks" / "training.ipynb", TRAINING)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -62,6 +74,13 @@ def jupyter(tmp_path_factory):
         server.wait(30)
 
 
+def _write_notebook(path, *sources):
+    nbformat = pytest.importorskip("nbformat", reason="needs the extra 'dev'")
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
+
+
 def _wait_for(url, server, log):
     for _ in range(240):
         with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):
@@ -70,3 +89,17 @@ def _wait_for(url, server, log):
             break
         time.sleep(0.5)
     raise RuntimeError(f"JupyterLab did not start:\n{log.read_text()[-3000:]}")
+
+
+@pytest.fixture
+def lab(chromium, jupyter):
+    """Opens windows: ``lab(width=900, theme="dark").open("02_mask_calculators.ipynb")``."""
+    windows = []
+
+    def window(**options):
+        windows.append(LabPage(chromium, jupyter, **options))
+        return windows[-1]
+
+    yield window
+    for page in windows:
+        page.close()

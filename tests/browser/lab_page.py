@@ -2,8 +2,6 @@
 
 import re
 
-import pytest
-
 IDLE = re.compile(r"\| Idle")
 QUIET = ("favicon", "net::ERR_ABORTED")  # what the browser itself says when a page is left
 
@@ -30,9 +28,10 @@ class LabPage:
         """Open a notebook in a window of its own and wait for its kernel."""
         self.page.goto(f"{self.address}/lab/workspaces/auto-{id(self)}/tree/{notebook}?reset")
         self.page.locator(".jp-Notebook").wait_for()
-        if self.theme == "dark":
-            self.command("Settings", "Theme", "JupyterLab Dark")
-        self.page.locator('[data-command="application:toggle-left-area"]').count()
+        wanted = f"JupyterLab {self.theme.capitalize()}"
+        if self.page.evaluate("document.body.dataset.jpThemeName") != wanted:
+            self.command("Settings", "Theme", wanted)
+            self.page.wait_for_function("name => document.body.dataset.jpThemeName === name", arg=wanted)
         self.idle()
         return self
 
@@ -57,6 +56,12 @@ class LabPage:
         )
         self.idle()
 
+    def widget(self, number=0):
+        """A panel of the lab on the page."""
+        panel = self.page.locator(".sparselab").nth(number)
+        panel.scroll_into_view_if_needed()
+        return panel
+
     def assert_quiet(self):
         """Nothing asked of any other machine, and nothing to complain about."""
         outside = [
@@ -67,17 +72,3 @@ class LabPage:
 
     def close(self):
         self.context.close()
-
-
-@pytest.fixture
-def lab(chromium, jupyter):
-    """Opens windows: ``lab(width=900, theme="dark").open("02_mask_calculators.ipynb")``."""
-    windows = []
-
-    def window(**options):
-        windows.append(LabPage(chromium, jupyter, **options))
-        return windows[-1]
-
-    yield window
-    for page in windows:
-        page.close()
