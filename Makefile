@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-EXTRAS := lab,zoo,dev
+EXTRAS := lab,zoo,dask,dev
 
 .PHONY: help install reproduce reproduce-full test lab bench lint notebooks clean
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from sparselab.patterns import Pattern
     from sparselab.permutation import SearchProblem, SearchResult, search_permutation, search_permutations
     from sparselab.reports import check, magnitude_report
+    from sparselab.sweeps.frames import history, load
+    from sparselab.sweeps.run import experiment
     from sparselab.training.asp import ASP
     from sparselab.training.batchnorm import recalibrate_batchnorm
     from sparselab.training.sparsifier import Sparsifier
@@ -34,6 +36,9 @@ _HOMES = {
     "Sparsifier": "sparselab.training.sparsifier",
     "check": "sparselab.reports",
     "create_mask": "sparselab.masks",
+    "experiment": "sparselab.sweeps.run",
+    "history": "sparselab.sweeps.frames",
+    "load": "sparselab.sweeps.frames",
     "magnitude_report": "sparselab.reports",
     "permute": "sparselab.network.permuting",
     "recalibrate_batchnorm": "sparselab.training.batchnorm",
@@ -52,6 +57,9 @@ __all__ = [
     "Sparsifier",
     "check",
     "create_mask",
+    "experiment",
+    "history",
+    "load",
     "magnitude_report",
     "measures",
     "permute",

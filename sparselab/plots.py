@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import functools
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
 
-from sparselab.figures import COLOURS, MARKERS, Figure
-from sparselab.figures import Figure as _Figure
-from sparselab.figures import style as _style
+from sparselab.figures import COLOURS, MARKERS, Figure, style
 
 
 def require_columns(frame: pd.DataFrame, columns: Iterable[str], figure: str) -> None:
@@ -32,8 +32,8 @@ def loss_by_layer(frame: pd.DataFrame) -> Figure:
     require_columns(drawn, (), "loss_by_layer")
     layers = list(dict.fromkeys(drawn["layer"]))
     height = {layer: position for position, layer in enumerate(layers)}
-    with _style():
-        figure = _Figure(figsize=(8.0, 1.4 + 0.19 * len(layers)), layout="constrained")
+    with style():
+        figure = Figure(figsize=(8.0, 1.4 + 0.19 * len(layers)), layout="constrained")
         axes = figure.add_subplot()
         for (pattern, rows), colour, marker in zip(
             drawn.groupby("pattern", sort=False), _cycle(COLOURS), _cycle(MARKERS)
@@ -56,8 +56,8 @@ def efficacy_by_layer(frame: pd.DataFrame) -> Figure:
     columns = ("layer", "lost_percent", "permuted_lost_percent", "ideal_lost_percent")
     require_columns(frame, columns, "efficacy_by_layer")
     heights = range(len(frame))
-    with _style():
-        figure = _Figure(figsize=(8.0, 1.4 + 0.19 * len(frame)), layout="constrained")
+    with style():
+        figure = Figure(figsize=(8.0, 1.4 + 0.19 * len(frame)), layout="constrained")
         axes = figure.add_subplot()
         axes.hlines(heights, frame["permuted_lost_percent"], frame["lost_percent"], color="#999999", lw=1.2)
         for column, label, colour, marker in (
@@ -94,8 +94,8 @@ def search_pareto(frame: pd.DataFrame) -> Figure:
     families = list(dict.fromkeys(_family(name) for name in frame["strategy"]))
     looks = dict(zip(families, zip(_cycle(COLOURS), _cycle(MARKERS))))
     columns = min(3, len(sizes))
-    with _style():
-        figure = _Figure(figsize=(3.6 * columns, 0.9 + 2.8 * -(-len(sizes) // columns)), layout="constrained")
+    with style():
+        figure = Figure(figsize=(3.6 * columns, 0.9 + 2.8 * -(-len(sizes) // columns)), layout="constrained")
         panels = figure.subplots(-(-len(sizes) // columns), columns, squeeze=False).ravel()
         for axes, (rows, channels) in zip(panels, sizes):
             chosen = frame[(frame["rows"] == rows) & (frame["channels"] == channels)]
@@ -134,3 +134,175 @@ def _draw_strategies(axes: Axes, rows: pd.DataFrame, looks: dict[str, tuple[str,
     if "bound" in rows and rows["bound"].notna().any():
         axes.axhline(rows["bound"].mean(), color="#666666", lw=1, ls="--", label="upper bound")
     axes.set_xscale("log")
+
+
+def accuracy_bars(frame: pd.DataFrame, value: str = "finetuned_top1", *, by: Sequence[str] | None = None) -> Figure:
+    """Mean of ``value`` over the seeds for every way to prune, with its 95% confidence interval, and the dense networks.
+
+    ``frame`` is a sweep's, with ``value`` and ``seed``; ``by`` are the inputs that tell bars apart (default: those that
+    vary). Intervals are Student's t over the seeds; with one seed there is none. ``dense_top1``, where it is there, is drawn as
+    a line. Trials without a value (failed ones) are left out.
+    """
+    require_columns(frame, (value, "seed"), "accuracy_bars")
+    by = _varying(frame, by, "accuracy_bars")
+    drawn = frame.dropna(subset=[value])
+    require_columns(drawn, (), "accuracy_bars")
+    groups = drawn.groupby(_labels(drawn, by), sort=False)[value]
+    means, halves = groups.mean(), groups.apply(_confidence)
+    heights = range(len(means))
+    with style():
+        figure = Figure(figsize=(7.0, 1.3 + 0.32 * len(means)), layout="constrained")
+        axes = figure.add_subplot()
+        axes.barh(heights, means, color=COLOURS[0], height=0.62)
+        axes.errorbar(means, heights, xerr=halves, fmt="none", ecolor="#333333", capsize=3, lw=1.2)
+        if value.endswith("_top1") and "dense_top1" in drawn and drawn["dense_top1"].notna().any():
+            dense = drawn["dense_top1"].mean()
+            axes.axvline(dense, color=COLOURS[1], ls="--", lw=1.4, label=f"dense, {dense:.1f}")
+            figure.legend(loc="outside lower center")
+        axes.set_yticks(heights, list(means.index))
+        axes.set_ylim(len(means) - 0.4, -0.6)
+        left, right = _room(means - halves.fillna(0), means + halves.fillna(0), drawn.get("dense_top1"))
+        axes.set_xlim(left, right)
+        begins = f" (the axis begins at {left:.4g})" if left else ""
+        axes.set_xlabel(f"{_words(value)}, mean and 95% interval over {groups.size().max()} seeds{begins}")
+        axes.set_title(f"{_words(value)} by {', '.join(by) or 'trial'}")
+    return figure
+
+
+def pareto(
+    frame: pd.DataFrame, cost: str = "seconds_total", value: str = "finetuned_top1", *, by: Sequence[str] | None = None
+) -> Figure:
+    """``value`` against ``cost`` of every way to prune, means over the seeds, and the front that none of them beats.
+
+    ``frame`` is a sweep's. More ``value`` and less ``cost`` is better; ``by`` as in ``accuracy_bars``.
+    """
+    require_columns(frame, (cost, value), "pareto")
+    by = _varying(frame, by, "pareto")
+    drawn = frame.dropna(subset=[cost, value])
+    require_columns(drawn, (), "pareto")
+    means = drawn.groupby(_labels(drawn, by), sort=False)[[cost, value]].mean()
+    front = means.sort_values([cost, value], ascending=[True, False])
+    front = front[front[value] > front[value].cummax().shift(fill_value=float("-inf"))]
+    with style():
+        figure = Figure(figsize=(7.0, 4.6), layout="constrained")
+        axes = figure.add_subplot()
+        axes.step(front[cost], front[value], where="post", color="#999999", lw=1.2, label="front")
+        for (label, row), (colour, marker) in zip(means.iterrows(), _looks()):
+            axes.plot(row[cost], row[value], marker, color=colour, ms=6.5, label=str(label), ls="none")
+        axes.set_xlabel(_words(cost))
+        axes.set_ylabel(_words(value))
+        axes.set_title(f"{_words(value)} against {_words(cost)}")
+        figure.legend(ncols=min(2, len(means) + 1), loc="outside lower center", fontsize=8)
+    return figure
+
+
+def recompute_curves(
+    history: pd.DataFrame, quantity: str = "top1", *, tracker: str | None = None, by: Sequence[str] | None = None
+) -> Figure:
+    """A ``quantity`` over the steps of fine-tuning, a line for every way to prune, a band from the lowest to the highest seed.
+
+    ``history`` is what ``sl.history`` makes: ``step, tracker, quantity, value`` and the inputs. Quantities of layers are
+    averaged. ``by`` as in ``accuracy_bars``; ``tracker`` where several follow a quantity of that name.
+    """
+    require_columns(history, ("step", "tracker", "quantity", "value"), "recompute_curves")
+    by = _varying(history, by, "recompute_curves")
+    chosen = history["quantity"].astype(str) == quantity
+    if tracker is not None:
+        chosen &= history["tracker"].astype(str) == tracker
+    drawn = history[chosen].dropna(subset=["value"])
+    if drawn.empty:
+        there = sorted(set(zip(history["tracker"].astype(str), history["quantity"].astype(str))))
+        raise ValueError(f"recompute_curves: no {quantity!r} in the history; it has {there}")
+    labels = _labels(drawn, by)
+    runs = drawn.groupby([labels, "key" if "key" in drawn else labels, "step"], sort=False)["value"].mean()
+    with style():
+        figure = Figure(figsize=(7.0, 4.2), layout="constrained")
+        axes = figure.add_subplot()
+        for label, (colour, marker) in zip(dict.fromkeys(labels), _looks()):
+            steps = runs.loc[label].groupby("step").agg(["mean", "min", "max"]).sort_index()
+            axes.plot(steps.index, steps["mean"], color=colour, marker=marker, ms=3.5, lw=1.4, label=str(label))
+            axes.fill_between(steps.index, steps["min"], steps["max"], color=colour, alpha=0.15, lw=0)
+        axes.set_xlabel("step of fine-tuning")
+        axes.set_ylabel(_words(quantity))
+        axes.set_title(f"{_words(quantity)} while masks are kept or recomputed")
+        figure.legend(ncols=min(2, labels.nunique()), loc="outside lower center", fontsize=8)
+    return figure
+
+
+def search_traces(frame: pd.DataFrame) -> Figure:
+    """What searches had found by when: the best so far over the seconds, a line a search, a colour a strategy.
+
+    ``frame`` has ``strategy, seconds, efficacy``, a row an improvement, and may have ``seed`` (or any ``key``) to tell the
+    searches of one strategy apart.
+    """
+    require_columns(frame, ("strategy", "seconds", "efficacy"), "search_traces")
+    drawn = frame.dropna(subset=["seconds", "efficacy"])
+    require_columns(drawn, (), "search_traces")
+    searches = [name for name in ("key", "seed") if name in drawn] or ["strategy"]
+    latest = drawn["seconds"].max()
+    with style():
+        figure = Figure(figsize=(7.0, 4.2), layout="constrained")
+        axes = figure.add_subplot()
+        for (strategy, rows), (colour, _) in zip(drawn.groupby("strategy", sort=False, observed=True), _looks()):
+            for number, (_, search) in enumerate(rows.groupby(searches, sort=False, observed=True)):
+                path = search.sort_values("seconds")
+                seconds, best = [*path["seconds"], latest], [*path["efficacy"].cummax(), path["efficacy"].max()]
+                label = str(strategy) if number == 0 else None
+                axes.step(seconds, best, where="post", color=colour, lw=1.3, alpha=0.85, label=label)
+        if latest > 0:
+            positive = drawn.loc[drawn["seconds"] > 0, "seconds"].min()
+            axes.set_xscale("symlog", linthresh=max(positive, 1e-4))
+        axes.set_xlim(left=0)
+        axes.set_xlabel("seconds")
+        axes.set_ylabel("efficacy, % of the way to the ideal")
+        axes.set_title("What each search had found by when")
+        figure.legend(ncols=min(3, drawn["strategy"].nunique()), loc="outside lower center")
+    return figure
+
+
+def _varying(frame: pd.DataFrame, by: Sequence[str] | None, figure: str) -> list[str]:
+    """The inputs that tell trials apart, the seed aside: those given, else those of a sweep's frame that vary."""
+    if by is not None:
+        require_columns(frame, by, figure)
+        return list(by)
+    inputs = [name for name in frame.attrs.get("inputs", ("pattern", "permutation", "schedule")) if name in frame]
+    several = [name for name in ("task", *inputs) if name in frame and name not in ("seed", "threads")]
+    return [name for name in several if frame[name].nunique(dropna=False) > 1]
+
+
+def _labels(frame: pd.DataFrame, by: Sequence[str]) -> pd.Series[str]:
+    """What each row is called in a legend; an input that was ``None`` says so."""
+    if not by:
+        return pd.Series("all trials", index=frame.index)
+    texts = [frame[name].astype(object).where(frame[name].notna(), f"no {name}").astype(str) for name in by]
+    return functools.reduce(lambda left, right: left + " · " + right, texts)
+
+
+def _confidence(values: pd.Series[float]) -> float:
+    """Half the width of the 95% interval of the mean."""
+    from scipy import stats
+
+    if len(values) < 2:
+        return float("nan")
+    return float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
+
+
+def _room(lowest: pd.Series[float], highest: pd.Series[float], more: pd.Series[float] | None) -> tuple[float, float]:
+    """Limits that show the differences: bars of accuracies need not begin at 0, where nothing is to be seen."""
+    extra = [] if more is None or more.isna().all() else [float(more.min()), float(more.max())]
+    low, high = min([float(lowest.min()), *extra]), max([float(highest.max()), *extra])
+    margin = max(0.25 * (high - low), 1e-3 * abs(high), 1e-9)
+    return (max(0.0, low - margin) if low >= 0 else low - margin), high + margin
+
+
+def _looks() -> Iterator[tuple[str, str]]:
+    """Colours with markers; once the colours are used up they come again with other markers."""
+    for turn in itertools.count():
+        for number, colour in enumerate(COLOURS):
+            yield colour, MARKERS[(number + turn) % len(MARKERS)]
+
+
+def _words(column: str) -> str:
+    return (
+        column.replace("_percent", " (%)").replace("_top1", " top-1 (%)").replace("top1", "top-1 (%)").replace("_", " ")
+    )

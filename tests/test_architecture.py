@@ -27,7 +27,7 @@ LAYERS = [
     {"tasks"},
     {"figures"},
     {"sweeps", "plots", "matrix_plots"},
-    {"reproduce", "widgets", "cli", "__main__"},
+    {"reproduce", "widgets", "cli", "commands", "doctor", "__main__"},
 ]
 HEAVY = {"cupy", "ipywidgets", "matplotlib", "numba", "pandas", "scipy", "torch"}
 

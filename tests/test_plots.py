@@ -41,3 +41,75 @@ def test_an_error_rather_than_an_empty_picture(figure):
 def test_only_layers_that_cannot_be_pruned():
     with pytest.raises(ValueError, match="nothing to draw"):
         plots.loss_by_layer(FRAME.iloc[[1]])
+
+
+def swept(**attrs):
+    frame = pd.DataFrame(
+        {
+            "pattern": ["2:4", "2:4", "1:4", "1:4", "1:4"],
+            "permutation": [None, None, None, None, "auto"],
+            "seed": [0, 1, 0, 1, 0],
+            "dense_top1": [93.0, 93.0, 92.0, 92.0, 93.0],
+            "finetuned_top1": [92.0, 91.0, 90.0, 89.0, float("nan")],
+            "seconds_total": [10.0, 12.0, 8.0, 8.0, 1.0],
+        }
+    )
+    frame.attrs = attrs
+    return frame
+
+
+def test_accuracy_bars_are_means_with_students_intervals():
+    (axes,) = plots.accuracy_bars(swept(inputs=["pattern", "seed"])).axes
+    assert [patch.get_width() for patch in axes.patches] == [91.5, 89.5]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["2:4", "1:4"]
+    (segments,) = [each.get_segments() for each in axes.collections if len(each.get_segments()) == 2]
+    assert segments[0][:, 0].tolist() == pytest.approx([91.5 - 6.3531, 91.5 + 6.3531], abs=1e-3)  # t(0.975, 1) / 2
+    assert axes.lines[-1].get_xdata()[0] == 92.5
+
+
+def test_inputs_that_were_none_have_their_own_bar():
+    frame = swept(inputs=["pattern", "permutation", "seed"]).fillna({"finetuned_top1": 91.0})
+    (axes,) = plots.accuracy_bars(frame).axes
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["2:4 · no permutation", "1:4 · no permutation", "1:4 · auto"]
+    assert len(plots.accuracy_bars(frame, by=["permutation"]).axes[0].patches) == 2
+
+
+def test_pareto_front_holds_what_nothing_beats():
+    frame = pd.DataFrame({"pattern": list("abcd"), "cost": [1.0, 2.0, 3.0, 4.0], "top1": [5.0, 4.0, 6.0, 6.0]})
+    (axes,) = plots.pareto(frame, "cost", "top1").axes
+    assert points(axes)["front"] == ([1.0, 3.0], [5.0, 6.0])
+    assert points(axes)["d"] == ([4.0], [6.0])
+
+
+def test_recompute_curves_average_over_seeds():
+    rows = [
+        ("2:4", key, "accuracy", step, "top1", value)
+        for key, values in {"a": (90.0, 92.0), "b": (80.0, 94.0)}.items()
+        for step, value in zip((0, 10), values)
+    ]
+    history = pd.DataFrame(rows, columns=["pattern", "key", "tracker", "step", "quantity", "value"])
+    (axes,) = plots.recompute_curves(history, by=["pattern"]).axes
+    assert points(axes)["2:4"] == ([0, 10], [85.0, 93.0])
+    with pytest.raises(ValueError, match=r"no 'top5' in the history; it has \[\('accuracy', 'top1'\)\]"):
+        plots.recompute_curves(history, "top5")
+
+
+def test_search_traces_hold_the_best_so_far():
+    frame = pd.DataFrame(
+        {"strategy": ["x", "x", "y"], "seed": 0, "seconds": [0.1, 0.5, 2.0], "efficacy": [10.0, 30.0, 20.0]}
+    )
+    (axes,) = plots.search_traces(frame).axes
+    assert points(axes) == {"x": ([0.1, 0.5, 2.0], [10.0, 30.0, 30.0]), "y": ([2.0, 2.0], [20.0, 20.0])}
+
+
+@pytest.mark.parametrize("figure", [plots.accuracy_bars, plots.pareto, plots.recompute_curves, plots.search_traces])
+def test_figures_of_sweeps_need_their_columns(figure):
+    with pytest.raises(ValueError, match=f"{figure.__name__} needs the columns"):
+        figure(pd.DataFrame({"x": [1]}))
+
+
+@pytest.mark.parametrize("figure", [plots.accuracy_bars, plots.pareto])
+def test_figures_of_sweeps_in_which_all_failed(figure):
+    with pytest.raises(ValueError, match="nothing to draw"):
+        figure(swept().assign(finetuned_top1=float("nan")))

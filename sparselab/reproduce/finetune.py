@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from sparselab.network.permute import permute
+from sparselab.network.permuting import permute
 from sparselab.paths import cache_dir
 from sparselab.reproduce.section import Section, Settings, markdown_table
 from sparselab.tasks import Task, dense_baseline, evaluate, fresh_model, get_task, recalibrate, train

@@ -276,7 +276,7 @@ class Sparsifier:
         pattern = self.weights.pattern
         if self.permutation is None or self.example_inputs is None or pattern is None or pattern.n is None:
             return
-        from sparselab.network.permute import permute
+        from sparselab.network.permuting import permute
 
         known = {layer.name for layer in layer_weights(self.model)}
         layers = [layer for layer in self.weights.layers if layer.name in known]

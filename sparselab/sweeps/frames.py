@@ -1,0 +1,108 @@
+"""The frame of a sweep, a row a trial, and the time series behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sparselab.sweeps.store import Record, Series, Store
+from sparselab.sweeps.values import Cell
+
+_TEXTS = ("error", "traceback", "key")
+_LAST = ("state", *_TEXTS)
+_STEPS = ("step", "epoch", "seconds")
+
+
+def load(store: str | Path) -> pd.DataFrame:
+    """The frame of every trial in a store, in the order of its sweeps and of the grid of each.
+
+    Columns and types as ``experiment`` hands them back; ``attrs["sweeps"]`` says how each sweep was made. Safe while a
+    sweep is running. Reads JSON from SQLite: nothing is unpickled. Raises ``FileNotFoundError`` where there is no file
+    and ``ValueError`` for one that is not a store.
+    """
+    with Store(store, create=False) as opened:
+        return frame_of(opened.records(), {"store": str(Path(store).resolve()), "sweeps": opened.sweeps()})
+
+
+def frame_of(records: Iterable[Record], attrs: dict[str, Any]) -> pd.DataFrame:
+    """The frame of ``records``; ``attrs`` says how it was made, and gets the columns by what they are.
+
+    Integers, floats and truth values have their own types (the nullable ones where a trial lacks the value), names are
+    categoricals in the order in which they come, and an input that was ``None`` is a missing value.
+    """
+    rows = list(records)
+    inputs = _names(row.inputs for row in rows)
+    metrics = _names(row.outcome.metrics for row in rows)
+    measured = [name for name in _names(row.outcome.measured for row in rows) if name not in {*inputs, *metrics}]
+    columns: dict[str, Any] = {"task": _column([row.task for row in rows])}
+    columns |= {name: _column([row.inputs.get(name) for row in rows]) for name in inputs}
+    columns |= {name: _column([row.outcome.metrics.get(name) for row in rows]) for name in metrics}
+    columns |= {name: _column([row.outcome.measured.get(name) for row in rows]) for name in measured}
+    columns["state"] = pd.Categorical([row.outcome.state for row in rows], categories=["done", "failed"])
+    columns["error"] = pd.Series([row.outcome.error for row in rows], dtype="str")
+    columns["traceback"] = pd.Series([row.outcome.traceback for row in rows], dtype="str")
+    columns["key"] = pd.Series([row.key for row in rows], dtype="str")
+    frame = pd.DataFrame(columns)
+    frame.attrs |= {**attrs, "inputs": inputs, "metrics": metrics, "measured": measured}
+    return frame
+
+
+def _names(parts: Iterable[Any]) -> list[str]:
+    return list(dict.fromkeys(chain.from_iterable(parts)))
+
+
+def _column(values: Sequence[Cell]) -> pd.Series[Any]:
+    present = [value for value in values if value is not None]
+    kinds = {type(value) for value in present}
+    lacking = len(present) < len(values)
+    if kinds == {str}:
+        return pd.Series(pd.Categorical(list(values), categories=pd.Index(list(dict.fromkeys(map(str, present))))))
+    if kinds == {bool}:
+        return pd.Series(values, dtype="boolean" if lacking else "bool")
+    if kinds == {int} and all(-(2**63) <= int(value) < 2**63 for value in present):  # type: ignore[arg-type]
+        return pd.Series(values, dtype="Int64" if lacking else "int64")
+    if kinds <= {int, float}:
+        return pd.Series(values, dtype="float64")
+    return pd.Series(values, dtype="object")
+
+
+def history(frame: pd.DataFrame, store: str | Path | None = None) -> pd.DataFrame:
+    """The time series of the trials in ``frame``, in long format: a row a trial, tracker, step and quantity.
+
+    Columns: the inputs of the trial, ``key``, ``tracker``, what places a value (``step``, ``epoch``, ``seconds``, and the
+    names that the series have, such as ``layer``), ``quantity`` and ``value`` (float). A frame of any rows of one that
+    ``experiment`` or ``load`` made will do; ``store`` is where to look if it lost its ``attrs``. An empty frame with these
+    columns when no trial kept a series. Raises ``ValueError`` for another frame and ``FileNotFoundError`` when the store
+    is gone (a temporary one ends with its process).
+    """
+    where = store if store is not None else frame.attrs.get("store")
+    if "key" not in frame or where is None:
+        raise ValueError("history needs a frame of sl.experiment or sl.load, with its column 'key'; or say store=")
+    inputs = [name for name in frame.attrs.get("inputs", []) if name in frame]
+    about = frame[["key", *inputs]].drop_duplicates("key")
+    with Store(where, create=False) as opened:
+        parts = [_long(key, tracker, series) for key, tracker, series in opened.histories(about["key"])]
+    if not parts:
+        return pd.DataFrame(columns=[*inputs, "key", "tracker", "step", "quantity", "value"])
+    series = pd.concat(parts, ignore_index=True)
+    placed = [name for name in series if name not in ("key", "tracker", "quantity", "value")]
+    for name in ("tracker", "quantity"):
+        series[name] = series[name].astype("category")
+    clash = [name for name in inputs if name in placed]
+    joined = about.drop(columns=clash).merge(series, on="key", how="right")
+    kept = [name for name in inputs if name not in clash]
+    ordered = joined[[*kept, "key", "tracker", *placed, "quantity", "value"]]
+    ordered.attrs = {"store": str(where), "inputs": kept}
+    return ordered
+
+
+def _long(key: str, tracker: str, series: Series) -> pd.DataFrame:
+    wide = pd.DataFrame(series.rows, columns=list(series.columns))
+    places = [name for name in wide if name in _STEPS or not pd.api.types.is_numeric_dtype(wide[name])]
+    long = wide.melt(id_vars=places, var_name="quantity", value_name="value")
+    long["value"] = long["value"].astype("float64")
+    return long.assign(key=key, tracker=tracker)

@@ -1,0 +1,252 @@
+"""The trial of a built-in task: the dense network, permuted, pruned, fine-tuned by its schedule, and measured throughout."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+import sparselab
+from sparselab import saliency
+from sparselab.measures import efficacy
+from sparselab.patterns import Pattern
+from sparselab.permutation.strategy import STRATEGIES
+from sparselab.reports import magnitude_report
+from sparselab.specs import unknown_name
+from sparselab.sweeps.trial import Trial
+from sparselab.sweeps.values import cell, digest
+from sparselab.tasks import TASKS, Task, dense_baseline, evaluate, get_task, recalibrate, train
+from sparselab.tasks.task import Batch, Data
+from sparselab.trackers import MagnitudeTracker, MaskChurnTracker, Tracker
+from sparselab.trackers.accuracy import MetricsTracker
+from sparselab.training.schedules import SCHEDULES
+from sparselab.training.sparsifier import Sparsifier
+
+DEFAULTS: Mapping[str, Any] = {
+    "pattern": "2:4",
+    "permutation": "auto",
+    "schedule": "one_shot",
+    "saliency": "magnitude",
+    "steps": None,
+    "seed": 0,
+}
+OPTIONAL = ("device", "threads", "track_every")
+
+_POINTS = 10  # of a time series, unless track_every says otherwise
+_TRACKED_EXAMPLES = 1000
+
+Source = Task | Callable[[], Task]
+
+
+@dataclass(frozen=True)
+class PruningRun:
+    """Trials of ``source``, a ``Task`` or what makes one (so that its data need not travel), called ``name``."""
+
+    name: str
+    source: Source
+
+    @property
+    def task(self) -> PruningRun:
+        """The run itself is what workers call."""
+        return self
+
+    def fill(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Defaults for what is not given; raises ``ValueError`` for an input that no such trial has."""
+        for name in given:
+            if name not in DEFAULTS and name not in OPTIONAL:
+                raise unknown_name(f"option or input of a sweep over {self.name!r}", name, [*DEFAULTS, *OPTIONAL])
+        return {**DEFAULTS, **given}
+
+    def check(self, trials: Iterable[Mapping[str, Any]]) -> None:
+        """Raises ``ValueError`` for the name of a strategy, schedule or saliency that there is not, or of an option of one."""
+        resolve: Mapping[str, Callable[[str], object]] = {
+            "permutation": STRATEGIES.resolve,
+            "schedule": SCHEDULES.resolve,
+            "saliency": lambda name: saliency.scores(torch.ones(1, 4), name),
+        }
+        seen = {(name, trial[name]) for trial in trials for name in resolve if isinstance(trial[name], str)}
+        for name, spec in sorted(seen):
+            resolve[name](spec)
+
+    def prepare(self) -> None:
+        """Load the data; raises ``FileNotFoundError`` saying what was looked for where they are missing."""
+        _loaded(self.source)
+
+    def identity(self, version: str | int | None) -> Any:
+        """What decides the result: the task, its recipes and the first of its data; sparselab's own version."""
+        about = version if version is not None else _parts(self.source)
+        return [self.name, sparselab.__version__, digest(about)]
+
+    def __call__(self, trial: Trial) -> dict[str, Any]:
+        """Metrics: ``dense_top1, pruned_top1, finetuned_top1`` (percent; every metric of the task has these three),
+        ``retained_percent`` of the magnitude of the pruned layers, ``efficacy`` of their permutation, ``density`` of their
+        weights, ``sparse_layers``, and the seconds of each phase. ``pruned_*`` is measured after the first masks with batch
+        norm re-estimated, before any fine-tuning. Time series: ``accuracy``, ``magnitude`` and ``mask_churn``.
+        """
+        run = _Phases(_loaded(self.source), trial)
+        with run.timed("dense"):
+            model, dense = dense_baseline(run.task, seed=trial.seed)
+        model.to(_device(trial))
+        sparsifier = run.prune(model)
+        pruned = evaluate(run.task, model)
+        trackers = run.trackers(model, sparsifier)
+        finetuned = run.finetune(model, sparsifier, trackers.values())
+        phases = {"dense": dense, "pruned": pruned, "finetuned": finetuned}
+        metrics = {
+            f"{phase}_{name}": measured[name]
+            for name in sorted(dense, reverse=True)  # top1 before loss
+            for phase, measured in phases.items()
+            if name in measured
+        }
+        layers = {"sparse_layers": len(sparsifier.masks), "density": _density(sparsifier)} if sparsifier else {}
+        frames = {name: tracker.frame for name, tracker in trackers.items() if len(tracker.frame)}
+        return {**metrics, **run.worth, **layers, **run.seconds, "device": str(_device(trial)), **frames}
+
+
+@dataclass(frozen=True)
+class _Phases:
+    """One trial on its way: its task, its inputs, and what was measured so far."""
+
+    task: Task
+    trial: Trial
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    worth: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Note the seconds of a phase."""
+        start = time.perf_counter()
+        yield
+        self.seconds[f"seconds_{phase}"] = time.perf_counter() - start
+
+    def prune(self, model: nn.Module) -> Sparsifier | None:
+        """Permute and prune, and let batch norm fit; nothing, with ``pattern=None``: the dense control."""
+        trial = self.trial
+        if trial.pattern is None:
+            return None
+        before = magnitude_report(model, trial.pattern)
+        sparsifier = Sparsifier(
+            model,
+            trial.pattern,
+            saliency=trial.saliency,
+            include=self.task.include,
+            schedule=trial.schedule,
+            permutation=trial.permutation,
+            example_inputs=self.task.example_inputs,
+        )
+        if not sparsifier.masks:
+            raise ValueError(f"pattern {trial.pattern} fits no layer of {self.task.name}; sl.magnitude_report says why")
+        with self.timed("prune"):
+            sparsifier.compute()
+        report = sparsifier.permutation_report
+        self.seconds["seconds_search"] = 0.0 if report is None else float(report.frame["seconds"].sum())
+        layers = before.set_index("layer").loc[list(sparsifier.masks)]
+        retained = float((layers["total"] * layers.index.map(sparsifier.weights.shares)).sum())
+        self.worth["retained_percent"] = 100 * retained / float(layers["total"].sum())
+        if Pattern.parse(trial.pattern).n is not None:
+            self.worth["efficacy"] = efficacy(retained, float(layers["retained"].sum()), float(layers["ideal"].sum()))
+        recalibrate(self.task, model, seed=trial.seed)
+        return sparsifier
+
+    def finetune(
+        self, model: nn.Module, sparsifier: Sparsifier | None, trackers: Iterable[Tracker]
+    ) -> Mapping[str, float]:
+        """Train on under the masks and evaluate; with ``steps=0`` there is nothing to say."""
+        if _steps(self.task, self.trial) == 0:
+            return {}
+        with self.timed("finetune"):
+            train(
+                self.task,
+                model,
+                recipe=self.task.finetuning_recipe,
+                steps=_steps(self.task, self.trial),
+                seed=self.trial.seed,
+                sparsifier=sparsifier,
+                trackers=list(trackers),
+            )
+        return evaluate(self.task, model)
+
+    def trackers(self, model: nn.Module, sparsifier: Sparsifier | None) -> dict[str, Tracker]:
+        """What to follow while fine-tuning: ``track_every`` steps, 0 for nothing, by default some ten times a run."""
+        every = self.trial.get("track_every", max(1, -(-_steps(self.task, self.trial) // _POINTS)))
+        if every == 0:
+            return {}
+        some = dataclasses.replace(self.task, eval_data=_First(self.task.eval_data, _TRACKED_EXAMPLES))
+        columns = tuple(evaluate(dataclasses.replace(some, eval_data=_First(self.task.eval_data, 2)), model))
+        trackers: dict[str, Tracker] = {"accuracy": MetricsTracker(lambda: evaluate(some, model), columns, every)}
+        if sparsifier is not None:
+            trackers["magnitude"] = MagnitudeTracker(sparsifier, every)
+            trackers["mask_churn"] = MaskChurnTracker(sparsifier)
+        for tracker in trackers.values():
+            tracker.record()
+        return trackers
+
+
+@dataclass(frozen=True, eq=False)
+class _First:
+    """The first ``count`` examples of ``data``."""
+
+    data: Data
+    count: int
+
+    def __len__(self) -> int:
+        return min(self.count, len(self.data))
+
+    def __getitem__(self, indices: torch.Tensor) -> Batch:
+        return self.data[indices]
+
+
+def pruning_run(task: str | Source) -> PruningRun:
+    """The run of a task by name (``"fashion_mnist,network=plain"``), of a ``Task``, or of a function that makes one.
+
+    Raises ``ValueError`` for an unknown name or option, listing the valid ones.
+    """
+    if isinstance(task, str):
+        return PruningRun(task, TASKS.resolve(task))
+    return PruningRun(task.name if isinstance(task, Task) else str(cell(task)), task)
+
+
+@functools.lru_cache(maxsize=2)
+def _made(source: Callable[[], Task]) -> Task:
+    return source()
+
+
+def _loaded(source: Source) -> Task:
+    """The task with its data, which a process loads once."""
+    return get_task(source if isinstance(source, Task) else _made(source))
+
+
+def _parts(source: Source) -> Any:
+    if not isinstance(source, Task):
+        return source
+    fields = {field.name: getattr(source, field.name) for field in dataclasses.fields(source)}
+    data = {name: fields.pop(name) for name in ("train_data", "eval_data", "example_inputs")}
+    sizes = len(data["train_data"]), len(data["eval_data"])
+    return [fields, sizes, source.train_data[torch.arange(min(8, sizes[0]))]]
+
+
+def _steps(task: Task, trial: Trial) -> int:
+    steps = trial.steps
+    if steps is None:
+        return task.finetuning_recipe.steps(len(task.train_data))
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
+        raise ValueError(f"steps={steps!r} must be a whole number of optimizer steps, at least 0")
+    return steps
+
+
+def _device(trial: Trial) -> torch.device:
+    chosen = trial.get("device")
+    return torch.device(chosen if chosen is not None else "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _density(sparsifier: Sparsifier) -> float:
+    rows = sparsifier.frame().set_index("layer").loc[list(sparsifier.masks)]
+    sizes = rows["shape"].map(lambda shape: torch.Size(shape).numel())
+    return float((rows["density"] * sizes).sum() / sizes.sum())

@@ -1,0 +1,150 @@
+"""Values of inputs and metrics: what of them goes into a cell of the frame, and what tells one from another."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import types
+from collections.abc import Callable, Mapping
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+import torch
+
+Cell = str | int | float | bool | tuple[Any, ...] | None
+
+
+def cell(value: object) -> Cell:
+    """``value`` as the frame shows it: numbers, strings, ``None`` and tuples of them as they are, all else as a text.
+
+    >>> from sparselab.patterns import Pattern
+    >>> cell(np.float64(0.5)), cell(Pattern.parse("m4n2_1d")), cell(len)
+    (0.5, '2:4', 'len')
+    """
+    scalar = _scalar(value)
+    if scalar is None or isinstance(scalar, (bool, int, float, str)):
+        return scalar
+    if isinstance(value, (tuple, list)):
+        return tuple(cell(item) for item in value)
+    if isinstance(value, functools.partial):
+        return f"partial({cell(value.func)})"
+    if callable(value) and hasattr(value, "__qualname__"):
+        return str(value.__qualname__)
+    return str(value)
+
+
+def _scalar(value: object) -> Any:
+    """A Python scalar for numpy's and torch's, a plain ``str`` for its subclasses, a text for a path."""
+    if isinstance(value, np.generic) or (isinstance(value, (np.ndarray, torch.Tensor)) and value.ndim == 0):
+        return value.item()
+    if isinstance(value, (PurePath, np.dtype, torch.dtype, torch.device)):
+        return str(value)
+    for kind in (str, bool, int, float):
+        if isinstance(value, kind):
+            return kind(value)
+    return value
+
+
+def digest(value: object) -> str:
+    """20 hexadecimal digits of the SHA-256 of what ``value`` is made of; the same in every process.
+
+    Functions count by their compiled source, so comments and layout do not matter, together with the functions of the
+    same module that they name, their defaults, and bound arguments; data that they close over does not count.
+    Dataclasses count by their fields, arrays by their contents. Raises ``ValueError`` for a value that only its address
+    could tell from another.
+    """
+    text = json.dumps(_parts(value, frozenset()), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def _parts(value: object, seen: frozenset[int]) -> Any:
+    scalar = _scalar(value)
+    if scalar is None or isinstance(scalar, (bool, int, float, str)):
+        return scalar
+    if isinstance(value, (bytes, complex)) or value is Ellipsis:
+        return [type(value).__name__, repr(value)]
+    if isinstance(value, (tuple, list, range)):
+        return [type(value).__name__, *(_parts(item, seen) for item in value)]
+    if isinstance(value, (set, frozenset)):
+        return ["set", *sorted(json.dumps(_parts(item, seen), sort_keys=True) for item in value)]
+    if isinstance(value, Mapping):
+        return ["mapping", *([_parts(key, seen), _parts(item, seen)] for key, item in value.items())]
+    if isinstance(value, (np.ndarray, torch.Tensor)):
+        return _array_parts(value)
+    if isinstance(value, types.CodeType):
+        return _code_parts(value, seen)
+    if isinstance(value, type):
+        return ["type", value.__module__, value.__qualname__]
+    if callable(value):
+        return _callable_parts(value, seen)
+    if dataclasses.is_dataclass(value):
+        return _dataclass_parts(value, seen)
+    raise ValueError(
+        f"a {type(value).__qualname__} has no identity that a later run could know again: use a number, a text, a tuple, "
+        "an array or a dataclass as input, or a name that the task looks up"
+    )
+
+
+def _array_parts(value: np.ndarray[Any, Any] | torch.Tensor) -> list[Any]:
+    array = value if isinstance(value, np.ndarray) else value.detach().cpu().contiguous().view(torch.uint8).numpy()
+    contents = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+    return ["array", str(value.dtype), list(value.shape), contents]
+
+
+def _dataclass_parts(value: Any, seen: frozenset[int]) -> list[Any]:
+    fields = {field.name: _parts(getattr(value, field.name), seen) for field in dataclasses.fields(value)}
+    return ["dataclass", type(value).__module__, type(value).__qualname__, fields]
+
+
+def _callable_parts(value: Callable[..., Any], seen: frozenset[int]) -> Any:
+    if id(value) in seen:
+        return "itself"
+    seen |= {id(value)}
+    if isinstance(value, functools.partial):
+        return ["partial", *(_parts(part, seen) for part in (value.func, value.args, value.keywords))]
+    if isinstance(value, types.MethodType):
+        return ["method", _parts(value.__func__, seen), _parts(value.__self__, seen)]
+    if isinstance(value, types.FunctionType):
+        return ["function", _code_parts(value.__code__, seen), _defaults(value), _helpers(value, seen)]
+    if isinstance(value, types.BuiltinFunctionType):
+        return ["builtin", value.__module__, value.__qualname__]
+    call = _parts(type(value).__call__, seen) if isinstance(type(value).__call__, types.FunctionType) else None
+    state = _dataclass_parts(value, seen) if dataclasses.is_dataclass(value) else type(value).__qualname__
+    return ["callable", state, call]
+
+
+def _code_parts(code: types.CodeType, seen: frozenset[int]) -> list[Any]:
+    constants = [_parts(constant, seen) for constant in code.co_consts]
+    return ["code", code.co_code.hex(), list(code.co_names), list(code.co_varnames), constants]
+
+
+def _defaults(function: types.FunctionType) -> list[Any]:
+    values = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    return [value if isinstance(value, (str, int, float, type(None))) else type(value).__name__ for value in values]
+
+
+def _helpers(function: types.FunctionType, seen: frozenset[int]) -> dict[str, Any]:
+    """The functions that ``function`` wraps or names, where they stand in its module: they are part of its source."""
+    closed = zip(function.__code__.co_freevars, function.__closure__ or ())
+    named = {name: each.cell_contents for name, each in closed if _is_filled(each)}
+    named |= {name: function.__globals__[name] for name in _names(function.__code__) if name in function.__globals__}
+    return {
+        name: _parts(value, seen)
+        for name, value in sorted(named.items())
+        if isinstance(value, types.FunctionType) and value.__module__ == function.__module__
+    }
+
+
+def _is_filled(each: types.CellType) -> bool:
+    try:
+        return each.cell_contents is not None
+    except ValueError:  # a name that is bound later, or never
+        return False
+
+
+def _names(code: types.CodeType) -> set[str]:
+    inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
+    return set(code.co_names).union(*(_names(constant) for constant in inner))
