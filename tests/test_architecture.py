@@ -26,7 +26,7 @@ LAYERS = [
     {"training", "trackers"},
     {"tasks"},
     {"figures"},
-    {"sweeps", "plots", "matrix_plots"},
+    {"sweeps", "plots", "matrix_plots", "trial_plots"},
     {"reproduce", "widgets", "cli", "commands", "doctor", "__main__"},
 ]
 HEAVY = {"cupy", "ipywidgets", "matplotlib", "numba", "pandas", "scipy", "torch"}

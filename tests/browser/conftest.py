@@ -29,6 +29,26 @@ sl.widgets.MaskRecomputation("digits", schedules=["one_shot", "recompute,every=5
 """
 
 
+SWEEP = """
+import sparselab as sl
+from sparselab.sweeps import experiment
+
+
+def trial(given):
+    return {"top1": 90.0 + given.seed + 5 * (given.pattern == "2:4"), "loss": 1 / (given.seed + 1)}
+
+
+def sweep(*seeds):
+    options = {"store": "sweep.db", "version": 1, "progress": False}
+    return experiment(trial, pattern=["2:4", "1:4"], rate=[0.1, 0.2], seed=list(seeds), **options)
+
+
+sweep(0, 1, 2)
+sl.widgets.SweepExplorer("sweep.db", x="rate", colour="pattern")
+"""
+RUN_SWEEP = "len(sweep(3, 4))"
+
+
 @pytest.fixture(scope="session")
 def chromium():
     playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra 'dev'")
@@ -48,6 +68,7 @@ def jupyter(tmp_path_factory):
     home = tmp_path_factory.mktemp("lab")
     shutil.copytree(ROOT / "notebooks", home / "notebooks")
     _write_notebook(home / "notebooks" / "training.ipynb", TRAINING)
+    _write_notebook(home / "notebooks" / "sweep.ipynb", SWEEP, RUN_SWEEP)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -111,6 +111,29 @@ def test_mask_recomputation(lab):
     window.assert_quiet()
 
 
+def test_sweep_explorer(lab):
+    window = lab(width=900, theme="dark").open("sweep.ipynb")
+    window.run_all()
+    page, panel = window.page, window.widget()
+    wait_for_text(page, panel, r"20 of 20 trials, 0 failed")  # the second cell ran more trials, and it has noticed
+    panel.get_by_label("Filter").fill("pattern == '2:4' and seed < 1")
+    panel.get_by_label("Filter").press("Enter")
+    wait_for_text(page, panel, r"2 of 20 trials")
+
+    canvas = panel.locator("canvas").last
+    box = canvas.bounding_box()
+    for share in range(8, 80):  # both points lie at one height, the left one near the left edge of the panel
+        canvas.click(position={"x": box["width"] * share / 100, "y": box["height"] * 0.555})
+        if panel.get_by_label("Trial").input_value() != "-1":
+            break
+    wait_for_text(page, panel, r"top1\s+95")
+    assert panel.get_by_label("Trial").input_value() in ("0", "1")
+    panel.get_by_label("Filter").fill("sed < 1")
+    panel.get_by_label("Filter").press("Enter")
+    panel.get_by_role("alert").get_by_text("cannot filter by 'sed < 1'").wait_for()
+    window.assert_quiet()
+
+
 def test_every_control_has_a_name(lab):
     """The handles of sliders have none in ipywidgets 8; the number fields beside them do, and can do the same."""
     window = lab(width=1600).open("03_channel_permutation.ipynb")
