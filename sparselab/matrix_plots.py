@@ -256,7 +256,7 @@ def training_curves(frame: pd.DataFrame) -> Figure:
     with style():
         figure = Figure(figsize=(8.4, 5.4), dpi=100)
         places = figure.subplots(2, 2, sharex=True)
-        figure.subplots_adjust(left=0.08, right=0.985, bottom=0.09, top=0.85, wspace=0.22, hspace=0.25)
+        figure.subplots_adjust(left=0.095, right=0.985, bottom=0.09, top=0.87, wspace=0.24, hspace=0.25)
         for axes, (quantity, title, label) in zip(places.flat, panels):
             chosen = frame[frame["quantity"] == quantity]
             for run, rows in chosen.groupby("run", sort=False):
@@ -273,5 +273,5 @@ def training_curves(frame: pd.DataFrame) -> Figure:
             axes.set_xlabel("step")
         handles = {label: handle for axes in places.flat for handle, label in zip(*axes.get_legend_handles_labels())}
         if handles:
-            figure.legend(handles.values(), handles.keys(), ncols=3, loc="upper left", bbox_to_anchor=(0.07, 0.985))
+            figure.legend(handles.values(), handles.keys(), ncols=3, loc="upper left", bbox_to_anchor=(0.085, 0.995))
     return figure

@@ -115,7 +115,7 @@ def _panels(figure: Any, count: int) -> list[Axes]:
     columns = min(3, count)
     rows = -(-count // columns)
     places = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    figure.subplots_adjust(left=0.1, right=0.77, bottom=0.19, top=0.92, wspace=0.08, hspace=0.35)
+    figure.subplots_adjust(left=0.1, right=0.77, bottom=0.17, top=0.92, wspace=0.08, hspace=0.35)
     for axes in places[count:]:
         axes.set_visible(False)
     return list(places[:count])

@@ -27,6 +27,7 @@ _STYLE = """<style>
 .sparselab .sparselab-problem { color: #B00020; font-weight: 600; }
 .sparselab .sparselab-picture { margin: 0; flex: 0 1 auto; max-width: 100%; overflow-x: auto; overflow-y: hidden; }
 .sparselab img { display: block; height: auto; max-width: 100%; min-width: min(var(--wide), 440px); }
+.sparselab .sparselab-numbers th { text-align: left; padding-right: 1em; }
 .sparselab :focus-visible { outline: 2px solid #0072B2; outline-offset: 1px; }
 body[data-jp-theme-light="false"] .sparselab img,
 body[data-jp-theme-light="false"] .sparselab .jupyter-matplotlib-canvas-container
@@ -133,6 +134,13 @@ def pictures(*shown: Picture) -> ipywidgets.HBox:
     """Pictures side by side, one below the other where there is no room."""
     box = ipywidgets.HBox(shown)
     box.add_class("sparselab-pictures")
+    return box
+
+
+def scrolling(part: ipywidgets.Widget) -> ipywidgets.Box:
+    """``part`` at its own size, moved along inside where the page is narrower."""
+    box = ipywidgets.Box([part])
+    box.add_class("sparselab-picture")
     return box
 
 

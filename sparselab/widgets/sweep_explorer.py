@@ -16,7 +16,7 @@ from sparselab.figures import Figure as PlainFigure
 from sparselab.sweeps import load
 from sparselab.trial_plots import View
 from sparselab.widgets import exploring as logic
-from sparselab.widgets.panel import Panel, controls, numbers, wide
+from sparselab.widgets.panel import Panel, controls, numbers, scrolling, wide
 
 _NONE = "(none)"
 
@@ -97,7 +97,7 @@ class SweepExplorer(Panel):
     def _make_canvas(self) -> Any:
         from ipympl.backend_nbagg import Canvas, FigureManager
 
-        canvas = Canvas(PlainFigure(figsize=(8.4, 4.2), dpi=100))
+        canvas = Canvas(PlainFigure(figsize=(7.2, 4.2), dpi=100))
         self._manager = FigureManager(canvas, 0)
         canvas.header_visible = canvas.footer_visible = canvas.toolbar_visible = canvas.resizable = False
         canvas.mpl_connect("button_press_event", self._clicked)
@@ -143,7 +143,7 @@ class SweepExplorer(Panel):
             controls(*(self._controls[name] for name in ("y", "x", "colour", "facet"))),
             controls(*(self._controls[name] for name in shown)),
             self._status,
-            self._canvas,
+            scrolling(self._canvas),
             self._details,
         ]
 
