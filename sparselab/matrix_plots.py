@@ -134,8 +134,8 @@ def _draw_window(
 def _draw_sizes(axes: Axes, weights: NDArray[Any], mask: NDArray[np.bool_]) -> None:
     bins, top = 80, float(max(weights.max(), -weights.min())) or 1.0
     flat, kept = weights.ravel(), mask.ravel()
-    index = np.minimum((flat + top) * (bins / (2 * top)), bins - 1).astype(np.int64)
-    counts = np.bincount(index + bins * kept, minlength=2 * bins)
+    index = np.minimum((flat + top) * (bins / (2 * top)), bins - 1).astype(np.uint8)
+    counts = np.bincount(index + kept * np.uint8(bins), minlength=2 * bins)
     edges = np.linspace(-top, top, bins + 1)
     filled = np.flatnonzero(counts.reshape(2, bins).sum(0) > 1e-4 * len(flat))
     axes.stairs(counts[bins:] + counts[:bins], edges, fill=True, color=COLOURS[0], label="kept")

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
-from sparselab import measures
 from sparselab import saliency as saliency_module
 from sparselab.eligibility import LayerWeight, layer_weights, why_not
 from sparselab.layout import to_matrix
@@ -58,24 +57,47 @@ def first_choice(layers: dict[str, LayerWeight], pattern: str | Pattern) -> str:
     return max(sizes, key=sizes.__getitem__)
 
 
+@dataclass(frozen=True, eq=False)
+class ScoredLayer:
+    """A layer with its weight and scores on the CPU: what does not change from one pattern to the next."""
+
+    layer: LayerWeight
+    weight: Tensor
+    scores: Tensor
+    total: float
+    by_magnitude: bool
+
+    @classmethod
+    def of(cls, layer: LayerWeight, saliency: ModelSaliency = "magnitude") -> ScoredLayer:
+        """``layer`` scored by ``saliency``. The weight is a copy in float32: what it is now."""
+        weight = layer.weight.detach().to("cpu", torch.float32, copy=True)
+        chosen = saliency_module.for_layer(saliency, layer.name)
+        scores = saliency_module.scores(weight, chosen)
+        total = float(scores.numpy().sum(dtype=np.float64))
+        return cls(layer, weight, scores, total, isinstance(chosen, str) and chosen == "magnitude")
+
+    def masked(self, pattern: str | Pattern) -> MaskedLayer:
+        """The layer under ``pattern``. Raises ``ValueError`` with the reason when it cannot be pruned by it."""
+        parsed, layer = Pattern.parse(pattern), self.layer
+        reason = why_not(layer.module, layer.attribute, parsed)
+        if reason is not None:
+            raise ValueError(f"{layer.name} cannot be pruned to {parsed}: {reason}")
+        saliency = "magnitude" if self.by_magnitude else self.scores  # scores that are given are checked again
+        mask = create_mask(self.weight, parsed, channel_dim=layer.channel_dim, saliency=saliency)
+        return MaskedLayer(
+            name=layer.name,
+            shape=tuple(self.weight.shape),
+            pattern=parsed,
+            weights=to_matrix(self.weight, layer.channel_dim).numpy(),
+            mask=to_matrix(mask, layer.channel_dim).numpy(),
+            total=self.total,
+            retained=float(np.sum(self.scores.numpy(), where=mask.numpy(), dtype=np.float64)),
+        )
+
+
 def masked_layer(layer: LayerWeight, pattern: str | Pattern, saliency: ModelSaliency = "magnitude") -> MaskedLayer:
     """``layer`` under ``pattern``. Raises ``ValueError`` with the reason when it cannot be pruned by it."""
-    parsed = Pattern.parse(pattern)
-    reason = why_not(layer.module, layer.attribute, parsed)
-    if reason is not None:
-        raise ValueError(f"{layer.name} cannot be pruned to {parsed}: {reason}")
-    weight = layer.weight.detach().cpu().float()
-    scores = saliency_module.scores(weight, saliency_module.for_layer(saliency, layer.name))
-    mask = create_mask(weight, parsed, channel_dim=layer.channel_dim, saliency=scores)
-    return MaskedLayer(
-        name=layer.name,
-        shape=tuple(weight.shape),
-        pattern=parsed,
-        weights=to_matrix(weight, layer.channel_dim).numpy(),
-        mask=to_matrix(mask, layer.channel_dim).numpy(),
-        total=float(scores.sum(dtype=torch.float64)),
-        retained=measures.retained(scores, mask),
-    )
+    return ScoredLayer.of(layer, saliency).masked(pattern)
 
 
 def described(view: MaskedLayer, saliency: str = "magnitude") -> str:

@@ -49,6 +49,7 @@ class MagnitudeLoss(Panel):
         self._saliencies: dict[str, ModelSaliency] = {"magnitude": "magnitude", **(saliencies or {})}
         self._reports: dict[tuple[str, str], pd.DataFrame] = {}
         self._job: Job | None = None
+        self._scored: tuple[tuple[str, str], logic.ScoredLayer] | None = None
         self._seen: tuple[tuple[str, str, str], logic.MaskedLayer] | None = None
         self._drawn: tuple[object, ...] | None = None
         self._sized: logic.MaskedLayer | None = None
@@ -175,11 +176,13 @@ class MagnitudeLoss(Panel):
             self._numbers.value = ""
 
     def _view(self) -> logic.MaskedLayer:
-        """The layer under its mask; computed anew when one of the three that decide it has changed."""
+        """The layer under its mask; of what decides it, only what has changed is computed anew."""
         key = (self.layer, *self._key)
+        if self._scored is None or self._scored[0] != (self.layer, self.saliency):
+            scored = logic.ScoredLayer.of(self._layers[self.layer], self._saliencies[self.saliency])
+            self._scored = (self.layer, self.saliency), scored
         if self._seen is None or self._seen[0] != key:
-            saliency = self._saliencies[self.saliency]
-            self._seen = key, logic.masked_layer(self._layers[self.layer], self.pattern, saliency)
+            self._seen = key, self._scored[1].masked(self.pattern)
         return self._seen[1]
 
     def _report(self, pattern: str, saliency: str) -> pd.DataFrame:
