@@ -70,7 +70,7 @@ def _searcher(options: Namespace, strategy: str) -> Any:
             seed=options.seed,
             backend=options.backend,
             time_limit=options.time_limit,
-            progress=options.progress and options.unstructured >= 0,
+            progress=options.progress and options.unstructured >= 0 and sys.stderr.isatty(),
         )
 
     return run

@@ -102,7 +102,7 @@ def _divisible(module: nn.Module, weight: Tensor, channel_dim: int, pattern: Pat
     if channel_dim == 0 and conv_groups > 1:
         channels //= conv_groups
     if channels == 1:
-        return "depthwise: 1 input channel, nothing to choose from"
+        return f"{'depthwise: ' if conv_groups > 1 else ''}1 input channel, nothing to choose from"
     if channels % pattern.m:
         return f"{channels} input channels are not a multiple of {pattern.m}"
     if pattern.calculator.startswith("2d") and outputs % pattern.m:

@@ -86,13 +86,15 @@ def _short(layer: str) -> str:
 def search_pareto(frame: pd.DataFrame) -> Figure:
     """Quality against time of every strategy, a panel a matrix size, the upper bound as a line.
 
-    ``frame`` has ``strategy, rows, channels, seconds, efficacy`` and may have ``bound``; rows of several seeds are averaged.
-    Names that differ only in their options (``"stripe_groups,8,0"``, ``"stripe_groups,8,100"``) are one line.
+    ``frame`` has ``strategy, rows, channels, seconds, efficacy`` and may have ``bound`` and ``time_limit``; rows of several
+    seeds are averaged. Names that differ only in their options (``"stripe_groups,8,0"``, ``"stripe_groups,8,100"``), or in
+    the time limit, are one line. Controls far below (``random``) set no axis limits.
     """
     require_columns(frame, ("strategy", "rows", "channels", "seconds", "efficacy"), "search_pareto")
     sizes = frame[["rows", "channels"]].drop_duplicates().to_numpy().tolist()
     families = list(dict.fromkeys(_family(name) for name in frame["strategy"]))
-    looks = dict(zip(families, zip(_cycle(COLOURS), _cycle(MARKERS))))
+    others = [family for family in families if family != "auto"]
+    looks = {"auto": ("#000000", "o"), **dict(zip(others, zip(_cycle(COLOURS[:-1]), _cycle(MARKERS))))}
     columns = min(3, len(sizes))
     with style():
         figure = Figure(figsize=(3.6 * columns, 0.9 + 2.8 * -(-len(sizes) // columns)), layout="constrained")
@@ -101,10 +103,10 @@ def search_pareto(frame: pd.DataFrame) -> Figure:
             chosen = frame[(frame["rows"] == rows) & (frame["channels"] == channels)]
             _draw_strategies(axes, chosen, looks)
             axes.set_title(f"{rows} rows x {channels} channels")
+            axes.set_xlabel("seconds")
+            axes.set_ylabel("efficacy, %")
         for axes in panels[len(sizes) :]:
             axes.set_visible(False)
-        figure.supxlabel("seconds", fontsize=9)
-        figure.supylabel("efficacy, % of the way to the ideal", fontsize=9)
         handles = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels())}
         figure.legend(handles.values(), handles.keys(), ncols=min(5, len(handles)), loc="outside lower center")
     return figure
@@ -117,22 +119,18 @@ def _family(strategy: str) -> str:
 
 
 def _draw_strategies(axes: Axes, rows: pd.DataFrame, looks: dict[str, tuple[str, str]]) -> None:
-    means = rows.groupby("strategy", sort=False)[["seconds", "efficacy"]].mean()
-    for family, points in means.groupby(means.index.map(_family), sort=False):
+    limits = rows["time_limit"] if "time_limit" in rows else pd.Series(float("nan"), rows.index)
+    means = rows.groupby([rows["strategy"], limits.fillna(0)], sort=False)[["seconds", "efficacy"]].mean().reset_index()
+    for family, points in means.groupby(means["strategy"].map(_family), sort=False):
         colour, marker = looks[family]
         points = points.sort_values("seconds")
-        strong = 2.2 if family == "auto" else 1.0
-        axes.plot(
-            points["seconds"],
-            points["efficacy"],
-            color=colour,
-            marker=marker,
-            ms=2 + 2 * strong,
-            lw=strong,
-            label=family,
-        )
+        width, size = (2.0, 4.0) if family == "auto" else (1.0, 4.5)
+        axes.plot(points["seconds"], points["efficacy"], color=colour, marker=marker, ms=size, lw=width, label=family)
     if "bound" in rows and rows["bound"].notna().any():
         axes.axhline(rows["bound"].mean(), color="#666666", lw=1, ls="--", label="upper bound")
+    serious = means.loc[~means["strategy"].str.startswith(("random", "identity")), "efficacy"]
+    if len(serious) and (lowest := serious.quantile(0.1)) < (highest := serious.max()):
+        axes.set_ylim(bottom=lowest - 0.4 * (highest - lowest))
     axes.set_xscale("log")
 
 
@@ -163,9 +161,9 @@ def accuracy_bars(frame: pd.DataFrame, value: str = "finetuned_top1", *, by: Seq
         axes.set_ylim(len(means) - 0.4, -0.6)
         left, right = _room(means - halves.fillna(0), means + halves.fillna(0), drawn.get("dense_top1"))
         axes.set_xlim(left, right)
-        begins = f" (the axis begins at {left:.4g})" if left else ""
-        axes.set_xlabel(f"{_words(value)}, mean and 95% interval over {groups.size().max()} seeds{begins}")
-        axes.set_title(f"{_words(value)} by {', '.join(by) or 'trial'}")
+        begins = f"\n(the axis begins at {left:.4g})" if left else ""
+        axes.set_xlabel(f"mean and 95% interval over {groups.size().max()} seeds{begins}")
+        axes.set_title(_words(value))
     return figure
 
 

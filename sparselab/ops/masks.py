@@ -45,12 +45,9 @@ def top_n_of_m(scores: Tensor, n: int, m: int) -> Tensor:
     if scores.device.type != "cpu":
         require_finite(scores)
         return top_n_of_m_torch(scores, n, m)
-    from sparselab.ops.mask_kernels import top_n_of_m as kernel
+    from sparselab.ops import mask_kernels
 
-    mask, finite = kernel(_as_numpy_floats(scores), n, m)
-    if not finite:
-        _raise_not_finite()
-    return torch.from_numpy(mask)
+    return _checked(*mask_kernels.top_n_of_m(_as_numpy_floats(scores), n, m))
 
 
 def top_n_of_m_torch(scores: Tensor, n: int, m: int) -> Tensor:
@@ -79,12 +76,9 @@ def greedy_blocks(scores: Tensor, n: int, m: int) -> Tensor:
     if scores.device.type != "cpu":
         require_finite(scores)
         return greedy_blocks_torch(scores, n, m)
-    from sparselab.ops.mask_kernels import greedy_blocks as kernel
+    from sparselab.ops import mask_kernels
 
-    mask, finite = kernel(_as_numpy_floats(scores), n, m)
-    if not finite:
-        _raise_not_finite()
-    return torch.from_numpy(mask)
+    return _checked(*mask_kernels.greedy_blocks(_as_numpy_floats(scores), n, m))
 
 
 def greedy_blocks_torch(scores: Tensor, n: int, m: int) -> Tensor:
@@ -140,6 +134,12 @@ def _to_blocks(matrix: Tensor, m: int) -> Tensor:
 def _from_blocks(blocks: Tensor, shape: torch.Size, m: int) -> Tensor:
     rows, channels = shape
     return blocks.reshape(rows // m, channels // m, m, m).transpose(1, 2).reshape(rows, channels)
+
+
+def _checked(mask: NDArray[np.bool_], finite: bool) -> Tensor:
+    if not finite:
+        _raise_not_finite()
+    return torch.from_numpy(mask)
 
 
 def _as_numpy_floats(scores: Tensor) -> NDArray[np.floating[Any]]:

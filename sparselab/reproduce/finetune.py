@@ -41,7 +41,7 @@ class Comparison:
         return [("dense", "as trained"), *((pattern, channels) for pattern in self.patterns for channels in CHANNELS)]
 
 
-QUICK = (Comparison("digits", 1), Comparison("fashion_mnist,residual", 1, 300, 60, ("2:4",)))
+QUICK = (Comparison("digits", 1), Comparison("fashion_mnist,residual,held_out=2000", 1, 300, 60, ("2:4",)))
 FULL = (Comparison("digits", 3), Comparison("fashion_mnist,residual", 3))
 
 
@@ -163,7 +163,11 @@ def _text(task: Task, comparison: Comparison, frame: pd.DataFrame) -> str:
     if comparison.seeds > 1:
         table["spread"] = grouped.std()["finetuned_top1"]
         formats["spread"] = ".2f"
-    short = "" if comparison.steps is None else " This is the short form: few steps, so both trainings stop early."
+    short = (
+        ""
+        if comparison.steps is None
+        else " This is the short form: few steps, so both trainings stop early, and fewer pictures."
+    )
     runs = (
         f"{comparison.seeds} seeds; *spread* is the standard deviation over them"
         if comparison.seeds > 1

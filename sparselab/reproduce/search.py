@@ -82,7 +82,7 @@ def listing(*, progress: bool = False) -> pd.DataFrame:
 
 
 def quality_against_time(sizes: Sequence[tuple[int, int]], *, progress: bool = False) -> pd.DataFrame:
-    """``strategy, rows, channels, seconds, efficacy, seed, bound``; ``bound`` is an efficacy, NaN above 128 channels."""
+    """``strategy, time_limit, rows, channels, seconds, efficacy, seed, bound``; ``bound`` is an efficacy, NaN above 128 channels."""
     runs = [(size, *run) for size in sizes for run in _runs(size[1])]
     bounds: dict[tuple[int, int], float] = {}
     points = []
@@ -92,8 +92,10 @@ def quality_against_time(sizes: Sequence[tuple[int, int]], *, progress: bool = F
             proof = search_permutation(scores, strategy="identity", bound=size[1] <= 128)
             bounds[size] = float("nan") if proof.bound_efficacy is None else proof.bound_efficacy
         result = search_permutation(scores, strategy=strategy, time_limit=limit)
-        points.append((strategy, *size, result.seconds, result.efficacy, 1, bounds[size]))
-    return pd.DataFrame(points, columns=["strategy", "rows", "channels", "seconds", "efficacy", "seed", "bound"])
+        points.append((strategy, limit, *size, result.seconds, result.efficacy, 1, bounds[size]))
+    return pd.DataFrame(
+        points, columns=["strategy", "time_limit", *["rows", "channels", "seconds", "efficacy", "seed", "bound"]]
+    )
 
 
 def _runs(channels: int) -> Iterator[tuple[str, float | None]]:
@@ -117,7 +119,8 @@ same orders; `optimal` is proven to be the best order there is.
 {markdown_table(listed, formats)}
 
 Quality against time for random matrices (seed 1) of several sizes. `auto` without a limit and with limits from 0.1 s up; the
-dashed line is an upper bound that no order can exceed, by linear programming, where it takes seconds.
+dashed line is an upper bound that no order can exceed, by linear programming, where it takes seconds. Random orders are
+below the picture where they are not in it.
 
 ![efficacy against seconds](search_pareto.png)
 """

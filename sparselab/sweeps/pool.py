@@ -126,7 +126,7 @@ class _Flight:
     packer: _Packer
     jobs: dict[Any, Job] = field(default_factory=dict)
     arrivals: queue.SimpleQueue[Any] = field(default_factory=queue.SimpleQueue)
-    silent: set[Any] = field(default_factory=set)  # jobs without callbacks, such as submitit's
+    silent: dict[Any, Job] = field(default_factory=dict)  # jobs without callbacks, such as submitit's
 
     def fill(self, jobs: Iterator[Job]) -> bool:
         """Hand on as many trials as may be under way; whether any are."""
@@ -136,7 +136,7 @@ class _Flight:
             if hasattr(future, "add_done_callback"):
                 future.add_done_callback(self.arrivals.put)
             else:
-                self.silent.add(future)
+                self.silent[future] = job
         return bool(self.jobs)
 
     def landed(self) -> Any:
@@ -144,7 +144,7 @@ class _Flight:
         while True:
             for future in self.silent:
                 if future.done():
-                    self.silent.discard(future)
+                    del self.silent[future]
                     return future
             with suppress(queue.Empty):
                 return self.arrivals.get(timeout=_POLL_SECONDS)

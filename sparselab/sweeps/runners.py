@@ -71,13 +71,13 @@ def runner(task: object) -> Runner:
     A callable that needs an argument is the task itself; a name, a ``Task`` and a callable that needs none, which makes a
     ``Task``, are trained, pruned and fine-tuned. Raises ``ValueError`` for anything else and for unknown names.
     """
-    from sparselab.sweeps.pruning import pruning_run
+    if callable(task) and not _makes_a_task(task):
+        return OwnFunction(task)
+    from sparselab.sweeps.pruning import pruning_run  # what trains networks is loaded where networks are trained
     from sparselab.tasks import Task as TrainingTask
 
-    if isinstance(task, (str, TrainingTask)) or (callable(task) and _makes_a_task(task)):
+    if callable(task) or isinstance(task, (str, TrainingTask)):
         return pruning_run(task)
-    if callable(task):
-        return OwnFunction(task)
     raise ValueError(f"task={task!r} is no task: give a name, a Task, or a callable(trial) -> dict of metrics")
 
 

@@ -29,14 +29,16 @@ FILES = {
 class FashionMnist:
     """60,000 pictures to train on, 10,000 to evaluate, ten classes.
 
-    ``network`` is ``"residual"``, ``"plain"`` or ``"depthwise"``. ``examples`` takes only the first of the training
-    pictures. ``folder`` holds the four ``.gz`` files; by default it is looked for as ``fashion-mnist`` in the data
-    folder (``$SPARSELAB_DATA``), then where Debian's package ``dataset-fashion-mnist`` puts it.
+    ``network`` is ``"residual"``, ``"plain"`` or ``"depthwise"``. ``examples`` and ``held_out`` take only the first
+    of the pictures to train on and to evaluate. ``folder`` holds the four ``.gz`` files; by default it is looked for as
+    ``fashion-mnist`` in the data folder (``$SPARSELAB_DATA``), then where Debian's package ``dataset-fashion-mnist``
+    puts it.
     """
 
     network: str = "residual"
     epochs: float = 3.0
     examples: int | None = None
+    held_out: int | None = None
     folder: str | None = None
 
     def __call__(self) -> Task:
@@ -44,7 +46,7 @@ class FashionMnist:
         if self.network not in NETWORKS:
             raise unknown_name("network of task 'fashion_mnist'", self.network, NETWORKS)
         folder = find_folder(self.folder)
-        train, held_out = (
+        train, evaluation = (
             Images(read_idx(folder / pixels), read_idx(folder / labels), 0.286, 0.353)
             for pixels, labels in (FILES["train"], FILES["test"])
         )
@@ -52,7 +54,7 @@ class FashionMnist:
             name=f"fashion_mnist_{self.network}",
             model=functools.partial(NETWORKS[self.network], 1, 10),
             train_data=train.first(self.examples),
-            eval_data=held_out,
+            eval_data=evaluation.first(self.held_out),
             example_inputs=torch.zeros(2, 1, 28, 28),
             recipe=Recipe("sgd,0.1", epochs=self.epochs, batch_size=64, warmup=0.1),
             finetuning=Recipe("sgd,0.02", epochs=self.epochs, batch_size=64),

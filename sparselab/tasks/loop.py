@@ -121,7 +121,7 @@ class _Run:
         loss = self.task.loss(self.model, batch)
         if not bool(loss.isfinite()):
             raise FloatingPointError(
-                f"{self.task.name}: the loss is {float(loss)} at step {done} of {self.total}; lower the learning rate"
+                f"{self.task.name}: the loss is {float(loss.detach())} at step {done} of {self.total}; lower the learning rate"
             )
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,7 +19,12 @@ class AccuracyTracker(Tracker):
     """
 
     def __init__(
-        self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], every: int = 100, *, k: int = 5
+        self,
+        model: nn.Module,
+        batches: Iterable[tuple[Tensor, Tensor]],
+        every: int | Collection[int] = 100,
+        *,
+        k: int = 5,
     ) -> None:
         super().__init__(every)
         if k < 2:
@@ -53,7 +58,9 @@ class AccuracyTracker(Tracker):
 class MetricsTracker(Tracker):
     """Any measures, every ``every`` steps: ``measure()`` returns a dict of numbers, whose keys are ``columns``."""
 
-    def __init__(self, measure: Callable[[], Mapping[str, float]], columns: Iterable[str], every: int = 100) -> None:
+    def __init__(
+        self, measure: Callable[[], Mapping[str, float]], columns: Iterable[str], every: int | Collection[int] = 100
+    ) -> None:
         super().__init__(every)
         self.measure, self.columns = measure, tuple(columns)
 

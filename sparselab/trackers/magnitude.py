@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from sparselab import measures
@@ -20,7 +20,7 @@ class MagnitudeTracker(Tracker):
 
     columns = ("layer", "total", "retained", "fresh", "lost_percent")
 
-    def __init__(self, sparsifier: Sparsifier, every: int = 100) -> None:
+    def __init__(self, sparsifier: Sparsifier, every: int | Collection[int] = 100) -> None:
         super().__init__(every)
         self.sparsifier = sparsifier
 

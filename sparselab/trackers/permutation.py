@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from sparselab.layout import to_matrix
@@ -27,7 +27,7 @@ class PermutationTracker(Tracker):
     def __init__(
         self,
         sparsifier: Sparsifier,
-        every: int = 500,
+        every: int | Collection[int] = 500,
         *,
         strategy: str | Strategy = "channel_swap,0",
         seed: int = 0,

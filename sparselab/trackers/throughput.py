@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from torch.optim import Optimizer
@@ -12,24 +12,29 @@ from sparselab.trackers.tracker import Tracker
 
 
 class ThroughputTracker(Tracker):
-    """Wall-clock speed over the last ``every`` steps: columns ``seconds`` since attached, ``steps_per_second``.
+    """Wall-clock speed since the last row: columns ``seconds`` since attached, ``steps_per_second``.
 
     On a GPU, steps are queued: choose ``every`` large enough that the queue does not matter.
     """
 
     columns = ("seconds", "steps_per_second")
 
-    def __init__(self, every: int = 100) -> None:
+    def __init__(self, every: int | Collection[int] = 100) -> None:
         super().__init__(every)
         self._start = self._last = time.perf_counter()
+        self._counted = 0
 
     def attach(self, optimizer: Optimizer) -> None:
         """Watch; the clock starts."""
         super().attach(optimizer)
         self._start = self._last = time.perf_counter()
+        self._counted = self.step
 
     def observe(self) -> Iterator[Mapping[str, Any]]:
         """One row."""
         now = time.perf_counter()
-        yield {"seconds": now - self._start, "steps_per_second": self.every / max(now - self._last, 1e-9)}
-        self._last = now
+        yield {
+            "seconds": now - self._start,
+            "steps_per_second": (self.step - self._counted) / max(now - self._last, 1e-9),
+        }
+        self._last, self._counted = now, self.step

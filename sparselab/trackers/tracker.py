@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,9 @@ from torch.optim import Optimizer
 
 
 class Tracker:
-    """Writes rows about a run every ``every`` optimizer steps. A tracker extends this class and overrides ``observe``.
+    """Writes rows about a run every ``every`` optimizer steps, or at the steps in ``every`` if that is a collection of them.
+
+    A tracker extends this class and overrides ``observe``.
 
     ``attach`` uses the optimizer's public step hooks; attach after the Sparsifier, so that the masks are applied first.
     ``frame`` has a column ``step`` (0: when attached, where ``observe`` has something to say then) and the tracker's own.
@@ -22,8 +24,8 @@ class Tracker:
 
     columns: tuple[str, ...] = ()
 
-    def __init__(self, every: int) -> None:
-        if every < 1:
+    def __init__(self, every: int | Collection[int]) -> None:
+        if isinstance(every, int) and every < 1:
             raise ValueError(f"{type(self).__name__}(every={every}): every must be at least 1 step")
         self.every = every
         self.step = 0
@@ -65,7 +67,7 @@ class Tracker:
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self.step += 1
-        if self.step % self.every == 0:
+        if self.step % self.every == 0 if isinstance(self.every, int) else self.step in self.every:
             self.record()
 
 

@@ -114,7 +114,6 @@ class ASP:
         if first and sparsifier.permutation is not None and sparsifier.weights.layers:
             sparsifier.example_inputs = cls._inputs(sparsifier, example_inputs)
         sparsifier.compute()
-        cls._stop_watching()
         if first and sparsifier.permutation_report is not None:
             cls._report_permutation(sparsifier)
         for row in sparsifier.frame().itertuples():
@@ -218,6 +217,7 @@ class ASP:
             _log.debug("channels are not permuted: the mask calculator has no groups of M to fill")
             return None
         seen = cls._watcher.seen if cls._watcher is not None else None
+        cls._stop_watching()
         for inputs in (example_inputs, sparsifier.example_inputs, seen):
             if inputs is not None:
                 return inputs

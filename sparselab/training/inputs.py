@@ -23,19 +23,24 @@ class InputWatcher:
 
     def __init__(self, model: nn.Module) -> None:
         self.seen: Any = None
+        self._watching = True
         self._handle = model.register_forward_pre_hook(self._see, with_kwargs=True)
 
     def stop(self) -> None:
         """Watch no longer and let go of what was seen."""
         self._handle.remove()
+        self._watching = False
         self.seen = None
 
     def _see(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self.seen is None and not (args and kwargs):
+        if self._watching and self.seen is None and not (args and kwargs):
             self.seen = _detached(dict(kwargs) if kwargs else args)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> None:
-        """A copy of the model is not watched (its hook calls nothing)."""
+    def __deepcopy__(self, memo: dict[int, Any]) -> InputWatcher:
+        """A copy of the model is not watched."""
+        other = object.__new__(InputWatcher)
+        other.seen, other._watching = None, False
+        return other
 
 
 def _detached(value: Any) -> Any:

@@ -16,7 +16,7 @@ import pandas as pd
 import sparselab as sl
 from sparselab.sweeps.store import Store
 
-TRIALS, KILLS = 150, 20
+TRIALS, KILLS = 300, 20
 
 
 def task(trial):
@@ -38,6 +38,17 @@ def start(folder):
     return child
 
 
+def wait_for(more, log):
+    """Until ``more`` further trials have begun."""
+    seen = lines(log)
+    while lines(log) < seen + more:
+        time.sleep(0.001)
+
+
+def lines(log):
+    return log.read_bytes().count(b"\n") if log.exists() else 0
+
+
 def kept(folder):
     """Whole rows of the store: the trial's input, checked against its metric and its series."""
     with Store(folder / "runs.sqlite") as store:
@@ -57,7 +68,8 @@ def killed_again_and_again(folder):
     kills, lost, torn, before = 0, [], [], set()
     while kills < KILLS:
         child = start(folder)
-        time.sleep(rng.uniform(0.01, 0.12))
+        wait_for(rng.randint(1, 6), folder / "log")
+        time.sleep(rng.uniform(0, 0.01))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         kills += os.WIFSIGNALED(status)

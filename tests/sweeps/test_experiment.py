@@ -281,3 +281,16 @@ def test_a_bar_is_shown_when_asked_for(capsys):
     assert "3/3" in capsys.readouterr().err
     sweep(lambda trial: {"y": trial.x}, x=range(3))
     assert capsys.readouterr().err == ""
+
+
+def test_ctrl_c_before_anything_is_done():
+    from sparselab.commands import summary
+
+    def task(trial):
+        raise KeyboardInterrupt
+
+    frame = sweep(task, x=range(3))
+    assert frame.empty
+    assert frame.attrs["interrupted"]
+    assert summary(frame).empty
+    assert sl.history(frame).empty

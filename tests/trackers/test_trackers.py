@@ -112,12 +112,14 @@ def test_permutation():
 
 def test_throughput():
     model, optimizer, _ = start()
-    tracker = ThroughputTracker(every=2)
+    tracker, chosen = ThroughputTracker(every=2), ThroughputTracker(every=(1, 4))
     tracker.attach(optimizer)
+    chosen.attach(optimizer)
     for _ in range(5):
         step(model, optimizer)
     frame = tracker.frame
     assert frame["step"].tolist() == [2, 4]
+    assert chosen.frame["step"].tolist() == [1, 4]
     assert (frame["steps_per_second"] > 0).all()
     assert frame["seconds"].is_monotonic_increasing
 

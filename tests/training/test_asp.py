@@ -629,3 +629,15 @@ def test_a_hugging_face_model_brings_its_own_inputs():
     statuses = ASP._sparsifier.permutation_report.weights.set_index("weight")["status"]
     assert statuses["encoder.layer.0.output.dense.weight"] == "permuted"
     assert ASP.is_sparsity_enabled()
+
+
+def test_a_model_can_be_copied_and_saved_between_init_and_compute():
+    model = mlp()
+    ASP.init_model_for_pruning(model)
+    model(X)
+    copied = copy.deepcopy(model)
+    torch.save(model, io.BytesIO())
+    ASP.compute_sparse_masks()
+    assert not model._forward_pre_hooks
+    assert most_in_a_group(copied[0].weight) == 4
+    torch.testing.assert_close(copied(X).shape, model(X).shape)
