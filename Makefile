@@ -37,7 +37,7 @@ test: $(READY)
 	$(BIN)/python -m pytest
 
 lab: $(READY)
-	$(BIN)/jupyter lab notebooks
+	JUPYTER_CONFIG_PATH="$(CURDIR)/.jupyter:$$JUPYTER_CONFIG_PATH" $(BIN)/jupyter lab notebooks
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks

@@ -30,6 +30,8 @@ def execute(path: Path) -> nbformat.NotebookNode:
         cell.metadata.pop("execution", None)  # times of day: noise in every diff
         if cell.cell_type == "code":  # progress bars and warnings of libraries are not worth keeping
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            for output in cell.outputs:  # a live widget ends with its kernel; its picture stays
+                output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},

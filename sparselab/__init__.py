@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sparselab import measures, plots, saliency, tasks, trackers
+    from sparselab import measures, plots, saliency, tasks, trackers, widgets
     from sparselab.masks import create_mask
     from sparselab.network.permuting import permute
     from sparselab.network.plan import Plan
@@ -45,7 +45,7 @@ _HOMES = {
     "search_permutation": "sparselab.permutation",
     "search_permutations": "sparselab.permutation",
 }
-_MODULES = ("measures", "plots", "saliency", "tasks", "trackers")
+_MODULES = ("measures", "plots", "saliency", "tasks", "trackers", "widgets")
 
 __all__ = [
     "ASP",
@@ -70,6 +70,7 @@ __all__ = [
     "search_permutations",
     "tasks",
     "trackers",
+    "widgets",
 ]
 
 

@@ -5,49 +5,11 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from io import BytesIO
-from typing import Any
 
-import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, dark enough ones first.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-
-_STYLE: Any = {
-    "font.size": 9.0,
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#DDDDDD",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "figure.dpi": 80,
-    "savefig.dpi": 150,
-}
-
-
-class _Figure(Figure):
-    """A figure that a notebook shows by itself, without pyplot and its global list of figures."""
-
-    def _repr_png_(self) -> bytes:
-        buffer = BytesIO()
-        self.savefig(buffer, format="png", dpi=self.dpi)
-        return buffer.getvalue()
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    with mpl.rc_context(_STYLE):
-        yield
+from sparselab.figures import COLOURS, MARKERS, Figure, style
 
 
 def require_columns(frame: pd.DataFrame, columns: Iterable[str], figure: str) -> None:
@@ -70,8 +32,8 @@ def loss_by_layer(frame: pd.DataFrame) -> Figure:
     require_columns(drawn, (), "loss_by_layer")
     layers = list(dict.fromkeys(drawn["layer"]))
     height = {layer: position for position, layer in enumerate(layers)}
-    with _style():
-        figure = _Figure(figsize=(8.0, 1.4 + 0.19 * len(layers)), layout="constrained")
+    with style():
+        figure = Figure(figsize=(8.0, 1.4 + 0.19 * len(layers)), layout="constrained")
         axes = figure.add_subplot()
         for (pattern, rows), colour, marker in zip(
             drawn.groupby("pattern", sort=False), _cycle(COLOURS), _cycle(MARKERS)
@@ -94,8 +56,8 @@ def efficacy_by_layer(frame: pd.DataFrame) -> Figure:
     columns = ("layer", "lost_percent", "permuted_lost_percent", "ideal_lost_percent")
     require_columns(frame, columns, "efficacy_by_layer")
     heights = range(len(frame))
-    with _style():
-        figure = _Figure(figsize=(8.0, 1.4 + 0.19 * len(frame)), layout="constrained")
+    with style():
+        figure = Figure(figsize=(8.0, 1.4 + 0.19 * len(frame)), layout="constrained")
         axes = figure.add_subplot()
         axes.hlines(heights, frame["permuted_lost_percent"], frame["lost_percent"], color="#999999", lw=1.2)
         for column, label, colour, marker in (
@@ -134,8 +96,8 @@ def search_pareto(frame: pd.DataFrame) -> Figure:
     others = [family for family in families if family != "auto"]
     looks = {"auto": ("#000000", "o"), **dict(zip(others, zip(_cycle(COLOURS[:-1]), _cycle(MARKERS))))}
     columns = min(3, len(sizes))
-    with _style():
-        figure = _Figure(figsize=(3.6 * columns, 0.9 + 2.8 * -(-len(sizes) // columns)), layout="constrained")
+    with style():
+        figure = Figure(figsize=(3.6 * columns, 0.9 + 2.8 * -(-len(sizes) // columns)), layout="constrained")
         panels = figure.subplots(-(-len(sizes) // columns), columns, squeeze=False).ravel()
         for axes, (rows, channels) in zip(panels, sizes):
             chosen = frame[(frame["rows"] == rows) & (frame["channels"] == channels)]
@@ -186,8 +148,8 @@ def accuracy_bars(frame: pd.DataFrame, value: str = "finetuned_top1", *, by: Seq
     groups = drawn.groupby(_labels(drawn, by), sort=False)[value]
     means, halves = groups.mean(), groups.apply(_confidence)
     heights = range(len(means))
-    with _style():
-        figure = _Figure(figsize=(7.0, 1.3 + 0.32 * len(means)), layout="constrained")
+    with style():
+        figure = Figure(figsize=(7.0, 1.3 + 0.32 * len(means)), layout="constrained")
         axes = figure.add_subplot()
         axes.barh(heights, means, color=COLOURS[0], height=0.62)
         axes.errorbar(means, heights, xerr=halves, fmt="none", ecolor="#333333", capsize=3, lw=1.2)
@@ -219,8 +181,8 @@ def pareto(
     means = drawn.groupby(_labels(drawn, by), sort=False)[[cost, value]].mean()
     front = means.sort_values([cost, value], ascending=[True, False])
     front = front[front[value] > front[value].cummax().shift(fill_value=float("-inf"))]
-    with _style():
-        figure = _Figure(figsize=(7.0, 4.6), layout="constrained")
+    with style():
+        figure = Figure(figsize=(7.0, 4.6), layout="constrained")
         axes = figure.add_subplot()
         axes.step(front[cost], front[value], where="post", color="#999999", lw=1.2, label="front")
         for (label, row), (colour, marker) in zip(means.iterrows(), _looks()):
@@ -251,8 +213,8 @@ def recompute_curves(
         raise ValueError(f"recompute_curves: no {quantity!r} in the history; it has {there}")
     labels = _labels(drawn, by)
     runs = drawn.groupby([labels, "key" if "key" in drawn else labels, "step"], sort=False)["value"].mean()
-    with _style():
-        figure = _Figure(figsize=(7.0, 4.2), layout="constrained")
+    with style():
+        figure = Figure(figsize=(7.0, 4.2), layout="constrained")
         axes = figure.add_subplot()
         for label, (colour, marker) in zip(dict.fromkeys(labels), _looks()):
             steps = runs.loc[label].groupby("step").agg(["mean", "min", "max"]).sort_index()
@@ -276,8 +238,8 @@ def search_traces(frame: pd.DataFrame) -> Figure:
     require_columns(drawn, (), "search_traces")
     searches = [name for name in ("key", "seed") if name in drawn] or ["strategy"]
     latest = drawn["seconds"].max()
-    with _style():
-        figure = _Figure(figsize=(7.0, 4.2), layout="constrained")
+    with style():
+        figure = Figure(figsize=(7.0, 4.2), layout="constrained")
         axes = figure.add_subplot()
         for (strategy, rows), (colour, _) in zip(drawn.groupby("strategy", sort=False, observed=True), _looks()):
             for number, (_, search) in enumerate(rows.groupby(searches, sort=False, observed=True)):

@@ -1,0 +1,15 @@
+"""The lab: widgets for notebooks, over the same figures and frames as the rest. The only place that needs ipywidgets."""
+
+from __future__ import annotations
+
+try:
+    import ipywidgets as _ipywidgets  # noqa: F401
+except ModuleNotFoundError:
+    raise ModuleNotFoundError('the widgets need ipywidgets: pip install "sparselab[lab]"') from None
+
+from sparselab.widgets.magnitude_loss import MagnitudeLoss
+from sparselab.widgets.mask_recomputation import MaskRecomputation
+from sparselab.widgets.permutation_gain import PermutationGain
+from sparselab.widgets.sweep_explorer import SweepExplorer
+
+__all__ = ["MagnitudeLoss", "MaskRecomputation", "PermutationGain", "SweepExplorer"]

@@ -1,0 +1,82 @@
+"""What the explorer does with a sweep's frame: which columns can go where, filters, one trial in words. No widget."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sparselab.trial_plots import MOST_NAMES, View
+
+_HIDDEN = ("traceback", "versions", "key")
+
+
+def height_columns(frame: pd.DataFrame) -> list[str]:
+    """Columns of numbers, what a sweep measured before what it was given."""
+    numbers = [
+        str(name)
+        for name in frame
+        if pd.api.types.is_numeric_dtype(frame[name]) and not pd.api.types.is_bool_dtype(frame[name])
+    ]
+    inputs = frame.attrs.get("inputs", [])
+    return [name for name in numbers if name not in inputs] + [name for name in numbers if name in inputs]
+
+
+def name_columns(frame: pd.DataFrame) -> list[str]:
+    """Columns with few enough values to colour points or make panels by; those with one value say nothing."""
+    inputs = frame.attrs.get("inputs", [])
+    few = [str(name) for name in frame if name not in _HIDDEN and 1 < frame[name].astype(str).nunique() <= MOST_NAMES]
+    return [name for name in few if name in inputs] + [name for name in few if name not in inputs]
+
+
+def across_columns(frame: pd.DataFrame) -> list[str]:
+    """Columns for the horizontal axis: numbers, and names that are few."""
+    return list(dict.fromkeys([*name_columns(frame), *height_columns(frame)]))
+
+
+def first_view(frame: pd.DataFrame) -> View:
+    """A view to start from: the first measure against the first input that varies, coloured by the next."""
+    heights, names = height_columns(frame), name_columns(frame)
+    if not heights:
+        raise ValueError("the frame has no column of numbers, so there is nothing to draw")
+    inputs = [name for name in across_columns(frame) if name in frame.attrs.get("inputs", names)]
+    across = [name for name in inputs or heights if name != heights[0]] or heights
+    colours = [name for name in names if name not in (across[0], heights[0], "state", "error")]
+    return View(across[0], heights[0], colours[0] if colours else None)
+
+
+def filtered(frame: pd.DataFrame, query: str) -> pd.DataFrame:
+    """The rows for which ``query`` (pandas: ``pattern == "2:4" and seed < 3``) is true; all for an empty one."""
+    if not query.strip():
+        return frame
+    try:
+        kept = frame.query(query, engine="python")
+    except Exception as error:
+        raise ValueError(f"cannot filter by {query!r}: {error}; write e.g. seed < 3 and state == 'done'") from error
+    if not isinstance(kept, pd.DataFrame):
+        raise ValueError(f"cannot filter by {query!r}: it does not say yes or no to every row")
+    kept.attrs = frame.attrs
+    return kept
+
+
+def trial_table(frame: pd.DataFrame, row: Any) -> str:
+    """One trial as an HTML table of its columns; empty when it is not there."""
+    if row not in frame.index:
+        return ""
+    values = frame.loc[row].drop(labels=list(_HIDDEN), errors="ignore").dropna()
+    cells = "".join(
+        f"<tr><th>{html.escape(str(k))}</th><td>{html.escape(_text(v))}</td></tr>" for k, v in values.items()
+    )
+    return f"<table>{cells}</table>"
+
+
+def changed(store: Path) -> float:
+    """When a store was last written, its journal included; 0 when it is not there."""
+    files = [store, store.with_name(store.name + "-wal")]
+    return max((file.stat().st_mtime for file in files if file.is_file()), default=0.0)
+
+
+def _text(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,111 @@
+"""What the widgets show of one layer: plain functions, no widget in sight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sparselab import saliency as saliency_module
+from sparselab.eligibility import LayerWeight, layer_weights, why_not
+from sparselab.layout import to_matrix
+from sparselab.masks import create_mask
+from sparselab.patterns import Pattern
+from sparselab.saliency import ModelSaliency
+
+PATTERNS = (
+    *("1:4", "2:4", "3:4", "1:8", "2:8", "4:8", "8:16"),
+    *("m4n2_2d_best", "m4n2_2d_greedy", "m8n4_2d_greedy", "unstructured,0.5"),
+)
+"""What the widgets offer; any other pattern can be set on them."""
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedLayer:
+    """A layer's weight matrix ``weights`` ``(rows, channels)``, its ``mask``, and the saliency in all and retained."""
+
+    name: str
+    shape: tuple[int, ...]
+    pattern: Pattern
+    weights: NDArray[Any]
+    mask: NDArray[np.bool_]
+    total: float
+    retained: float
+
+    @property
+    def lost_percent(self) -> float:
+        """Saliency that the mask takes, in percent."""
+        return 100 * (1 - self.retained / self.total) if self.total else 0.0
+
+
+def choosable_layers(model: nn.Module) -> dict[str, LayerWeight]:
+    """The layers with more than one input channel, by the name of their weight; ``ValueError`` when there are none."""
+    layers = {layer.name: layer for layer in layer_weights(model) if layer.weight.shape[layer.channel_dim] > 1}
+    if not layers:
+        raise ValueError("the model has no Linear, convolution or attention layer with more than one input channel")
+    return layers
+
+
+def first_choice(layers: dict[str, LayerWeight], pattern: str | Pattern) -> str:
+    """The largest layer that ``pattern`` can prune, or the largest."""
+    fitting = {name: layer for name, layer in layers.items() if why_not(layer.module, layer.attribute, pattern) is None}
+    sizes = {name: layer.weight.numel() for name, layer in (fitting or layers).items()}
+    return max(sizes, key=sizes.__getitem__)
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredLayer:
+    """A layer with its weight and scores on the CPU: what does not change from one pattern to the next."""
+
+    layer: LayerWeight
+    weight: Tensor
+    scores: Tensor
+    total: float
+    by_magnitude: bool
+
+    @classmethod
+    def of(cls, layer: LayerWeight, saliency: ModelSaliency = "magnitude") -> ScoredLayer:
+        """``layer`` scored by ``saliency``. The weight is a copy in float32: what it is now."""
+        weight = layer.weight.detach().to("cpu", torch.float32, copy=True)
+        chosen = saliency_module.for_layer(saliency, layer.name)
+        scores = saliency_module.scores(weight, chosen)
+        total = float(scores.numpy().sum(dtype=np.float64))
+        return cls(layer, weight, scores, total, isinstance(chosen, str) and chosen == "magnitude")
+
+    def masked(self, pattern: str | Pattern) -> MaskedLayer:
+        """The layer under ``pattern``. Raises ``ValueError`` with the reason when it cannot be pruned by it."""
+        parsed, layer = Pattern.parse(pattern), self.layer
+        reason = why_not(layer.module, layer.attribute, parsed)
+        if reason is not None:
+            raise ValueError(f"{layer.name} cannot be pruned to {parsed}: {reason}")
+        saliency = "magnitude" if self.by_magnitude else self.scores  # scores that are given are checked again
+        mask = create_mask(self.weight, parsed, channel_dim=layer.channel_dim, saliency=saliency)
+        return MaskedLayer(
+            name=layer.name,
+            shape=tuple(self.weight.shape),
+            pattern=parsed,
+            weights=to_matrix(self.weight, layer.channel_dim).numpy(),
+            mask=to_matrix(mask, layer.channel_dim).numpy(),
+            total=self.total,
+            retained=float(np.sum(self.scores.numpy(), where=mask.numpy(), dtype=np.float64)),
+        )
+
+
+def masked_layer(layer: LayerWeight, pattern: str | Pattern, saliency: ModelSaliency = "magnitude") -> MaskedLayer:
+    """``layer`` under ``pattern``. Raises ``ValueError`` with the reason when it cannot be pruned by it."""
+    return ScoredLayer.of(layer, saliency).masked(pattern)
+
+
+def described(view: MaskedLayer, saliency: str = "magnitude") -> str:
+    """The numbers of ``view`` in a sentence."""
+    what = "Σ|w|" if saliency == "magnitude" else f"Σ {saliency}"
+    kept = int(view.mask.sum())
+    return (
+        f"{view.name}, {' x '.join(map(str, view.shape))}, seen as {view.weights.shape[0]} rows x "
+        f"{view.weights.shape[1]} channels. {view.pattern} keeps {kept:,} of {view.mask.size:,} weights "
+        f"and loses {view.lost_percent:.2f} % of {what}: {view.total - view.retained:,.2f} of {view.total:,.2f}."
+    )

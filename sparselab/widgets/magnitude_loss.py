@@ -1,0 +1,217 @@
+"""What a pattern takes from every layer of a network: move something, see the consequence."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from typing import Any
+
+import ipywidgets
+import pandas as pd
+import traitlets
+from matplotlib.figure import Figure
+from torch import nn
+
+from sparselab import matrix_plots
+from sparselab.patterns import Pattern
+from sparselab.reports import magnitude_report
+from sparselab.saliency import ModelSaliency
+from sparselab.specs import unknown_name
+from sparselab.widgets import layers as logic
+from sparselab.widgets.job import Job
+from sparselab.widgets.panel import Panel, Picture, controls, in_words, numbers, pictures, soon, wide
+
+
+class MagnitudeLoss(Panel):
+    """Choose a layer, a pattern and a saliency; see the weights that stay and go, and what every layer loses.
+
+    State: ``layer`` (the weight's name), ``pattern``, ``saliency`` (a name), and where the window stands: ``row``,
+    ``channel``. ``saliencies`` adds named ones to ``"magnitude"``: ``{"wanda": sl.saliency.collect_wanda(model, batches)}``.
+    ``frame`` is the ``magnitude_report`` of the pattern, ``figure`` the picture of the layer. Reads the model, changes
+    nothing in it. Raises ``ValueError`` for a model without layers, and an unknown layer or saliency.
+    """
+
+    layer = traitlets.Unicode()
+    pattern = traitlets.Unicode("2:4")
+    saliency = traitlets.Unicode("magnitude")
+    row = traitlets.Int(0, min=0)
+    channel = traitlets.Int(0, min=0)
+
+    def __init__(
+        self,
+        model: nn.Module,
+        pattern: str = "2:4",
+        *,
+        layer: str | None = None,
+        saliencies: Mapping[str, ModelSaliency] | None = None,
+    ) -> None:
+        self._model, self._layers = model, logic.choosable_layers(model)
+        self._saliencies: dict[str, ModelSaliency] = {"magnitude": "magnitude", **(saliencies or {})}
+        self._reports: dict[tuple[str, str], pd.DataFrame] = {}
+        self._job: Job | None = None
+        self._scored: tuple[tuple[str, str], logic.ScoredLayer] | None = None
+        self._seen: tuple[tuple[str, str, str], logic.MaskedLayer] | None = None
+        self._drawn: tuple[object, ...] | None = None
+        self._sized: logic.MaskedLayer | None = None
+        text = str(Pattern.parse(pattern))
+        self._picture, self._sizes, self._strip = Picture(), Picture(), Picture()
+        self._numbers, self._whole = numbers(), numbers()
+        self._controls = self._make_controls(text)
+        first = controls(*(self._controls[name] for name in ("layer", "pattern", "saliency")))
+        fields = self._numbers_beside()
+        second = controls(self._controls["row"], fields["row"], self._controls["channel"], fields["channel"])
+        super().__init__([first, second, self._numbers, pictures(self._picture, self._sizes), self._whole, self._strip])
+        self.layer, self.pattern = layer or logic.first_choice(self._layers, text), text
+        for name, control in self._controls.items():
+            traitlets.link((self, name), (control, "value"))
+        self.observe(self._moved, ["layer", "pattern", "saliency", "row", "channel"])
+        self._moved({"name": "layer"})
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The ``magnitude_report`` of the whole model under the pattern and saliency chosen."""
+        if self._key not in self._reports:
+            self._reports[self._key] = self._report(*self._key)
+        return self._reports[self._key]
+
+    @property
+    def figure(self) -> Figure:
+        """The picture of the layer."""
+        view = self._view()
+        m = view.pattern.m
+        return matrix_plots.mask_view(view.weights, view.mask, m, row=self.row, channel=self.channel)
+
+    @property
+    def loss_figure(self) -> Figure:
+        """The picture of what all layers lose."""
+        ideal = 100 * (1 - self.frame["ideal"] / self.frame["total"].where(self.frame["total"] > 0))
+        return matrix_plots.loss_strip(self.frame.assign(ideal_lost_percent=ideal), self.layer)
+
+    @property
+    def _key(self) -> tuple[str, str]:
+        return self.pattern, self.saliency
+
+    @traitlets.validate("layer")
+    def _known_layer(self, proposal: Any) -> str:
+        if proposal["value"] not in self._layers:
+            raise unknown_name("layer", proposal["value"], self._layers)
+        return str(proposal["value"])
+
+    @traitlets.validate("saliency")
+    def _known_saliency(self, proposal: Any) -> str:
+        if proposal["value"] not in self._saliencies:
+            raise unknown_name("saliency", proposal["value"], self._saliencies)
+        return str(proposal["value"])
+
+    @traitlets.validate("pattern")
+    def _known_pattern(self, proposal: Any) -> str:
+        text = str(Pattern.parse(proposal["value"]))
+        if text not in self._controls["pattern"].options:
+            self._controls["pattern"].options = (*self._controls["pattern"].options, text)
+        return text
+
+    def _make_controls(self, pattern: str) -> dict[str, ipywidgets.Widget]:
+        sizes = {name: " x ".join(map(str, layer.weight.shape)) for name, layer in self._layers.items()}
+        names = [(f"{name.removesuffix('.weight')}  ({size})", name) for name, size in sizes.items()]
+        patterns = list(dict.fromkeys([*logic.PATTERNS, pattern]))
+        dropdown, slider = ipywidgets.Dropdown, ipywidgets.IntSlider
+        plain = {"style": {"description_width": "initial"}}
+        return {
+            "layer": dropdown(options=names, description="Layer", tooltip="The weight to look at", **plain),
+            "pattern": dropdown(options=patterns, value=pattern, description="Pattern", tooltip="Keep N of M", **plain),
+            "saliency": dropdown(options=list(self._saliencies), description="Saliency", tooltip="Score", **plain),
+            "row": slider(max=0, description="Window: row", readout=False, **wide(layout={"width": "290px"})),
+            "channel": slider(max=0, description="channel", readout=False, **wide(layout={"width": "270px"})),
+        }
+
+    def _numbers_beside(self) -> dict[str, ipywidgets.Widget]:
+        """A field beside each slider: a slider's handle has no name for a screen reader, and a number can be typed."""
+        fields = {}
+        for name, says in (("row", "from row"), ("channel", "from channel")):
+            slider = self._controls[name]
+            fields[name] = ipywidgets.BoundedIntText(min=0, max=0, description=says, **wide(layout={"width": "160px"}))
+            traitlets.link((slider, "max"), (fields[name], "max"))
+            traitlets.link((slider, "value"), (fields[name], "value"))
+        return fields
+
+    def _moved(self, change: Any) -> None:
+        if change["name"] == "layer":
+            self._fit_sliders()
+        state = (self.layer, *self._key, self.row, self.channel)
+        if state == self._drawn:
+            return
+        only_the_window = self._drawn is not None and state[:3] == self._drawn[:3]
+        self._drawn = state
+        self._redraw()
+        if not only_the_window:
+            soon(self._redraw_layers)
+
+    def _fit_sliders(self) -> None:
+        """Let the window go to the layer's last row and channel; both move at once, for one redraw."""
+        layer = self._layers[self.layer]
+        channels = layer.weight.shape[layer.channel_dim]
+        rows = layer.weight.numel() // channels
+        with self.hold_trait_notifications():
+            self._controls["row"].max = max(0, rows - matrix_plots.WINDOW[0])
+            self._controls["channel"].max = max(0, channels - matrix_plots.WINDOW[1])
+
+    def _redraw(self) -> None:
+        with self.problems_shown():
+            view = self._view()
+            text = logic.described(view, self.saliency)
+            window = matrix_plots.mask_window(
+                view.weights, view.mask, view.pattern.m, row=self.row, channel=self.channel
+            )
+            self._picture.show(window, text)
+            if view is not self._sized:
+                self._sizes.show(
+                    matrix_plots.weight_sizes(view.weights, view.mask), "How large the weights kept and pruned are"
+                )
+                self._sized = view
+            self._numbers.value = html.escape(text)
+        if self.problem:
+            self._sized = None
+            self._picture.clear()
+            self._sizes.clear()
+            self._numbers.value = ""
+
+    def _view(self) -> logic.MaskedLayer:
+        """The layer under its mask; of what decides it, only what has changed is computed anew."""
+        key = (self.layer, *self._key)
+        if self._scored is None or self._scored[0] != (self.layer, self.saliency):
+            scored = logic.ScoredLayer.of(self._layers[self.layer], self._saliencies[self.saliency])
+            self._scored = (self.layer, self.saliency), scored
+        if self._seen is None or self._seen[0] != key:
+            self._seen = key, self._scored[1].masked(self.pattern)
+        return self._seen[1]
+
+    def _report(self, pattern: str, saliency: str) -> pd.DataFrame:
+        return magnitude_report(self._model, pattern, saliency=self._saliencies[saliency])
+
+    def _redraw_layers(self) -> None:
+        """All layers: at once where they are known, else when a thread has gone through them."""
+        report = self._reports.get(self._key)
+        if report is not None:
+            whole = report.attrs["whole_model"]
+            self._whole.value = (
+                f"Whole network under {html.escape(self.pattern)}: <b>{whole['lost_percent']:.2f} %</b> lost; "
+                f"{whole['eligible_layers']} of {whole['layers']} layers can be pruned, holding "
+                f"{100 * whole['eligible_weights'] / max(1, whole['weights']):.1f} % of the weights."
+            )
+            if whole["eligible_layers"]:
+                self._strip.show(self.loss_figure, f"Magnitude lost by every layer under {self.pattern}")
+            else:
+                self._strip.clear()
+        elif self._job is None or not self._job.running:
+            self._whole.value = "Whole network: counting ..."
+            key = self._key
+            self._job = Job(lambda job: self._reports.update({key: self._report(*key)}), self._counted).start()
+
+    def _counted(self) -> None:
+        job = self._job
+        if job is None or job.running:
+            return
+        if job.error is not None:
+            self._whole.value = f"Whole network: {html.escape(in_words(job.error))}"
+        else:
+            self._redraw_layers()

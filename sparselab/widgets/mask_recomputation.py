@@ -1,0 +1,177 @@
+"""How often should masks be recomputed? Train a small network under several schedules and watch."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from typing import Any
+
+import ipywidgets
+import pandas as pd
+import traitlets
+from matplotlib.figure import Figure
+from torch import nn
+
+from sparselab import matrix_plots
+from sparselab.patterns import Pattern
+from sparselab.tasks import Task, dense_baseline, get_task
+from sparselab.widgets import recomputing as logic
+from sparselab.widgets.job import Job
+from sparselab.widgets.panel import Panel, Picture, controls, in_words, numbers, wide
+from sparselab.widgets.searches import PATTERNS
+
+
+class MaskRecomputation(Panel):
+    """Fine-tune the same dense network under two or three schedules; see accuracy, loss, what masks retain and how many flip.
+
+    ``task`` is a name (``"digits"``) or a ``Task`` whose metrics have ``top1`` and ``loss``. State: ``schedules`` (one to
+    four, as in ``Sparsifier(schedule=...)``), ``pattern``, ``steps``, ``seed``. ``run()`` starts in a thread, ``stop()``
+    ends it and keeps what was seen, ``wait()`` waits. ``frame`` is ``run, step, quantity, value``, ``figure`` its picture.
+    The dense network is trained first where it is not kept already (``dense_baseline``), or is ``dense``.
+    """
+
+    schedules = traitlets.Tuple(("one_shot", "recompute,every=20", "recompute,every=5"))
+    pattern = traitlets.Unicode("1:4")
+    steps = traitlets.Int(100, min=1)
+    seed = traitlets.Int(0, min=0)
+
+    def __init__(
+        self,
+        task: str | Task = "digits",
+        pattern: str = "1:4",
+        *,
+        schedules: Sequence[str] = ("one_shot", "recompute,every=20", "recompute,every=5"),
+        steps: int = 100,
+        seed: int = 0,
+        dense: nn.Module | None = None,
+    ) -> None:
+        self.task = get_task(task)
+        self._dense = dense
+        self._runs: list[logic.Run] = []
+        self._job: Job | None = None
+        self._status, self._picture = numbers(), Picture()
+        text = str(Pattern.parse(pattern))
+        self._make_controls(text)
+        self._fields = [
+            ipywidgets.Combobox(
+                value=schedule,
+                options=logic.SCHEDULE_CHOICES,
+                description=f"Schedule {number}",
+                placeholder="none",
+                **wide(layout={"width": "330px"}),
+            )
+            for number, schedule in enumerate([*schedules, *[""] * (3 - len(schedules))], 1)
+        ]
+        chosen = controls(*(self._controls[name] for name in ("pattern", "steps", "seed")))
+        super().__init__(
+            [controls(*self._fields), chosen, controls(self._run, self._stop), self._status, self._picture]
+        )
+        self.schedules, self.pattern, self.steps, self.seed = tuple(schedules), text, steps, seed
+        for name, control in self._controls.items():
+            traitlets.link((self, name), (control, "value"))
+        for field in self._fields:
+            field.observe(self._typed, "value")
+        self.observe(self._fill_fields, "schedules")
+        self._status.value = f"Ready: {html.escape(self.task.name)}, {len(self.task.train_data):,} examples."
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """``run, step, quantity, value`` so far."""
+        return logic.curves(list(self._runs))
+
+    @property
+    def figure(self) -> Figure:
+        """Accuracy, loss, retained magnitude and flips over the steps, a line a run."""
+        return matrix_plots.training_curves(self.frame)
+
+    @property
+    def running(self) -> bool:
+        """Whether runs are under way."""
+        return self._job is not None and self._job.running
+
+    def run(self) -> None:
+        """Start the runs, one after the other, in a thread. ``ValueError`` for schedules that do not fit."""
+        if self.running:
+            raise ValueError("runs are under way: stop them first")
+        logic.require_schedules(self.schedules, self.pattern)
+        runs = self._runs = []
+        names, pattern, steps, seed = self.schedules, self.pattern, self.steps, self.seed
+        every = max(1, steps // 20)
+
+        def work(job: Job) -> None:
+            if self._dense is None:
+                self._dense = dense_baseline(self.task)[0]
+            for name in names:
+                job.check()
+                runs.append(logic.Run(name))
+                logic.train_run(
+                    self.task, self._dense, runs[-1], pattern, job.check, steps=steps, seed=seed, every=every
+                )
+
+        self._run.disabled, self._stop.disabled = True, False
+        self._job = Job(work, self._refresh, interval=0.5).start()
+        self._refresh()
+
+    def stop(self) -> None:
+        """End the runs, keeping what was seen so far."""
+        if self._job is not None:
+            self._job.stop()
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until the runs have ended. Raises ``TimeoutError`` after ``timeout`` seconds."""
+        if self._job is not None:
+            self._job.wait(timeout)
+
+    def _make_controls(self, pattern: str) -> None:
+        patterns = list(dict.fromkeys([*PATTERNS, pattern]))
+        narrow = {"width": "150px"}
+        self._controls: dict[str, ipywidgets.Widget] = {
+            "pattern": ipywidgets.Dropdown(
+                options=patterns, description="Pattern", tooltip="Keep N of M", style={"description_width": "initial"}
+            ),
+            "steps": ipywidgets.BoundedIntText(min=1, max=100_000, description="Steps each", **wide(layout=narrow)),
+            "seed": ipywidgets.BoundedIntText(min=0, max=2**31 - 1, description="Seed", **wide(layout=narrow)),
+        }
+        self._run = ipywidgets.Button(description="Run", button_style="primary", tooltip="Train under each schedule")
+        self._stop = ipywidgets.Button(description="Stop", disabled=True, tooltip="End it, keep what was seen")
+        self._run.on_click(self._run_clicked)
+        self._stop.on_click(lambda _: self.stop())
+
+    def _run_clicked(self, _: Any) -> None:
+        with self.problems_shown():
+            self.run()
+
+    def _typed(self, _: Any) -> None:
+        self.schedules = tuple(field.value.strip() for field in self._fields if field.value.strip())
+
+    def _fill_fields(self, _: Any) -> None:
+        if self.schedules != tuple(field.value.strip() for field in self._fields if field.value.strip()):
+            for field, value in zip(self._fields, [*self.schedules, *[""] * len(self._fields)]):
+                field.value = value
+
+    def _refresh(self) -> None:
+        job = self._job
+        assert job is not None
+        with self.problems_shown():
+            self._show(job)
+        if not job.running:
+            self._run.disabled, self._stop.disabled = False, True
+            if job.error is not None:
+                self.problem = in_words(job.error)
+
+    def _show(self, job: Job) -> None:
+        runs = list(self._runs)
+        state = "Running" if job.running else "Stopped" if job.stopping else "Done"
+        if not runs:
+            doing = "Training the dense network first, once" if job.running else "nothing trained"
+            self._status.value = f"{state}: {doing}, {job.seconds:.1f} s."
+            return
+        frame = self.frame
+        last = frame[frame["quantity"] == "top1"].groupby("run", sort=False)["value"].last()
+        reached = ", ".join(f"{name} {value:.1f} %" for name, value in last.items())
+        self._status.value = (
+            f"{state}: run {len(runs)} of {len(self.schedules)}, step {runs[-1].steps} of {self.steps}, "
+            f"{job.seconds:.1f} s. Top-1: {html.escape(reached or 'not measured yet')}."
+        )
+        if len(frame):
+            self._picture.show(self.figure, f"Training under several schedules: {reached}")

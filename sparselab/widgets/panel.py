@@ -1,0 +1,164 @@
+"""What every widget of the lab is made of: a picture with a text for those who do not see it, numbers, a line for errors."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import html
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from typing import Any
+
+import ipywidgets
+import pandas as pd
+import traitlets
+from matplotlib.figure import Figure
+
+from sparselab.figures import to_png
+
+# Pictures are drawn on white. In a dark theme they are turned over: white becomes the theme's black, hues stay.
+_STYLE = """<style>
+.sparselab { max-width: 1060px; }
+.sparselab .sparselab-controls { flex-wrap: wrap; gap: 2px 14px; }
+.sparselab .sparselab-pictures { flex-wrap: wrap; }
+.sparselab .sparselab-numbers .widget-html-content { line-height: 1.5; color: var(--jp-content-font-color1, #111); }
+.sparselab .sparselab-numbers b { font-variant-numeric: tabular-nums; }
+.sparselab .sparselab-problem { color: #B00020; font-weight: 600; }
+.sparselab .sparselab-picture { margin: 0; flex: 0 1 auto; max-width: 100%; overflow-x: auto; overflow-y: hidden; }
+.sparselab img { display: block; height: auto; max-width: 100%; min-width: min(var(--wide), 440px); }
+.sparselab .sparselab-numbers th { text-align: left; padding-right: 1em; }
+.sparselab :focus-visible { outline: 2px solid #0072B2; outline-offset: 1px; }
+body[data-jp-theme-light="false"] .sparselab img,
+body[data-jp-theme-light="false"] .sparselab .jupyter-matplotlib-canvas-container
+  { filter: invert(0.93) hue-rotate(180deg); }
+body[data-jp-theme-light="false"] .sparselab .sparselab-problem { color: #FF8A80; }
+</style>"""
+
+
+def png(figure: Figure) -> bytes:
+    """``figure`` as a PNG at its own resolution, packed quickly rather than tightly."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=figure.dpi, pil_kwargs={"compress_level": 1})
+    return buffer.getvalue()
+
+
+def in_words(error: BaseException) -> str:
+    """What went wrong, for a reader: the message of a ``ValueError``, others with the name of their kind."""
+    text = str(error)
+    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}".rstrip(": ")
+
+
+class Picture(ipywidgets.HTML):
+    """A figure, with a text that says what it shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_class("sparselab-picture")
+
+    def show(self, figure: Figure, text: str) -> None:
+        """Replace the picture."""
+        data = base64.b64encode(png(figure)).decode()
+        width, height = (round(side * figure.dpi) for side in figure.get_size_inches())
+        self.value = (
+            f'<img decoding="sync" width="{width}" height="{height}" style="--wide: {width}px" alt="{html.escape(text, quote=True)}" '
+            f'src="data:image/png;base64,{data}">'
+        )
+
+    def clear(self) -> None:
+        """No picture."""
+        self.value = ""
+
+
+class Panel(ipywidgets.VBox):
+    """The frame of a widget: its state is in traits, ``frame`` and ``figure`` are what it shows, for use without clicking.
+
+    ``problem`` is what went wrong, in words; empty when nothing did.
+    """
+
+    problem = traitlets.Unicode("")
+
+    def __init__(self, children: Sequence[ipywidgets.Widget], **options: Any) -> None:
+        self._problem_line = ipywidgets.HTML()
+        self._problem_line.add_class("sparselab-problem")
+        super().__init__(
+            [ipywidgets.HTML(_STYLE, layout={"display": "none"}), *children, self._problem_line], **options
+        )
+        self.add_class("sparselab")
+        self.observe(self._show_problem, "problem")
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The table behind the pictures."""
+        raise AttributeError(f"{type(self).__name__} has no frame")
+
+    @property
+    def figure(self) -> Figure:
+        """The picture as it is now."""
+        raise AttributeError(f"{type(self).__name__} has no figure")
+
+    def portrait(self) -> Figure:
+        """What stands for the widget where it is not alive."""
+        return self.figure
+
+    @contextmanager
+    def problems_shown(self) -> Iterator[None]:
+        """Errors raised inside are shown in the widget, in words, instead of being lost in the server's log."""
+        try:
+            yield
+        except Exception as error:
+            self.problem = in_words(error)
+        else:
+            self.problem = ""
+
+    def _show_problem(self, change: dict[str, Any]) -> None:
+        text = html.escape(change["new"])
+        self._problem_line.value = f'<span role="alert">{text}</span>' if text else ""
+
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        """The live widget, and a picture of it for readers of the notebook elsewhere."""
+        bundle = super()._repr_mimebundle_(**options)
+        with self.problems_shown():
+            bundle["image/png"] = base64.b64encode(to_png(self.portrait())).decode()
+        return bundle
+
+
+def controls(*widgets: ipywidgets.Widget) -> ipywidgets.HBox:
+    """Controls side by side, going on in another line where there is no more room."""
+    box = ipywidgets.HBox(widgets)
+    box.add_class("sparselab-controls")
+    return box
+
+
+def pictures(*shown: Picture) -> ipywidgets.HBox:
+    """Pictures side by side, one below the other where there is no room."""
+    box = ipywidgets.HBox(shown)
+    box.add_class("sparselab-pictures")
+    return box
+
+
+def scrolling(part: ipywidgets.Widget) -> ipywidgets.Box:
+    """``part`` at its own size, moved along inside where the page is narrower."""
+    box = ipywidgets.Box([part])
+    box.add_class("sparselab-picture")
+    return box
+
+
+def numbers() -> ipywidgets.HTML:
+    """A line of numbers."""
+    line = ipywidgets.HTML()
+    line.add_class("sparselab-numbers")
+    return line
+
+
+def soon(call: Callable[[], None]) -> None:
+    """Call once the answer to what the reader did is out; at once where there is no event loop."""
+    try:
+        asyncio.get_running_loop().call_soon(call)
+    except RuntimeError:
+        call()
+
+
+def wide(**options: Any) -> dict[str, Any]:
+    """The keywords of a control whose description is not cut off."""
+    return {"style": {"description_width": "initial"}, "continuous_update": False, **options}

@@ -1,0 +1,368 @@
+"""What permuting the input channels wins back: run searches, watch them, stop them, compare them, keep an order."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ipywidgets
+import numpy as np
+import pandas as pd
+import torch
+import traitlets
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import nn
+
+from sparselab import matrix_plots
+from sparselab.masks import create_mask
+from sparselab.patterns import Pattern
+from sparselab.permutation import STRATEGIES, SearchResult
+from sparselab.saliency import ModelSaliency, for_layer
+from sparselab.specs import unknown_name
+from sparselab.widgets import searches as logic
+from sparselab.widgets.job import Job
+from sparselab.widgets.layers import choosable_layers, first_choice
+from sparselab.widgets.panel import Panel, Picture, controls, in_words, numbers, pictures, wide
+
+_MATRIX = "matrix"
+
+
+class PermutationGain(Panel):
+    """Choose a layer and strategies, run, and see efficacy against time, what moved where, and what is lost less.
+
+    ``model_or_matrix`` is a model, a weight, or a matrix ``(rows, channels)`` (torch or numpy). State: ``layer`` (the
+    weight's name), ``pattern`` (``"N:M"``), ``strategies``, ``seconds`` (for each search; 0: until it converges), ``seed``.
+    ``run()`` starts in a thread, ``stop()`` ends it and keeps what was found, ``wait()`` waits. ``results`` are the
+    ``SearchResult``s, ``best`` the one that retains the most, ``frame`` a row a search, ``figure`` their traces,
+    ``order_figure`` the matrix before and after; ``save(path)`` keeps the best order. With a model, ``run_layers()``
+    searches every layer by the first strategy: ``layers_frame``. Changes nothing in the model.
+    """
+
+    layer = traitlets.Unicode()
+    pattern = traitlets.Unicode("2:4")
+    strategies = traitlets.Tuple(("auto", "stripe_groups", "channel_swap"))
+    seconds = traitlets.Float(2.0, min=0.0)
+    seed = traitlets.Int(0, min=0)
+
+    def __init__(
+        self,
+        model_or_matrix: nn.Module | torch.Tensor | NDArray[Any],
+        pattern: str = "2:4",
+        *,
+        layer: str | None = None,
+        strategies: Sequence[str] = ("auto", "stripe_groups", "channel_swap"),
+        saliency: ModelSaliency = "magnitude",
+        seconds: float = 2.0,
+        seed: int = 0,
+    ) -> None:
+        self._model = model_or_matrix if isinstance(model_or_matrix, nn.Module) else None
+        self._saliency = saliency
+        self._matrices = _choices(model_or_matrix, saliency)
+        self._matrix: logic.Matrix | None = None
+        self._traces: list[logic.Trace] = []
+        self._layer_rows: list[dict[str, Any]] = []
+        self._searchable = 0
+        self._job: Job | None = None
+        first = layer or (first_choice(choosable_layers(self._model), pattern) if self._model else _MATRIX)
+        self._status, self._best_line, self._layers_line = numbers(), numbers(), numbers()
+        self._traces_picture, self._layers_picture = Picture(), Picture()
+        self._order_picture, self._moves_picture = Picture(), Picture()
+        self._make_controls(list(self._matrices), str(Pattern.parse(pattern)), strategies)
+        self._checks = {
+            name: ipywidgets.Checkbox(False, description=name, indent=False, layout={"width": "auto"})
+            for name in dict.fromkeys([*logic.STRATEGIES, *strategies])
+        }
+        super().__init__(self._parts())
+        self.layer, self.pattern, self.seconds, self.seed = first, str(Pattern.parse(pattern)), seconds, seed
+        self.strategies = tuple(strategies)
+        for name, control in self._controls.items():
+            traitlets.link((self, name), (control, "value"))
+        for name, check in self._checks.items():
+            check.value = name in self.strategies
+            check.observe(self._checked, "value")
+        self.observe(self._tick_boxes, "strategies")
+        self.observe(self._forget, ["layer", "pattern"])
+        self._forget()
+
+    @property
+    def results(self) -> list[SearchResult]:
+        """Of the searches that have ended."""
+        return [trace.result for trace in self._traces if trace.result is not None]
+
+    @property
+    def best(self) -> SearchResult | None:
+        """The result that retains the most, or ``None`` before there is one."""
+        return logic.best_of(self._traces)
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """A row a finished search: efficacy, lost before and after, the ideal, channels moved, seconds."""
+        return logic.results_frame(self.matrix, self._traces)
+
+    @property
+    def layers_frame(self) -> pd.DataFrame:
+        """A row a layer that ``run_layers`` has searched: lost before, after, ideal (percent), efficacy."""
+        columns = ["layer", "lost_percent", "permuted_lost_percent", "ideal_lost_percent", "efficacy"]
+        return pd.DataFrame(list(self._layer_rows), columns=columns)
+
+    @property
+    def matrix(self) -> logic.Matrix:
+        """What is searched now."""
+        if self._matrix is None or self._matrix.name != self.layer:
+            self._matrix = self._matrices[self.layer]()
+        return self._matrix
+
+    @property
+    def figure(self) -> Figure:
+        """Efficacy against time, a line a search."""
+        return matrix_plots.running_searches(logic.traces_frame(self._traces or [logic.Trace("no search yet")]))
+
+    @property
+    def order_figure(self) -> Figure:
+        """The matrix before and after the best order, or as it is before there is one."""
+        weights = self.matrix.weights
+        order = np.arange(weights.shape[1]) if self.best is None else self.best.order
+        tensor = torch.from_numpy(weights)
+        masks = (create_mask(tensor, self.pattern).numpy(), create_mask(tensor[:, order], self.pattern).numpy())
+        return matrix_plots.order_view(weights, order, masks, Pattern.parse(self.pattern).require_nm("this widget")[1])
+
+    @property
+    def layers_figure(self) -> Figure:
+        """What every layer loses before and after."""
+        return matrix_plots.loss_strip(self.layers_frame, self.layer)
+
+    def portrait(self) -> Figure:
+        """The traces where there are any, else the matrix."""
+        return self.figure if self._traces else self.order_figure
+
+    @property
+    def running(self) -> bool:
+        """Whether a search runs."""
+        return self._job is not None and self._job.running
+
+    def run(self) -> None:
+        """Start the searches, one after the other, in a thread. ``ValueError`` where nothing can be searched."""
+        self._require_idle()
+        if not self.strategies:
+            raise ValueError("no strategy is chosen: tick at least one")
+        for name in self.strategies:
+            STRATEGIES.resolve(name)
+        matrix, pattern = self.matrix, self.pattern
+        matrix.problem.check(Pattern.parse(pattern).require_nm("a permutation search")[1])
+        traces = self._traces = []
+        names, seconds, seed = self.strategies, self.seconds or None, self.seed
+
+        def work(job: Job) -> None:
+            for name in names:
+                logic.warm_up(name, pattern)
+                job.check()
+                traces.append(logic.Trace(name))
+                logic.run_search(matrix, pattern, traces[-1], job.check, seconds=seconds, seed=seed)
+                job.check()
+
+        self._start(work, self._show_search)
+
+    def run_layers(self) -> None:
+        """Start a search of every eligible layer by the first strategy, in a thread."""
+        self._require_idle()
+        if self._model is None:
+            raise ValueError("there is one matrix here, and no network whose layers could be searched")
+        if not self.strategies:
+            raise ValueError("no strategy is chosen: tick at least one")
+        model = self._model
+        self._searchable = logic.count_searchable(model, self.pattern)
+        rows = self._layer_rows = list[dict[str, Any]]()
+        pattern, strategy, saliency, seed = self.pattern, self.strategies[0], self._saliency, self.seed
+
+        def work(job: Job) -> None:
+            logic.warm_up(strategy, pattern)
+            logic.search_layers(model, pattern, strategy, rows, job.check, saliency=saliency, seed=seed)
+
+        self._start(work, self._show_layers)
+
+    def stop(self) -> None:
+        """End what runs, keeping what was found so far."""
+        if self._job is not None:
+            self._job.stop()
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until what runs has ended. Raises ``TimeoutError`` after ``timeout`` seconds."""
+        if self._job is not None:
+            self._job.wait(timeout)
+
+    def save(self, path: str | Path) -> Path:
+        """Keep the best order as JSON; ``ValueError`` before there is one."""
+        if self.best is None:
+            raise ValueError("there is no order to save yet: run a search first")
+        return logic.save_order(path, self.matrix, self.best)
+
+    @traitlets.validate("layer")
+    def _known_layer(self, proposal: Any) -> str:
+        if proposal["value"] not in self._matrices:
+            raise unknown_name("layer", proposal["value"], self._matrices)
+        return str(proposal["value"])
+
+    def _make_controls(self, layers: list[str], pattern: str, strategies: Sequence[str]) -> None:
+        plain = {"style": {"description_width": "initial"}}
+        names = [(name.removesuffix(".weight"), name) for name in layers]
+        patterns = list(dict.fromkeys([*logic.PATTERNS, pattern]))
+        self._controls: dict[str, ipywidgets.Widget] = {
+            "layer": ipywidgets.Dropdown(options=names, description="Layer", tooltip="The weight to permute", **plain),
+            "pattern": ipywidgets.Dropdown(options=patterns, description="Pattern", tooltip="Keep N of M", **plain),
+            "seconds": ipywidgets.BoundedFloatText(
+                min=0, max=3600, step=0.5, description="Seconds each (0: until done)", **wide(layout={"width": "240px"})
+            ),
+            "seed": ipywidgets.BoundedIntText(
+                min=0, max=2**31 - 1, description="Seed", **wide(layout={"width": "130px"})
+            ),
+        }
+        button = ipywidgets.Button
+        self._run = button(description="Run", button_style="primary", tooltip="Run the strategies that are ticked")
+        self._stop = button(description="Stop", disabled=True, tooltip="End it, keep what was found")
+        self._all = button(description="Every layer", tooltip="Search every layer by the first strategy ticked")
+        self._save = button(description="Save order", disabled=True, tooltip="Write the best order as JSON")
+        self._file = ipywidgets.Text("order.json", description="File", layout={"width": "220px"}, **plain)
+        for press, action in (
+            (self._run, self.run),
+            (self._stop, self.stop),
+            (self._all, self.run_layers),
+            (self._save, self._save_clicked),
+        ):
+            press.on_click(self._answering(action))
+
+    def _parts(self) -> list[ipywidgets.Widget]:
+        wanted = ("layer", "pattern", "seconds", "seed")
+        buttons = [self._run, self._stop, *([self._all] if self._model else []), self._save, self._file]
+        return [
+            controls(*(self._controls[name] for name in wanted)),
+            controls(ipywidgets.Label("Strategies:"), *self._checks.values()),
+            controls(*buttons),
+            self._status,
+            self._traces_picture,
+            self._best_line,
+            pictures(self._order_picture, self._moves_picture),
+            self._layers_line,
+            self._layers_picture,
+        ]
+
+    def _answering(self, action: Callable[[], object]) -> Callable[[Any], None]:
+        def clicked(_: Any) -> None:
+            with self.problems_shown():
+                action()
+
+        return clicked
+
+    def _save_clicked(self) -> None:
+        self._status.value = f"Saved in {html.escape(str(self.save(self._file.value)))}."
+
+    def _require_idle(self) -> None:
+        if self.running:
+            raise ValueError("a search is running: stop it first")
+
+    def _start(self, work: Callable[[Job], object], show: Callable[[], None]) -> None:
+        self._run.disabled = self._all.disabled = self._save.disabled = True
+        self._stop.disabled = False
+        self._job = Job(work, lambda: self._refresh(show)).start()
+        self._refresh(show)
+
+    def _refresh(self, show: Callable[[], None]) -> None:
+        job = self._job
+        assert job is not None
+        with self.problems_shown():
+            show()
+        if job.running:
+            return
+        self._run.disabled = self._all.disabled = False
+        self._stop.disabled, self._save.disabled = True, self.best is None
+        if job.error is not None:
+            self.problem = in_words(job.error)
+
+    def _show_search(self) -> None:
+        traces = list(self._traces)
+        if not traces:
+            self._status.value = self._doing(0, len(self.strategies)) + " Compiling, once on this machine ..."
+            return
+        found = ", ".join(f"{trace.strategy} {trace.efficacy:.1f}" for trace in traces)
+        self._status.value = f"{self._doing(len(traces), len(self.strategies))} Efficacy: {html.escape(found)}."
+        self._traces_picture.show(self.figure, f"Efficacy against time: {found}")
+        if not self.running:
+            self._show_order()
+
+    def _doing(self, done: int, of: int) -> str:
+        job = self._job
+        if job is None:
+            return ""
+        state = "Running" if job.running else "Stopped" if job.stopping else "Done"
+        return f"{state}, {done} of {of}, {job.seconds:.1f} s."
+
+    def _show_order(self) -> None:
+        best = self.best
+        if best is None:
+            self._best_line.value = ""
+        else:
+            before, after, ideal = map(self.matrix.lost_percent, (best.baseline, best.retained, best.ideal))
+            moved = logic.moved_percent(best.order, Pattern.parse(best.pattern).require_nm("an order")[1])
+            self._best_line.value = (
+                f"Best: <b>{html.escape(best.strategy)}</b>. Lost before <b>{before:.2f} %</b>, after <b>{after:.2f} %</b>, "
+                f"ideal {ideal:.2f} %: efficacy <b>{best.efficacy:.1f}</b>. "
+                f"{moved:.0f} % of the channels have new neighbours."
+            )
+            self._moves_picture.show(matrix_plots.order_moves(best.order), "Where every channel went")
+        self._order_picture.show(self.order_figure, f"{self.layer} before and after the best order")
+
+    def _show_layers(self) -> None:
+        frame = self.layers_frame
+        self._status.value = self._doing(len(frame), self._searchable)
+        if frame.empty:
+            return
+        means = frame[["lost_percent", "permuted_lost_percent"]].mean()
+        self._layers_line.value = (
+            f"Mean of {len(frame)} layers, each by itself: lost <b>{means['lost_percent']:.2f} %</b> as trained, "
+            f"<b>{means['permuted_lost_percent']:.2f} %</b> permuted."
+        )
+        self._layers_picture.show(self.layers_figure, "Magnitude lost by every layer before and after")
+
+    def _checked(self, change: Any) -> None:
+        name, others = change["owner"].description, [n for n in self.strategies if n != change["owner"].description]
+        if change["new"] != (name in self.strategies):
+            self.strategies = (*others, name) if change["new"] else tuple(others)
+
+    def _tick_boxes(self, _: Any) -> None:
+        for name, check in self._checks.items():
+            check.value = name in self.strategies
+
+    def _forget(self, _: Any = None) -> None:
+        """Another layer or pattern: what was found belongs to the one before."""
+        self.stop()
+        self._traces = []
+        self._save.disabled = True
+        self._best_line.value, self._status.value = "", "Ready."
+        self._traces_picture.clear()
+        self._moves_picture.clear()
+        with self.problems_shown():
+            self.matrix.problem.check(Pattern.parse(self.pattern).require_nm("a permutation search")[1])
+            self._show_order()
+        if self.problem:
+            self._order_picture.clear()
+
+
+def _choices(
+    model_or_matrix: nn.Module | torch.Tensor | NDArray[Any], saliency: ModelSaliency
+) -> dict[str, Callable[[], logic.Matrix]]:
+    """What can be searched, by name, each made when it is chosen."""
+    if isinstance(model_or_matrix, nn.Module):
+        return {
+            name: lambda name=name, layer=layer: logic.Matrix.of(  # type: ignore[misc]
+                name, layer.weight, layer.channel_dim, for_layer(saliency, name)
+            )
+            for name, layer in choosable_layers(model_or_matrix).items()
+        }
+    weight = torch.as_tensor(model_or_matrix)
+    if weight.ndim < 2:
+        raise ValueError(f"a permutation needs a weight of at least 2 dimensions, got shape {tuple(weight.shape)}")
+    if isinstance(saliency, dict):
+        raise ValueError("a mapping of saliencies is for a model; give a matrix one saliency")
+    return {_MATRIX: lambda: logic.Matrix.of(_MATRIX, weight, 1, saliency)}  # type: ignore[arg-type]

@@ -1,0 +1,128 @@
+"""Training runs as the widget runs them: the same dense network under several schedules. Plain functions, no widget."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from sparselab.patterns import Pattern
+from sparselab.tasks import Task, evaluate, train
+from sparselab.trackers import MagnitudeTracker, MaskChurnTracker, Tracker
+from sparselab.training.schedules import SCHEDULES
+from sparselab.training.schedules.one_shot import OneShot
+from sparselab.training.sparsifier import Sparsifier
+
+Check = Callable[[], None]
+COLUMNS = ("run", "step", "quantity", "value")
+SCHEDULE_CHOICES = (
+    *("one_shot", "recompute,every=100", "recompute,every=20", "recompute,every=5", "recompute,every=1"),
+    *("recompute,every=20,until=60", "recompute,every=20,regrow=true,grow=5", "gradual,0,60", "decay,0,60"),
+)
+
+
+@dataclass(eq=False)
+class Run:
+    """One run under one schedule: the trackers that watch it, and the steps it has done."""
+
+    schedule: str
+    trackers: dict[str, Tracker] = field(default_factory=dict)
+    steps: int = 0
+
+
+class Watch(Tracker):
+    """Measures the task every ``every`` steps, and calls ``check`` at each step, which may end the run."""
+
+    columns = ("top1", "loss")
+
+    def __init__(self, task: Task, model: nn.Module, run: Run, check: Check, every: int) -> None:
+        super().__init__(every)
+        self.task, self.model, self.run, self.check = task, model, run, check
+
+    def observe(self) -> Iterator[Mapping[str, Any]]:
+        """Accuracy and loss on the held-out data."""
+        metrics = evaluate(self.task, self.model)
+        yield {name: metrics[name] for name in self.columns if name in metrics}
+
+    def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        self.check()
+        self.run.steps += 1
+        super()._after_step(optimizer, args, kwargs)
+
+
+def require_schedules(schedules: Sequence[str], pattern: str) -> None:
+    """Raise ``ValueError`` unless there are one to four different schedules that fit the pattern."""
+    if not 0 < len(schedules) <= 4:
+        raise ValueError(f"choose one to four schedules, got {len(schedules)}")
+    if len(set(schedules)) < len(schedules):
+        raise ValueError("two of the schedules are the same: a run is compared with another")
+    for schedule in schedules:
+        SCHEDULES.resolve(schedule).check(Pattern.parse(pattern))
+
+
+def train_run(
+    task: Task, dense: nn.Module, run: Run, pattern: str, check: Check, *, steps: int, seed: int, every: int
+) -> None:
+    """Fine-tune a copy of ``dense`` pruned to ``pattern`` under ``run.schedule``; ``run.trackers`` fill as it goes."""
+    model = copy.deepcopy(dense)
+    # Kept or not, one mask for good trains the same; kept, what it retains can be said as a share of everything.
+    once = isinstance(SCHEDULES.resolve(run.schedule), OneShot)
+    sparsifier = Sparsifier(model, pattern, schedule=run.schedule, include=task.include, keep_pruned=once)
+    run.trackers = {
+        "churn": MaskChurnTracker(sparsifier),
+        "magnitude": MagnitudeTracker(sparsifier, every),
+        "task": Watch(task, model, run, check, every),
+    }
+    recipe = task.finetuning_recipe
+    train(
+        task,
+        model,
+        recipe=recipe,
+        steps=steps,
+        seed=seed,
+        sparsifier=sparsifier,
+        trackers=list(run.trackers.values()),
+    )
+
+
+def curves(runs: Sequence[Run]) -> pd.DataFrame:
+    """``run, step, quantity, value`` of every run so far: ``top1, loss``; over all layers ``retained_percent`` (of the
+    magnitude, by the mask of the moment), ``fresh_percent`` (by masks computed then) and ``flipped_percent`` (of all mask
+    entries, at each recomputation).
+    """
+    parts = [pd.DataFrame(columns=list(COLUMNS))]
+    for run in runs:
+        for name, summarise in _SUMMARIES.items():
+            if name in run.trackers and run.trackers[name].rows:
+                part = summarise(run.trackers[name].frame).melt("step", var_name="quantity")
+                parts.append(part.assign(run=run.schedule)[list(COLUMNS)])
+    return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+
+
+def _of_task(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.dropna(axis=1, how="all")
+
+
+def _of_magnitude(frame: pd.DataFrame) -> pd.DataFrame:
+    sums = frame.groupby("step")[["total", "retained", "fresh"]].sum()
+    shares = {f"{name}_percent": 100 * sums[name] / sums["total"] for name in ("retained", "fresh")}
+    return pd.DataFrame(shares).reset_index()
+
+
+def _of_churn(frame: pd.DataFrame) -> pd.DataFrame:
+    entries = 100 * frame["flipped"] / frame["flipped_percent"].where(frame["flipped_percent"] > 0)
+    sizes = frame.assign(entries=entries).groupby("layer")["entries"].max()
+    flipped = frame.groupby("step")["flipped"].sum()
+    known = frame["layer"].map(sizes).groupby(frame["step"]).sum()
+    return pd.DataFrame({"flipped_percent": 100 * flipped / known.where(known > 0)}).fillna(0.0).reset_index()
+
+
+_SUMMARIES: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
+    "task": _of_task,
+    "magnitude": _of_magnitude,
+    "churn": _of_churn,
+}

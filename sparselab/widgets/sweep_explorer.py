@@ -1,0 +1,188 @@
+"""Any frame of a sweep: choose axes, colour, panels and a filter; click a point for its trial; live while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import ipywidgets
+import pandas as pd
+import traitlets
+from matplotlib.figure import Figure
+
+from sparselab import trial_plots
+from sparselab.figures import Figure as PlainFigure
+from sparselab.sweeps import load
+from sparselab.trial_plots import View
+from sparselab.widgets import exploring as logic
+from sparselab.widgets.panel import Panel, controls, numbers, scrolling, wide
+
+_NONE = "(none)"
+
+
+class SweepExplorer(Panel):
+    """Explore ``df_or_store``: a frame of ``sl.experiment`` or ``sl.load``, or the store of a sweep, running or done.
+
+    State: ``x``, ``y``, ``colour``, ``facet`` (columns; ``""`` for none), ``query`` (a pandas query that chooses rows) and
+    ``trial``, the place of the trial chosen among the rows shown (-1: none), by a click on a point or by number. ``frame``
+    is what is shown, ``figure`` its picture. A store is read again by ``refresh()``, and in a notebook by itself whenever
+    it has changed, until ``live`` is false.
+    """
+
+    x = traitlets.Unicode()
+    y = traitlets.Unicode()
+    colour = traitlets.Unicode("")
+    facet = traitlets.Unicode("")
+    query = traitlets.Unicode("")
+    trial = traitlets.Int(-1, min=-1)
+    live = traitlets.Bool(True)
+
+    def __init__(
+        self,
+        df_or_store: pd.DataFrame | str | Path,
+        *,
+        x: str | None = None,
+        y: str | None = None,
+        colour: str | None = None,
+        facet: str | None = None,
+        query: str = "",
+        interval: float = 2.0,
+    ) -> None:
+        self._store = None if isinstance(df_or_store, pd.DataFrame) else Path(df_or_store)
+        self._all = df_or_store if isinstance(df_or_store, pd.DataFrame) else load(df_or_store)
+        self._changed = logic.changed(self._store) if self._store else 0.0
+        self._interval = interval
+        self._points: trial_plots.Points | None = None
+        first = logic.first_view(self._all)
+        self._status, self._details = numbers(), numbers()
+        self._canvas = self._make_canvas()
+        self._make_controls()
+        super().__init__(self._parts())
+        self.x, self.y, self.query = x or first.x, y or first.y, query
+        self.colour, self.facet = (first.colour or "") if colour is None else colour, facet or ""
+        for name, control in self._controls.items():
+            traitlets.link((self, name), (control, "value"))
+        self.observe(self._redraw, ["x", "y", "colour", "facet", "query", "trial"])
+        self._redraw()
+        if self._store is not None:
+            self._watch()
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The rows that are shown. Raises ``ValueError`` for a query that pandas does not understand."""
+        return logic.filtered(self._all, self.query)
+
+    @property
+    def figure(self) -> Figure:
+        """The picture of the rows shown."""
+        return trial_plots.trials(self.frame, self.view, chosen=self._chosen(self.frame))
+
+    @property
+    def view(self) -> View:
+        """Which column goes where."""
+        return View(self.x, self.y, self.colour or None, self.facet or None)
+
+    def refresh(self) -> None:
+        """Read the store again, where there is one."""
+        if self._store is None:
+            return
+        with self.problems_shown():
+            self._changed = logic.changed(self._store)
+            self._all = load(self._store)
+            self._offer()
+        if not self.problem:
+            self._redraw()
+
+    def _make_canvas(self) -> Any:
+        from ipympl.backend_nbagg import Canvas, FigureManager
+
+        canvas = Canvas(PlainFigure(figsize=(7.2, 4.2), dpi=100))
+        self._manager = FigureManager(canvas, 0)
+        canvas.header_visible = canvas.footer_visible = canvas.toolbar_visible = canvas.resizable = False
+        canvas.mpl_connect("button_press_event", self._clicked)
+        return canvas
+
+    def _make_controls(self) -> None:
+        plain = {"style": {"description_width": "initial"}, "layout": {"width": "240px"}}
+        dropdown = ipywidgets.Dropdown
+        self._controls: dict[str, ipywidgets.Widget] = {
+            "y": dropdown(description="Up", tooltip="Column of the vertical axis", **plain),
+            "x": dropdown(description="Across", tooltip="Column of the horizontal axis", **plain),
+            "colour": dropdown(description="Colour", tooltip="Column that colours points", **plain),
+            "facet": dropdown(description="Panels", tooltip="Column with a panel for each value", **plain),
+            "query": ipywidgets.Text(
+                description="Filter", placeholder="seed < 3 and pattern == '2:4'", **wide(layout={"width": "400px"})
+            ),
+            "trial": ipywidgets.BoundedIntText(
+                min=-1, description="Trial (or click a point)", **wide(layout={"width": "230px"})
+            ),
+            "live": ipywidgets.Checkbox(description="live", indent=False, layout={"width": "auto"}),
+        }
+        self._offer()
+
+    def _offer(self) -> None:
+        """Fill the choices with the columns that there are."""
+        names = [(_NONE, ""), *((name, name) for name in logic.name_columns(self._all))]
+        offered: dict[str, list[Any]] = {
+            "y": logic.height_columns(self._all),
+            "x": logic.across_columns(self._all),
+            "colour": names,
+            "facet": names,
+        }
+        for name, options in offered.items():
+            control, value = self._controls[name], getattr(self, name)
+            if list(control.options) != list(options):
+                control.options = options
+                if value in [option[1] if isinstance(option, tuple) else option for option in options]:
+                    control.value = value
+
+    def _parts(self) -> list[ipywidgets.Widget]:
+        shown = ["query", "trial", *(["live"] if self._store is not None else [])]
+        return [
+            controls(*(self._controls[name] for name in ("y", "x", "colour", "facet"))),
+            controls(*(self._controls[name] for name in shown)),
+            self._status,
+            scrolling(self._canvas),
+            self._details,
+        ]
+
+    def _chosen(self, frame: pd.DataFrame) -> Any:
+        return frame.index[self.trial] if 0 <= self.trial < len(frame) else None
+
+    def _redraw(self, _: Any = None) -> None:
+        with self.problems_shown():
+            frame = self.frame
+            self._controls["trial"].max = max(-1, len(frame) - 1)
+            chosen = self._chosen(frame)
+            self._points = trial_plots.draw_trials(self._canvas.figure, frame, self.view, chosen=chosen)
+            failed = int((frame["state"] == "failed").sum()) if "state" in frame else 0
+            self._status.value = f"<b>{len(frame)}</b> of {len(self._all)} trials, {failed} failed."
+            self._details.value = logic.trial_table(frame, chosen)
+        if self.problem:
+            self._points = None
+            self._canvas.figure.clear()
+            self._status.value = self._details.value = ""
+        self._canvas.draw_idle()
+
+    def _clicked(self, event: Any) -> None:
+        if self._points is None:
+            return
+        row = self._points.nearest(event.x, event.y)
+        self.trial = -1 if row is None else list(self.frame.index).index(row)
+
+    def _watch(self) -> None:
+        """Look whether the store has changed, now and then, where there is an event loop to do it in."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        loop.call_later(self._interval, self._look)
+
+    def _look(self) -> None:
+        if self.comm is None:  # closed
+            return
+        assert self._store is not None
+        if self.live and logic.changed(self._store) != self._changed:
+            self.refresh()
+        self._watch()

@@ -1,0 +1,143 @@
+"""The notebooks with widgets as a reader meets them: in JupyterLab, in a real browser, offline."""
+
+import re
+
+import pytest
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def number(text, pattern):
+    return float(re.search(pattern, text)[1].replace(",", ""))
+
+
+def picture(panel, place=0):
+    return panel.locator("img").nth(place).get_attribute("src")
+
+
+def wait_for_text(page, panel, pattern, seconds=120):
+    panel.locator(".sparselab-numbers").filter(has_text=re.compile(pattern)).first.wait_for(timeout=1000 * seconds)
+
+
+def wait_for_other_picture(page, panel, before, place=0):
+    page.wait_for_function(
+        "([panel, place, before]) => panel.querySelectorAll('img')[place]?.src !== before",
+        arg=[panel.element_handle(), place, before],
+    )
+
+
+def drag(page, handle, pixels):
+    """Take a slider's handle, move it in steps, let go."""
+    box = handle.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    for step in range(1, 6):
+        page.mouse.move(x + pixels * step / 5, y)
+    page.mouse.up()
+
+
+def test_magnitude_loss(lab):
+    window = lab(width=1600).open("02_mask_calculators.ipynb")
+    window.run_all()
+    page, panel = window.page, window.widget()
+    wait_for_text(page, panel, r"4:8 keeps 640,000 of 1,280,000 weights")
+    wait_for_text(page, panel, r"Whole network under 4:8: \d+\.\d+ % lost; 33 of 50 layers")
+    before = picture(panel)
+
+    panel.get_by_label("Pattern").select_option("1:4")
+    wait_for_text(page, panel, r"1:4 keeps 320,000 of 1,280,000 weights")
+    wait_for_other_picture(page, panel, before)
+    at_one_of_four = number(panel.inner_text(), r"loses ([\d.]+) %")
+    assert 45 < at_one_of_four < 75
+
+    before = picture(panel)
+    drag(page, panel.get_by_role("slider").first, 80)
+    wait_for_other_picture(page, panel, before)
+    row = int(panel.get_by_label("from row").input_value())
+    assert 0 < row <= 976
+
+    before = picture(panel)
+    panel.get_by_label("from channel").fill("600")
+    panel.get_by_label("from channel").press("Enter")
+    wait_for_other_picture(page, panel, before)
+    panel.get_by_label("Layer").select_option(index=0)
+    panel.get_by_role("alert").get_by_text("_conv_stem.weight cannot be pruned to 1:4").wait_for()
+    window.assert_quiet()
+
+
+def test_permutation_gain(lab):
+    window = lab(width=900).open("03_channel_permutation.ipynb")
+    window.run_all()
+    page, panel = window.page, window.widget()
+    wait_for_text(page, panel, r"Done, 3 of 3")
+    best = number(panel.inner_text(), r"efficacy ([\d.]+)\.")
+    assert 5 < best < 60
+
+    for name in ("auto", "stripe_groups", "channel_swap"):
+        panel.get_by_label(name, exact=True).uncheck()
+    panel.get_by_label("annealed_assignment", exact=True).check()
+    panel.get_by_label("Seconds each").fill("300")
+    panel.get_by_label("Seconds each").press("Enter")
+    before = picture(panel)
+    panel.get_by_role("button", name="Run").click()
+    wait_for_text(page, panel, r"Running, 1 of 1, .*annealed_assignment [1-9]")
+    wait_for_other_picture(page, panel, before)
+    assert panel.get_by_role("button", name="Run").is_disabled()
+    panel.get_by_role("button", name="Stop").click()
+    wait_for_text(page, panel, r"Stopped, 1 of 1", seconds=30)
+    assert number(panel.inner_text(), r"Best: annealed_assignment\. .*efficacy ([\d.]+)\.") > 5
+
+    panel.get_by_role("button", name="Save order").click()
+    wait_for_text(page, panel, r"Saved in order\.json")
+    window.assert_quiet()
+
+
+def test_mask_recomputation(lab):
+    window = lab(width=1600, theme="dark").open("training.ipynb")
+    window.run_all()
+    page, panel = window.page, window.widget()
+    wait_for_text(page, panel, r"Ready: digits")
+    panel.get_by_label("Schedule 1").fill("sometimes")
+    panel.get_by_label("Schedule 1").press("Enter")
+    panel.get_by_role("button", name="Run").click()
+    panel.get_by_role("alert").get_by_text("unknown schedule 'sometimes'").wait_for()
+    panel.get_by_label("Schedule 1").fill("recompute,every=20")
+    panel.get_by_label("Schedule 1").press("Enter")
+    panel.get_by_role("button", name="Run").click()
+    wait_for_text(page, panel, r"Done: run 2 of 2, step 40 of 40")
+    assert number(panel.inner_text(), r"recompute,every=20 ([\d.]+) %") > 50
+    assert panel.locator("img").count() == 1
+    window.assert_quiet()
+
+
+def test_sweep_explorer(lab):
+    window = lab(width=900, theme="dark").open("sweep.ipynb")
+    window.run_all()
+    page, panel = window.page, window.widget()
+    wait_for_text(page, panel, r"20 of 20 trials, 0 failed")  # the second cell ran more trials, and it has noticed
+    panel.get_by_label("Filter").fill("pattern == '2:4' and seed < 1")
+    panel.get_by_label("Filter").press("Enter")
+    wait_for_text(page, panel, r"2 of 20 trials")
+
+    canvas = panel.locator("canvas").last
+    box = canvas.bounding_box()
+    canvas.click(position={"x": 0.1305 * box["width"], "y": 0.455 * box["height"]})  # the left one of two at one height
+    wait_for_text(page, panel, r"top1\s*95")
+    assert panel.get_by_label("Trial").input_value() in ("0", "1")
+    panel.get_by_label("Filter").fill("sed < 1")
+    panel.get_by_label("Filter").press("Enter")
+    panel.get_by_role("alert").get_by_text("cannot filter by 'sed < 1'").wait_for()
+    window.assert_quiet()
+
+
+def test_every_control_has_a_name(lab):
+    """The handles of sliders have none in ipywidgets 8; the number fields beside them do, and can do the same."""
+    window = lab(width=1600).open("03_channel_permutation.ipynb")
+    window.run_all()
+    unnamed = window.page.evaluate(
+        """() => [...document.querySelectorAll('.sparselab :is(input, select, button)')].filter(
+            e => !(e.labels && [...e.labels].some(l => l.textContent.trim())) && !e.title && !e.textContent.trim()
+        ).map(e => e.outerHTML)"""
+    )
+    assert unnamed == []

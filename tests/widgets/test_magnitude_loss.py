@@ -1,0 +1,142 @@
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("ipywidgets", reason="needs the extra 'lab'")
+import sparselab as sl
+from sparselab.widgets import layers as logic
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3, groups=16), nn.Linear(16, 12), nn.Linear(10, 4)
+    )
+
+
+@pytest.fixture
+def panel(model):
+    return sl.widgets.MagnitudeLoss(model)
+
+
+def test_layers_with_one_input_channel_are_not_offered(model):
+    assert list(logic.choosable_layers(model)) == ["0.weight", "3.weight", "4.weight"]
+    with pytest.raises(ValueError, match="no Linear, convolution or attention layer"):
+        logic.choosable_layers(nn.ReLU())
+
+
+def test_the_first_choice_is_the_largest_that_fits(model):
+    layers = logic.choosable_layers(model)
+    assert logic.first_choice(layers, "2:4") == "0.weight"
+    assert logic.first_choice(layers, "1:16") == "3.weight"
+    assert logic.first_choice(layers, "1:7") == "0.weight"
+
+
+@pytest.mark.parametrize("pattern", ["1:4", "2:4", "m4n2_2d_best", "unstructured,0.5"])
+def test_numbers_are_those_of_numpy(model, pattern):
+    layer = logic.choosable_layers(model)["0.weight"]
+    view = logic.masked_layer(layer, pattern)
+    weight = np.abs(model[0].weight.detach().numpy().astype(float))
+    mask = sl.create_mask(model[0].weight, pattern).numpy()
+    assert view.total == pytest.approx(weight.sum(), rel=1e-6)
+    assert view.lost_percent == pytest.approx(100 * weight[~mask].sum() / weight.sum(), rel=1e-6)
+    assert view.weights.shape == view.mask.shape == (16 * 9, 8)
+    assert np.abs(view.weights[view.mask]).sum() == pytest.approx(weight[mask].sum(), rel=1e-5)
+    assert f"loses {view.lost_percent:.2f} %" in logic.described(view)
+
+
+def test_a_layer_that_does_not_fit_says_why(model):
+    with pytest.raises(
+        ValueError, match=r"4\.weight cannot be pruned to 2:4: 10 input channels are not a multiple of 4"
+    ):
+        logic.masked_layer(logic.choosable_layers(model)["4.weight"], "2:4")
+
+
+def test_state_controls_and_picture_go_together(panel):
+    assert panel.layer == "0.weight"
+    before = panel._picture.value
+    panel._controls["pattern"].value = "1:4"
+    assert panel.pattern == "1:4"
+    assert panel._picture.value != before
+    assert "1:4 keeps" in panel._numbers.value
+    panel.pattern = "2:4"
+    assert panel._controls["pattern"].value == "2:4"
+    assert panel._picture.value == before
+
+
+def test_any_pattern_can_be_set(panel):
+    panel.pattern = "m8n3_1d"
+    assert panel._controls["pattern"].value == panel.pattern == "3:8"
+
+
+def test_errors_are_shown_in_words_and_go_away(panel):
+    panel.layer = "4.weight"
+    assert panel.problem == "4.weight cannot be pruned to 2:4: 10 input channels are not a multiple of 4"
+    assert "10 input channels" in panel._problem_line.value
+    assert panel._picture.value == panel._numbers.value == ""
+    panel.layer = "3.weight"
+    assert panel.problem == panel._problem_line.value == ""
+    assert "<img" in panel._picture.value
+
+
+def test_unknown_names_are_refused_with_the_valid_ones(panel):
+    for name, value in (("layer", "9.weight"), ("saliency", "magic"), ("pattern", "4")):
+        with pytest.raises(ValueError, match=r"9\.weight.*3\.weight|magic.*magnitude|is not a pattern"):
+            setattr(panel, name, value)
+
+
+def test_one_move_is_one_redraw(panel, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(type(panel), "_redraw", lambda self: drawn.append(self.layer))
+    panel.layer = "3.weight"
+    panel.row = 0
+    assert drawn == ["3.weight"]
+
+
+def test_the_window_follows_the_sliders_and_stays_inside(panel):
+    assert panel._controls["row"].max == 16 * 9 - 24
+    panel.row = 50
+    assert panel._controls["row"].value == 50
+    panel.layer = "3.weight"
+    assert (panel.row, panel._controls["row"].max) == (0, 0)
+
+
+def test_frame_and_figures_without_clicking(panel, model):
+    panel.pattern = "4:8"
+    expected = sl.magnitude_report(model, "4:8")
+    assert panel.frame["lost_percent"].equals(expected["lost_percent"])
+    assert len(panel.figure.axes) == 3
+    assert len(panel.loss_figure.axes) == 1
+
+
+def test_all_layers_are_counted_in_a_thread(panel):
+    panel._job.wait(30)
+    whole = panel.frame.attrs["whole_model"]
+    assert f"<b>{whole['lost_percent']:.2f} %</b>" in panel._whole.value
+    assert "<img" in panel._strip.value
+
+
+def test_named_saliencies(model):
+    panel = sl.widgets.MagnitudeLoss(model, saliencies={"square": torch.square})
+    magnitude = panel._numbers.value
+    panel.saliency = "square"
+    assert "Σ square" in panel._numbers.value
+    assert panel._numbers.value != magnitude
+
+
+def test_pictures_have_a_text_and_a_static_twin(panel):
+    alt = re.search(r'alt="([^"]*)"', panel._picture.value)[1]
+    assert "2:4 keeps" in alt
+    bundle = panel._repr_mimebundle_()
+    assert {"application/vnd.jupyter.widget-view+json", "image/png"} <= set(bundle)
+
+
+def test_names_are_escaped():
+    model = nn.ModuleDict({"<b>": nn.Linear(8, 8)})
+    panel = sl.widgets.MagnitudeLoss(model)
+    assert "&lt;b&gt;.weight" in panel._numbers.value
+    assert "<b>.weight" not in panel._numbers.value

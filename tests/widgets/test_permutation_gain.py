@@ -1,0 +1,151 @@
+import json
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("ipywidgets", reason="needs the extra 'lab'")
+import sparselab as sl
+from sparselab.widgets import searches as logic
+
+
+@pytest.fixture
+def matrix():
+    return np.random.default_rng(0).random((24, 32), np.float32)
+
+
+@pytest.fixture
+def panel(matrix):
+    return sl.widgets.PermutationGain(matrix, strategies=["channel_swap", "random"], seconds=0.3)
+
+
+def retained(matrix, order):
+    groups = np.sort(np.abs(matrix[:, order]).astype(float).reshape(len(matrix), -1, 4), axis=2)
+    return groups[:, :, 2:].sum()
+
+
+def test_run_wait_and_read(panel, matrix):
+    panel.run()
+    panel.wait(120)
+    assert panel.problem == ""
+    assert [result.strategy for result in panel.results] == ["channel_swap", "random"]
+    row = panel.frame.set_index("strategy").loc["channel_swap"]
+    order = panel.results[0].order
+    assert row["lost_percent"] == pytest.approx(100 * (1 - retained(matrix, np.arange(32)) / matrix.sum(dtype=float)))
+    assert row["permuted_lost_percent"] == pytest.approx(100 * (1 - retained(matrix, order) / matrix.sum(dtype=float)))
+    assert panel.best is max(panel.results, key=lambda result: result.retained)
+    assert f"efficacy <b>{panel.best.efficacy:.1f}</b>" in panel._best_line.value
+    assert panel._status.value.startswith("Done, 2 of 2")
+    assert not panel._save.disabled
+
+
+def test_traces_rise_and_end_at_the_result(panel):
+    panel.run()
+    panel.wait(120)
+    frame = logic.traces_frame(panel._traces)
+    for result in panel.results:
+        rows = frame[frame["strategy"] == result.strategy]
+        assert rows["efficacy"].is_monotonic_increasing
+        assert rows["efficacy"].iloc[-1] == pytest.approx(result.efficacy)
+
+
+def test_stop_keeps_the_best_so_far(matrix):
+    big = np.random.default_rng(1).random((256, 256), np.float32)
+    panel = sl.widgets.PermutationGain(big, strategies=["channel_swap,100000", "random"], seconds=0)
+    logic.warm_up("channel_swap", "2:4")
+    panel.run()
+    deadline = time.monotonic() + 60
+    while panel.running and not (panel._traces and len(panel._traces[0].points) > 3):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    panel.stop()
+    panel.wait(60)
+    (result,) = panel.results
+    assert result.efficacy > 0
+    assert sorted(result.order) == list(range(256))
+    assert panel._status.value.startswith("Stopped, 1 of 2")
+
+
+def test_the_order_is_kept_in_words(panel, matrix, tmp_path):
+    with pytest.raises(ValueError, match="no order to save yet"):
+        panel.save(tmp_path / "order.json")
+    panel.run()
+    panel.wait(120)
+    kept = json.loads(panel.save(tmp_path / "order.json").read_text())
+    assert retained(matrix, kept["order"]) == pytest.approx(panel.best.retained)
+    assert (kept["layer"], kept["pattern"]) == ("matrix", "2:4")
+
+
+def test_boxes_and_state_go_together(panel):
+    ticked = [name for name, box in panel._checks.items() if box.value]
+    assert sorted(ticked) == sorted(panel.strategies)
+    panel._checks["auto"].value = True
+    panel._checks["random"].value = False
+    assert panel.strategies == ("channel_swap", "auto")
+    panel.strategies = ("stripe_groups",)
+    assert [name for name, box in panel._checks.items() if box.value] == ["stripe_groups"]
+
+
+def test_errors_are_shown_in_words(panel):
+    panel.strategies = ()
+    panel._run.click()
+    assert panel.problem == "no strategy is chosen: tick at least one"
+    panel.strategies = ("optimal",)
+    panel.pattern = "8:16"
+    panel._run.click()
+    panel.wait(60)
+    assert "optimal" in panel.problem
+    panel.pattern = "2:4"
+    assert panel.problem == ""
+
+
+def test_channels_that_do_not_divide_say_so():
+    panel = sl.widgets.PermutationGain(np.ones((4, 6), np.float32))
+    assert "6 channels do not divide into groups of 4" in panel.problem
+    panel._run.click()
+    assert "6 channels do not divide" in panel.problem
+
+
+def test_every_layer_of_a_network():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 24), nn.Linear(24, 8), nn.Linear(10, 3))
+    before = [p.clone() for p in model.parameters()]
+    panel = sl.widgets.PermutationGain(model, strategies=["channel_swap"], layer="1.weight")
+    panel.run_layers()
+    panel.wait(120)
+    frame = panel.layers_frame
+    assert list(frame["layer"]) == ["0.weight", "1.weight"]
+    assert (frame["permuted_lost_percent"] <= frame["lost_percent"]).all()
+    assert (frame["ideal_lost_percent"] <= frame["permuted_lost_percent"]).all()
+    report = sl.magnitude_report(model, "2:4").set_index("layer")
+    assert frame["lost_percent"].tolist() == pytest.approx(report.loc[frame["layer"], "lost_percent"].tolist())
+    assert all(map(torch.equal, before, model.parameters()))
+    with pytest.raises(ValueError, match="no network"):
+        sl.widgets.PermutationGain(np.ones((4, 8), np.float32)).run_layers()
+
+
+def test_another_layer_forgets_what_was_found():
+    model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 8))
+    panel = sl.widgets.PermutationGain(model, strategies=["random"])
+    panel.run()
+    panel.wait(60)
+    panel.layer = "1.weight"
+    assert panel.results == []
+    assert panel.best is None
+    with pytest.raises(ValueError, match="unknown layer '7'"):
+        panel.layer = "7"
+
+
+def test_moved_is_about_neighbours():
+    rng = np.random.default_rng(0)
+    inside = np.concatenate([4 * g + rng.permutation(4) for g in rng.permutation(8)])
+    assert logic.moved_percent(inside, 4) == 0
+    inside[[0, 4]] = inside[[4, 0]]
+    assert logic.moved_percent(inside, 4) == 100 * 8 / 32
+
+
+def test_a_matrix_needs_two_dimensions():
+    with pytest.raises(ValueError, match=r"at least 2 dimensions, got shape \(3,\)"):
+        sl.widgets.PermutationGain(np.ones(3))

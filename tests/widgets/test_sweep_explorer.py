@@ -1,0 +1,117 @@
+import time
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+pytest.importorskip("ipywidgets", reason="needs the extra 'lab'")
+pytest.importorskip("ipympl", reason="needs the extra 'lab'")
+import sparselab as sl
+from sparselab import trial_plots
+from sparselab.sweeps import experiment
+from sparselab.trial_plots import View
+from sparselab.widgets import exploring as logic
+
+
+def trial(given):
+    if given.seed == 2 and given.pattern == "1:4":
+        raise ValueError("no luck")
+    return {"top1": 90.0 + given.seed + 5 * (given.pattern == "2:4"), "loss": 1 / (given.seed + 1)}
+
+
+def sweep(store=None, seeds=(0, 1, 2)):
+    return experiment(trial, pattern=["2:4", "1:4"], seed=list(seeds), progress=False, store=store, version=1)
+
+
+@pytest.fixture(scope="module")
+def frame():
+    return sweep()
+
+
+@pytest.fixture
+def panel(frame):
+    return sl.widgets.SweepExplorer(frame)
+
+
+def points(axes):
+    return sorted((x, y) for line in axes.lines for x, y in line.get_xydata().tolist())
+
+
+def test_it_starts_with_something_to_see(panel):
+    assert panel.view == View("pattern", "top1", "seed")
+    assert panel._status.value == "<b>6</b> of 6 trials, 1 failed."
+    assert panel.problem == ""
+
+
+def test_columns_that_can_go_where(frame):
+    assert logic.height_columns(frame)[:2] == ["top1", "loss"]
+    assert logic.name_columns(frame)[:2] == ["pattern", "seed"]
+    assert "task" not in logic.name_columns(frame)
+    with pytest.raises(ValueError, match="no column of numbers"):
+        logic.first_view(pd.DataFrame({"a": ["x", "y"]}))
+
+
+def test_points_are_where_the_numbers_are(frame):
+    (axes,) = trial_plots.trials(frame, View("seed", "top1")).axes
+    assert points(axes) == [(0, 90), (0, 95), (1, 91), (1, 96), (2, 97)]
+    left, right = trial_plots.trials(frame, View("seed", "top1", "seed", "pattern")).axes
+    assert points(left) == [(0, 95), (1, 96), (2, 97)]
+    assert points(right) == [(0, 90), (1, 91)]
+    assert [panel.get_title(loc="left") for panel in (left, right)] == ["pattern: 2:4", "pattern: 1:4"]
+
+
+def test_what_cannot_be_drawn_says_so(frame):
+    with pytest.raises(ValueError, match="'pattern' has no numbers"):
+        trial_plots.trials(frame, View("seed", "pattern"))
+    many = pd.DataFrame({"a": range(10), "b": range(10)})
+    with pytest.raises(ValueError, match="'b' has 10 values, more than 9 panels"):
+        trial_plots.trials(many, View("a", "a", facet="b"))
+    with pytest.raises(ValueError, match="the frame has no rows"):
+        trial_plots.trials(frame.head(0), View("seed", "top1"))
+
+
+def test_filter(panel):
+    panel.query = "seed < 2 and pattern == '2:4'"
+    assert panel.frame["seed"].tolist() == [0, 1]
+    assert panel._status.value == "<b>2</b> of 6 trials, 0 failed."
+    panel.query = "sed < 2"
+    assert panel.problem.startswith("cannot filter by 'sed < 2'")
+    panel.query = ""
+    assert panel.problem == ""
+    assert len(panel.frame) == 6
+
+
+def test_a_click_on_a_point_shows_its_trial(panel):
+    panel.x = "seed"
+    at = panel._points.panels[0].transData.transform((1, 96))
+    panel._clicked(SimpleNamespace(x=at[0] + 3, y=at[1] - 3))
+    assert panel.frame.iloc[panel.trial][["pattern", "seed"]].tolist() == ["2:4", 1]
+    assert "<th>top1</th><td>96</td>" in panel._details.value
+    panel._clicked(SimpleNamespace(x=at[0] + 60, y=at[1]))
+    assert panel.trial == -1
+    assert panel._details.value == ""
+
+
+def test_state_and_controls_go_together(panel):
+    panel._controls["y"].value = "loss"
+    assert panel.view.y == "loss"
+    panel.facet = "pattern"
+    assert panel._controls["facet"].value == "pattern"
+    assert len(panel.figure.axes) == 2
+
+
+def test_a_store_is_read_again_when_it_has_changed(tmp_path):
+    store = tmp_path / "sweep.db"
+    sweep(store, seeds=(0,))
+    panel = sl.widgets.SweepExplorer(store)
+    assert len(panel.frame) == 2
+    before = logic.changed(store)
+    while logic.changed(store) == before:
+        sweep(store, seeds=(0, 1, int(time.monotonic_ns() % 10**6)))
+    panel._look()
+    assert len(panel.frame) >= 5
+
+
+def test_text_is_escaped():
+    frame = pd.DataFrame({"top1": [1.0], "note": ["<script>"]})
+    assert "&lt;script&gt;" in logic.trial_table(frame, 0)
