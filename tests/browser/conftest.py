@@ -49,7 +49,8 @@ sl.widgets.SweepExplorer("sweep.db", x="rate", colour="pattern")
 RUN_SWEEP = "len(sweep(3, 4))"
 
 
-@pytest.fixture(scope="session")
+# Not a session's: Playwright keeps an event loop running in this thread for as long as it is open.
+@pytest.fixture(scope="module")
 def chromium():
     playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra 'dev'")
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -61,7 +62,7 @@ def chromium():
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def jupyter(tmp_path_factory):
     """The address of a JupyterLab on copies of the notebooks, set up as ``make lab`` does."""
     pytest.importorskip("jupyterlab", reason="needs the extra 'lab'")
