@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -46,7 +48,7 @@ def search_permutation(
     (``"stripe_groups,8,100"``) or a configured object. It never hands back an order worse than the one given.
 
     The same ``seed`` gives the same order, whatever the number of threads, unless ``time_limit`` (seconds) is given:
-    then the search goes on for about that long. ``KeyboardInterrupt`` ends it too; either way the best order so far
+    then the search goes on for about that long (compiling, once on a machine, does not count). ``KeyboardInterrupt`` ends it too; either way the best order so far
     comes back. ``callback(seconds, retained)`` hears of every candidate. ``bound=True`` adds ``upper_bound``.
 
     Takes up to 2^28 scores and 16,384 channels. Memory, in bytes a score: 4 for the resident float32 copy, 1 for its
@@ -70,6 +72,8 @@ def search_permutation(
     problem = as_problem(matrix_or_problem, saliency)
     problem.check(m)
     chosen = STRATEGIES.resolve(strategy)
+    if time_limit is not None and isinstance(strategy, str):
+        started += _seconds_to_warm_up(strategy, n, m, backend)
     with _progress_bar(progress, time_limit, callback) as report:
         search = _start(problem, n, m, seed, backend, started, time_limit, report)
         try:
@@ -122,6 +126,24 @@ def as_problem(item: Searchable, saliency: Saliency = "magnitude") -> SearchProb
     if weight.shape[1] > MAX_CHANNELS:
         raise ValueError(f"{weight.shape[1]} channels are more than the limit of {MAX_CHANNELS}")
     return SearchProblem.from_matrix(to_matrix(scores(weight.detach(), saliency)))
+
+
+def _seconds_to_warm_up(strategy: str, n: int, m: int, backend: str) -> float:
+    """Have what ``strategy`` needs compiled before its clock starts, and say how long that took."""
+    began = time.perf_counter()
+    _warm_up(strategy, n, m, backend)
+    return time.perf_counter() - began
+
+
+@lru_cache(maxsize=256)
+def _warm_up(strategy: str, n: int, m: int, backend: str) -> None:
+    # Exhaustive search refuses what is enough groups for the others to be of use.
+    for groups in (8, 4):
+        scores = np.random.default_rng(0).random((8, groups * m), np.float32)
+        with contextlib.suppress(ValueError):
+            search = _start(SearchProblem.from_matrix(scores), n, m, 0, backend, time.perf_counter(), None, None)
+            STRATEGIES.resolve(strategy)(search)
+            return
 
 
 def _start(

@@ -2,6 +2,9 @@
 
 import concurrent.futures
 import multiprocessing
+import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -238,3 +241,14 @@ def test_strategies_are_what_their_names_say():
     by_name = search_permutation(scores, strategy="stripe_groups,size=8,escapes=3")
     by_object = search_permutation(scores, strategy=StripeGroups(8, 3))
     assert (by_name.order == by_object.order).all()
+
+
+def test_a_time_limit_does_not_count_compiling(tmp_path):
+    code = (
+        "import numpy as np, sparselab as sl;"
+        "result = sl.search_permutation(np.random.default_rng(0).random((16, 64)), time_limit=0.3);"
+        "print(result.efficacy > 10, len(result.history) > 1)"
+    )
+    environment = {**os.environ, "SPARSELAB_CACHE": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "True"], done.stderr
