@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,11 @@ class LayerWeight:
         tensor = getattr(self.module, self.attribute)
         assert isinstance(tensor, Tensor)
         return tensor
+
+    def matches(self, patterns: Iterable[str]) -> bool:
+        """Whether any of ``patterns`` (``*`` and ``?`` allowed) is the name of the weight or of its module."""
+        names = (self.name, self.name.rpartition(".")[0])
+        return any(fnmatchcase(name, pattern) for pattern in patterns for name in names)
 
 
 _ATTRIBUTES = ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")

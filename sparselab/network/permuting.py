@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -135,7 +134,7 @@ def _chosen_layers(
     wanted, unwanted = (None if include is None else list(include)), list(exclude or ())
     layers = list(layer_weights(model))
     for name in wanted or ():
-        if not any(_matches(layer, [name]) for layer in layers):
+        if not any(layer.matches([name]) for layer in layers):
             raise ValueError(f"include names {name!r}, which matches no weight or module of the model")
     for layer in layers:
         if hasattr(layer.module, f"__{layer.attribute}_mma_mask"):
@@ -144,14 +143,9 @@ def _chosen_layers(
         layer
         for layer in layers
         if why_not(layer.module, layer.attribute, pattern) is None
-        and (wanted is None or _matches(layer, wanted))
-        and not _matches(layer, unwanted)
+        and (wanted is None or layer.matches(wanted))
+        and not layer.matches(unwanted)
     ]
-
-
-def _matches(layer: LayerWeight, patterns: Sequence[str]) -> bool:
-    names = (layer.name, layer.name.rpartition(".")[0])
-    return any(fnmatchcase(name, pattern) for pattern in patterns for name in names)
 
 
 # ------------------------------------------------------------------------------------------------------------ search

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -39,18 +39,13 @@ class Selection:
         return {layer.name: (layer, self._why_not(layer, shape)) for layer in layers}
 
     def _why_not(self, layer: LayerWeight, pattern: Pattern) -> str | None:
-        names = (layer.name, layer.name.rpartition(".")[0])
         if self.layer_types is not None and not isinstance(layer.module, self.layer_types):
             return f"{type(layer.module).__name__} is not among the layer types to prune"
-        if self.include is not None and not _any_match(names, self.include):
+        if self.include is not None and not layer.matches(self.include):
             return "not in include"
-        if _any_match(names, self.exclude):
+        if layer.matches(self.exclude):
             return "in exclude"
         return why_not(layer.module, layer.attribute, pattern, self.rule, channel_dim=layer.channel_dim)
-
-
-def _any_match(names: Iterable[str], patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns for name in names)
 
 
 def _shape_pattern(pattern: AnyPattern) -> Pattern:
