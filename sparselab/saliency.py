@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparselab.layout import channel_dim_of
+from sparselab.modes import evaluating
 from sparselab.specs import unknown_name
 
 Saliency: TypeAlias = str | Callable[[Tensor], Tensor] | Tensor
@@ -109,19 +110,15 @@ def collect_wanda(
                 handles.append(
                     module.register_forward_pre_hook(_accumulator(squares, name, own, weight), with_kwargs=True)
                 )
-    modes = {module: module.training for module in model.modules()}
     seen = 0
     try:
-        model.eval()
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
             for batch in batches:
                 _call(model, batch, device)
                 seen += 1
     finally:
         for handle in handles:
             handle.remove()
-        for module, training in modes.items():
-            module.training = training
     if not seen:
         raise ValueError("no batch to collect inputs from: the iterable was empty")
     return {name: Wanda(total.sqrt()) for name, total in squares.items()}

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from sparselab.modes import evaluating
 from sparselab.tasks.optimizers import OPTIMIZERS, learning_rate_factor
 from sparselab.tasks.task import Batch, Recipe, Task
 from sparselab.trackers.tracker import Tracker
@@ -185,20 +186,15 @@ class _Run:
 
 def evaluate(task: Task, model: nn.Module, *, batch_size: int = 250, progress: bool = False) -> dict[str, float]:
     """The task's metrics on its evaluation data: means over the examples. The model's mode is as before afterwards."""
-    modes = {module: module.training for module in model.modules()}
     device = next(model.parameters()).device
     sums: dict[str, float] = {}
     total = len(task.eval_data)
-    try:
-        model.eval()
-        with torch.no_grad(), tqdm(total=total, desc="evaluating", disable=not progress, leave=False) as bar:
-            for indices in torch.split(torch.arange(total), batch_size):
-                for name, value in task.metrics(model, to_device(task.eval_data[indices], device)).items():
-                    sums[name] = sums.get(name, 0.0) + value * len(indices)
-                bar.update(len(indices))
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    bar = tqdm(total=total, desc="evaluating", disable=not progress, leave=False)
+    with bar, evaluating(model), torch.no_grad():
+        for indices in torch.split(torch.arange(total), batch_size):
+            for name, value in task.metrics(model, to_device(task.eval_data[indices], device)).items():
+                sums[name] = sums.get(name, 0.0) + value * len(indices)
+            bar.update(len(indices))
     return {name: value / total for name, value in sums.items()}
 
 

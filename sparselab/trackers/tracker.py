@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from sparselab.modes import evaluating
+
 
 class Tracker:
     """Writes rows about a run every ``every`` optimizer steps, or at the steps in ``every`` if that is a collection of them.
@@ -74,12 +76,6 @@ class Tracker:
 @contextmanager
 def as_in_evaluation(model: nn.Module) -> Iterator[None]:
     """``model`` in evaluation mode; modes and random generators are as before afterwards."""
-    modes = {module: module.training for module in model.modules()}
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices):
-        try:
-            model.eval()
-            yield
-        finally:
-            for module, training in modes.items():
-                module.training = training
+    with torch.random.fork_rng(devices), evaluating(model):
+        yield

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sparselab.modes import evaluating
+
 
 def recalibrate_batchnorm(model: nn.Module, loader: Iterable[Any], batches: int | None = None) -> None:
     """Re-estimate the running statistics of every batch norm from the model's own inputs. In place; no training.
@@ -23,16 +25,14 @@ def recalibrate_batchnorm(model: nn.Module, loader: Iterable[Any], batches: int 
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     if not norms:
         return
-    modes = {module: module.training for module in model.modules()}
     momenta = {norm: norm.momentum for norm in norms}
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     seen = 0
     try:
-        model.eval()
-        for norm in norms:
-            norm.train()
-            norm.momentum = None
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
+            for norm in norms:
+                norm.train()
+                norm.momentum = None
             for batch in islice(loader, batches):
                 if not seen:
                     for norm in norms:
@@ -43,7 +43,5 @@ def recalibrate_batchnorm(model: nn.Module, loader: Iterable[Any], batches: int 
     finally:
         for norm, momentum in momenta.items():
             norm.momentum = momentum
-        for module, training in modes.items():
-            module.training = training
     if not seen:
         raise ValueError("no batch to estimate batch norm statistics from: the loader was empty")

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from sparselab.modes import evaluating
+
 SIDES = (224, 64, 32, 28, 299, 256, 128, 96, 48, 16)
 LENGTHS = (16, 128, 512, 1024)
 
@@ -60,15 +62,10 @@ def infer_inputs(model: nn.Module) -> Any:
     ``(1, F)`` and ``(1, T, F)``, Embedding: integer ids; a Hugging Face model: its ``dummy_inputs``. Values come from a
     fixed seed. The model's mode is as before afterwards.
     """
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
+    with evaluating(model):
         for candidate in _candidates(model):
             if _runs(model, candidate):
                 return candidate
-    finally:
-        for module, training in modes.items():
-            module.training = training
     return None
 
 
