@@ -30,21 +30,32 @@ def mask_view(
         figure = Figure(figsize=(10.4, 3.5), dpi=100)
         whole, window, sizes = figure.subplots(1, 3, width_ratios=(1.0, 1.75, 1.15))
         figure.subplots_adjust(left=0.055, right=0.99, bottom=0.15, top=0.9, wspace=0.25)
-        _draw_both(whole, window, weights, mask, m, row, channel)
+        rows, channels = _windows(weights, row, channel)
+        _draw_whole(whole, weights, rows, channels)
+        _draw_window(window, weights, mask, rows, channels, m)
         _draw_sizes(sizes, weights, mask)
+    return figure
+
+
+def whole_matrix(weights: NDArray[Any], *, row: int = 0, channel: int = 0) -> Figure:
+    """The left panel of ``mask_view``: all of a weight matrix, and where its window stands."""
+    if weights.ndim != 2 or not weights.size:
+        raise ValueError(f"whole_matrix needs a matrix, got shape {weights.shape}")
+    with style():
+        figure = Figure(figsize=(2.75, 3.5), dpi=100)
+        _draw_whole(figure.add_axes((0.21, 0.15, 0.76, 0.75)), weights, *_windows(weights, row, channel))
     return figure
 
 
 def mask_window(
     weights: NDArray[Any], mask: NDArray[np.bool_], m: int | None = None, *, row: int = 0, channel: int = 0
 ) -> Figure:
-    """The two left panels of ``mask_view``."""
+    """The middle panel of ``mask_view``."""
     _require_mask(weights, mask, "mask_window")
     with style():
-        figure = Figure(figsize=(6.7, 3.5), dpi=100)
-        whole, window = figure.subplots(1, 2, width_ratios=(1.0, 1.75))
-        figure.subplots_adjust(left=0.085, right=0.99, bottom=0.15, top=0.9, wspace=0.2)
-        _draw_both(whole, window, weights, mask, m, row, channel)
+        figure = Figure(figsize=(4.1, 3.5), dpi=100)
+        axes = figure.add_axes((0.09, 0.15, 0.9, 0.75))
+        _draw_window(axes, weights, mask, *_windows(weights, row, channel), m)
     return figure
 
 
@@ -62,18 +73,15 @@ def _require_mask(weights: NDArray[Any], mask: NDArray[np.bool_], figure: str) -
         raise ValueError(f"{figure} needs two matrices of one shape, got {weights.shape} and {mask.shape}")
 
 
-def _draw_both(
-    whole: Axes, window: Axes, weights: NDArray[Any], mask: NDArray[np.bool_], m: int | None, row: int, channel: int
-) -> None:
-    rows, channels = _window(row, weights.shape[0], WINDOW[0]), _window(channel, weights.shape[1], WINDOW[1])
-    _draw_whole(whole, weights, rows, channels)
-    _draw_window(window, weights, mask, rows, channels, m)
-
-
 WINDOW = (24, 48)
 """The most rows and channels that a window onto a weight matrix shows."""
 
 _CELLS = 120  # a side of a matrix drawn as a whole: enough for the picture's pixels
+
+
+def _windows(weights: NDArray[Any], row: int, channel: int) -> tuple[slice, slice]:
+    """The rows and the channels of the window that starts at ``row`` and ``channel``, or as near to it as it fits."""
+    return _window(row, weights.shape[0], WINDOW[0]), _window(channel, weights.shape[1], WINDOW[1])
 
 
 def _window(start: int, size: int, most: int) -> slice:

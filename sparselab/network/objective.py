@@ -48,11 +48,15 @@ def consumers_of(analysis: Analysis, layers: Sequence[LayerWeight]) -> list[Cons
 
 @dataclass(frozen=True, eq=False)
 class Objective:
-    """One context's problem: unit ``k`` of ``problem`` is index ``units[k]`` of the axis."""
+    """One context's problem: unit ``k`` of ``problem`` is index ``units[k]`` of the axis.
+
+    ``consumers`` are the names of the weights whose scores the problem holds, in the order of its own ``consumers``.
+    """
 
     context: int
     problem: SearchProblem
     units: Indices
+    consumers: tuple[str, ...]
 
     def order(self, found: Indices) -> Indices:
         """The axis's order that an order of the problem's units is."""
@@ -90,7 +94,8 @@ def objectives(axis: Axis, consumers: Sequence[Consumer], scores: Scores, m: int
         terms: list[Term] = []
         for entry, matrix in zip(entries, matrices, strict=True):
             terms.extend(_terms(axis, entry, matrix, context, units, m))
-        yield Objective(context, SearchProblem(tuple(terms), axis.size), units)
+        names = tuple(entry.consumer.name for entry in entries)
+        yield Objective(context, SearchProblem(tuple(terms), axis.size), units, names)
 
 
 def _terms(axis: Axis, entry: _Entry, matrix: Tensor, context: int, units: Indices, m: int) -> Iterator[Term]:
