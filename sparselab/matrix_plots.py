@@ -193,7 +193,7 @@ def order_moves(order: NDArray[np.int64]) -> Figure:
     return figure
 
 
-def loss_strip(frame: pd.DataFrame, layer: str | None = None) -> Figure:
+def loss_strip(frame: pd.DataFrame, layer: str | None = None, title: str = "Lost by every layer") -> Figure:
     """Magnitude lost by every layer side by side, ``layer`` in another colour, the ideal as a dash.
 
     ``frame`` has ``layer, lost_percent, ideal_lost_percent``, and may have ``permuted_lost_percent``, drawn as dots.
@@ -213,13 +213,24 @@ def loss_strip(frame: pd.DataFrame, layer: str | None = None) -> Figure:
         axes.hlines(best, places - 0.4, places + 0.4, color="#000000", lw=1.2, label="ideal: as dense, no structure")
         axes.set_xlim(-0.7, max(8, len(drawn)) - 0.3)
         axes.set_ylim(0, 1.4 * max(1e-9, float(drawn["lost_percent"].max())))
-        axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
-        axes.set(xlabel="prunable layers, in the order of the network", ylabel="lost, % of the sum")
-        axes.set_title(
-            "Lost by every layer" + (f" ({str(layer).removesuffix('.weight')} in orange)" if chosen.any() else "")
-        )
+        if len(drawn) <= _MOST_NAMED:
+            axes.set_xticks(places, [_last_part(str(name)) for name in drawn["layer"]])
+        else:
+            axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+            axes.set_xlabel("prunable layers, in the order of the network")
+        axes.set_ylabel("lost, % of the sum")
+        axes.set_title(title + (f" ({str(layer).removesuffix('.weight')} in orange)" if chosen.any() else ""))
         axes.legend(loc="upper right", borderaxespad=0.0, ncols=2)
     return figure
+
+
+_MOST_NAMED = 6  # bars that have room for a name
+_LONGEST_NAME = 20
+
+
+def _last_part(name: str) -> str:
+    name = name.removesuffix(".weight")
+    return name if len(name) <= _LONGEST_NAME else f"...{name[-_LONGEST_NAME:]}"
 
 
 def running_searches(frame: pd.DataFrame, bound: float | None = None) -> Figure:

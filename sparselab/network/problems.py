@@ -73,11 +73,8 @@ class NetworkAxes:
         }
         return cls(inner, names, analysis, members)
 
-    def problem(self, name: str, pattern: str | Pattern, saliency: ModelSaliency = "magnitude") -> AxisProblem:
-        """What is searched for the axis called ``name``.
-
-        Raises ``ValueError`` when ``pattern`` can prune none of the weights that read it.
-        """
+    def problem(self, name: str, pattern: str | Pattern, saliency: ModelSaliency = "magnitude") -> AxisProblem | None:
+        """What is searched for the axis called ``name``; ``None`` when ``pattern`` can prune no weight that reads it."""
         parsed = Pattern.parse(pattern)
         axis, context = self.names[name]
         layers = chosen_layers(self.model, parsed, None, None)
@@ -86,7 +83,7 @@ class NetworkAxes:
         found = objectives(axis, consumers, layer_scores(saliency), m)
         objective = next(islice(found, context, None), None)
         if objective is None:
-            raise ValueError(f"no weight that reads {name} can be pruned to {parsed}")
+            return None
         return AxisProblem(name, self._members[axis], objective.consumers, objective, self._analysis, axis)
 
 

@@ -215,8 +215,9 @@ def _progress_bar(wanted: bool, time_limit: float | None, callback: Callback | N
         return
     from tqdm import tqdm
 
-    pace = {"mininterval": 0.1 if sys.stderr.isatty() else 1.0, "miniters": 0}
-    with tqdm(total=time_limit, unit="s", bar_format="{l_bar}{bar}| {elapsed}{postfix}", **pace) as bar:
+    pace = 0.1 if sys.stderr.isatty() else 1.0
+    looks = "{l_bar}{bar}| {elapsed}{postfix}"
+    with tqdm(total=time_limit, unit="s", bar_format=looks, mininterval=pace, miniters=0) as bar:
 
         def report(seconds: float, retained: float) -> None:
             bar.set_postfix_str(f"retained {retained:.6g}", refresh=False)
