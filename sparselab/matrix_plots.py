@@ -211,10 +211,11 @@ def loss_strip(frame: pd.DataFrame, layer: str | None = None, title: str = "Lost
             axes.plot(places, drawn["permuted_lost_percent"], "o", color=COLOURS[0], ms=4, label="channels permuted")
         best = drawn["ideal_lost_percent"]
         axes.hlines(best, places - 0.4, places + 0.4, color="#000000", lw=1.2, label="ideal: as dense, no structure")
-        axes.set_xlim(-0.7, max(8, len(drawn)) - 0.3)
+        axes.set_xlim(-0.7, len(drawn) - 0.3)
         axes.set_ylim(0, 1.4 * max(1e-9, float(drawn["lost_percent"].max())))
         if len(drawn) <= _MOST_NAMED:
-            axes.set_xticks(places, [_last_part(str(name)) for name in drawn["layer"]])
+            axes.set_xticks(places, [_in_two_lines(str(name)) for name in drawn["layer"]])
+            axes.set_xlim(-0.5, _MOST_NAMED - 0.5)
         else:
             axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
             axes.set_xlabel("prunable layers, in the order of the network")
@@ -225,12 +226,12 @@ def loss_strip(frame: pd.DataFrame, layer: str | None = None, title: str = "Lost
 
 
 _MOST_NAMED = 6  # bars that have room for a name
-_LONGEST_NAME = 20
 
 
-def _last_part(name: str) -> str:
-    name = name.removesuffix(".weight")
-    return name if len(name) <= _LONGEST_NAME else f"...{name[-_LONGEST_NAME:]}"
+def _in_two_lines(name: str) -> str:
+    """``blocks.4.expand.weight`` as ``blocks.4`` over ``expand``, each cut from the left where it is long."""
+    lines = name.removesuffix(".weight").rsplit(".", 1)
+    return "\n".join(line if len(line) <= 16 else f"...{line[-13:]}" for line in lines)
 
 
 def running_searches(frame: pd.DataFrame, bound: float | None = None) -> Figure:

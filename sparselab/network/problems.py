@@ -46,16 +46,25 @@ class AxisProblem:
 
 
 @dataclass(frozen=True, eq=False)
+class NamedAxis:
+    """An axis in one of its contexts, all tensors' dimensions that it is in, and the weights that read it."""
+
+    axis: Axis
+    context: int
+    members: tuple[str, ...]
+    readers: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class NetworkAxes:
     """The free axes of a model that weights can be pruned along, traced once; ``model`` is read, never changed.
 
-    ``names`` has ``(axis, context)`` by name, in the order in which ``permute`` searches them.
+    ``named`` has them by name, in the order in which ``permute`` searches them.
     """
 
     model: nn.Module
-    names: Mapping[str, tuple[Axis, int]]
+    named: Mapping[str, NamedAxis]
     _analysis: Analysis
-    _members: Mapping[Axis, tuple[str, ...]]
 
     @classmethod
     def of(cls, model: nn.Module, example_inputs: Any) -> NetworkAxes:
@@ -63,28 +72,28 @@ class NetworkAxes:
         inner = unwrap(model)
         analysis = analyse(inner, example_inputs)
         consumers = consumers_of(analysis, list(layer_weights(inner)))
-        axes = [axis for axis in free_axes(analysis) if any(consumer.reads(axis) for consumer in consumers)]
+        readers = {axis: tuple(c.name for c in consumers if c.reads(axis)) for axis in free_axes(analysis)}
+        axes = [axis for axis, names in readers.items() if names and axis.size <= MAX_CHANNELS]
         members = axis_members(analysis, axes)
-        names = {
-            f"{name}@{context}" if axis.contexts > 1 else name: (axis, context)
-            for axis, name in zip(axes, axis_names([members[axis] for axis in axes]))
+        named = {
+            f"{name}@{context}" if axis.contexts > 1 else name: NamedAxis(axis, context, members[axis], readers[axis])
+            for axis, name in zip(axes, axis_names(members[axis] for axis in axes))
             for context in range(axis.contexts)
-            if axis.size <= MAX_CHANNELS
         }
-        return cls(inner, names, analysis, members)
+        return cls(inner, named, analysis)
 
     def problem(self, name: str, pattern: str | Pattern, saliency: ModelSaliency = "magnitude") -> AxisProblem | None:
         """What is searched for the axis called ``name``; ``None`` when ``pattern`` can prune no weight that reads it."""
         parsed = Pattern.parse(pattern)
-        axis, context = self.names[name]
+        named = self.named[name]
         layers = chosen_layers(self.model, parsed, None, None)
-        consumers = [consumer for consumer in consumers_of(self._analysis, layers) if consumer.reads(axis)]
+        consumers = [consumer for consumer in consumers_of(self._analysis, layers) if consumer.reads(named.axis)]
         _, m = parsed.require_nm("a permutation search")
-        found = objectives(axis, consumers, layer_scores(saliency), m)
-        objective = next(islice(found, context, None), None)
+        found = objectives(named.axis, consumers, layer_scores(saliency), m)
+        objective = next(islice(found, named.context, None), None)
         if objective is None:
             return None
-        return AxisProblem(name, self._members[axis], objective.consumers, objective, self._analysis, axis)
+        return AxisProblem(name, named.members, objective.consumers, objective, self._analysis, named.axis)
 
 
 def chosen_layers(

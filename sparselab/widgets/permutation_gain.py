@@ -255,9 +255,10 @@ class PermutationGain(WorkingPanel):
         ]
 
     def _label(self, name: str) -> str:
-        if self._axes is None or name not in self._axes.names:
+        if self._axes is None or name not in self._axes.named:
             return name.removesuffix(".weight")
-        return f"axis {name} ({self._axes.names[name][0].size})"
+        named = self._axes.named[name]
+        return f"axis {name} ({named.axis.size} channels, read by {len(named.readers)})"
 
     def _save_clicked(self) -> None:
         self._status.value = f"Saved in {html.escape(str(self.save(self._file.value)))}."
@@ -346,7 +347,7 @@ def _choices(
             name: partial(_layer_matrix, layer, saliency) for name, layer in choosable_layers(model_or_matrix).items()
         }
         shared = (
-            {name: partial(logic.Matrix.of_axis, axes, name, saliency=saliency) for name in axes.names} if axes else {}
+            {name: partial(logic.Matrix.of_axis, axes, name, saliency=saliency) for name in axes.named} if axes else {}
         )
         return {**layers, **shared}
     weight = torch.as_tensor(model_or_matrix)

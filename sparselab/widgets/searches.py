@@ -274,8 +274,8 @@ def search_axes(
     def row(name: str) -> dict[str, Any]:
         return _layer_row(name, total[name], baseline[name], retained[name], ideal[name])
 
-    found.rows[:], found.of = map(row, places), len(axes.names)
-    for found.done, name in enumerate(axes.names):
+    found.rows[:], found.of = map(row, places), len(axes.named)
+    for found.done, name in enumerate(axes.named):
         check()
         matrix, trace = Matrix.of_axis(axes, name, pattern, saliency), Trace(strategy)
         if matrix is None:

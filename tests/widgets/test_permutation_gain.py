@@ -166,7 +166,7 @@ def test_the_order_of_an_axis_is_saved_as_a_plan_that_moves_the_network(residual
     panel = gain_of(residual, layer="stem.weight:0")
     assert panel.matrix.consumers == ("up.weight", "out.weight")
     assert "one order of 16 channels for 2 weights (up.weight, out.weight; 34 rows)" in panel._about.value
-    assert ("axis stem.weight:0 (16)", "stem.weight:0") in panel._controls["layer"].options
+    assert ("axis stem.weight:0 (16 channels, read by 2)", "stem.weight:0") in panel._controls["layer"].options
     panel.run()
     panel.wait(120)
     frame = panel.matrix.consumers_frame(panel.best).set_index("layer")
