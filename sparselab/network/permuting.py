@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sparselab import saliency as saliency_module
 from sparselab.eligibility import LayerWeight, layer_weights, why_not
+from sparselab.modes import unwrap
 from sparselab.network.analysis import Analysis, Member, analyse
 from sparselab.network.axes import Indices, leaves_of, reasons_of
 from sparselab.network.freedom import Axis, Orders, free_axes
@@ -24,7 +25,7 @@ from sparselab.network.objective import Consumer, Objective, consumers_of, objec
 from sparselab.network.plan import Plan
 from sparselab.network.ranks import on_one_rank
 from sparselab.network.report import COLUMNS, PermutationReport
-from sparselab.network.tracing import UntraceableError, unwrap
+from sparselab.network.tracing import UntraceableError
 from sparselab.network.verify import Verdict, Witness, verify
 from sparselab.patterns import Pattern
 from sparselab.permutation import SearchResult, search_permutation
