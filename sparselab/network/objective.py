@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from sparselab.eligibility import LayerWeight
@@ -14,9 +16,12 @@ from sparselab.layout import to_matrix
 from sparselab.network.analysis import Analysis, Member
 from sparselab.network.axes import Indices, Leaf, leaves_of
 from sparselab.network.freedom import Axis, Occurrence, coordinates
-from sparselab.permutation import SearchProblem, Term
+from sparselab.permutation import SearchProblem, SearchResult, Term
 
 Scores = Callable[[LayerWeight], Tensor]
+
+MAX_SCORES = 2**24  # of one axis that are searched at once: some 9 bytes each while a search runs
+_BLOCK = 2**22  # scores of one weight that are counted at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,11 +53,34 @@ def consumers_of(analysis: Analysis, layers: Sequence[LayerWeight]) -> list[Cons
 
 @dataclass(frozen=True, eq=False)
 class Objective:
-    """One context's problem: unit ``k`` of ``problem`` is index ``units[k]`` of the axis."""
+    """One context's problem: unit ``k`` of ``problem`` is index ``units[k]`` of the axis.
+
+    ``whole``, where given, yields problems of the same units that add up to what an order is worth; ``problem`` is a sample.
+    """
 
     context: int
     problem: SearchProblem
     units: Indices
+    whole: Callable[[], Iterator[SearchProblem]] | None = None
+
+    def counted(self, result: SearchResult) -> SearchResult:
+        """The result with its values counted on the whole; the order that there was, if that one is worth no less."""
+        if self.whole is None:
+            return result
+        baseline = retained = ideal = 0.0
+        for part in self.whole():
+            baseline += part.retained(None, result.pattern)
+            retained += part.retained(result.order, result.pattern)
+            ideal += part.ideal(result.pattern)
+        if retained <= baseline:
+            return replace(
+                result,
+                order=np.arange(len(self.units)),
+                baseline=baseline,
+                retained=baseline,
+                ideal=max(ideal, baseline),
+            )
+        return replace(result, baseline=baseline, retained=retained, ideal=max(ideal, retained))
 
     def order(self, found: Indices) -> Indices:
         """The axis's order that an order of the problem's units is."""
@@ -74,23 +102,51 @@ class _Entry:
     row_leaves: tuple[Leaf, ...]
 
 
-def objectives(axis: Axis, consumers: Sequence[Consumer], scores: Scores, m: int) -> Iterator[Objective]:
+def objectives(
+    axis: Axis, consumers: Sequence[Consumer], scores: Scores, m: int, *, seed: int = 0, max_scores: int = MAX_SCORES
+) -> Iterator[Objective]:
     """A search problem for each context of ``axis`` over all ``consumers`` that it enters; none where there are none.
 
     A problem holds only the columns of the groups of ``m`` that the axis touches, so the retained saliency of different
-    axes adds up. Scores are computed once a consumer and dropped with the iterator.
+    axes adds up. Scores are computed a consumer at a time and dropped with the iterator. Where there are more than
+    ``max_scores``, a random sample of every consumer's rows is searched: a residual stream has so many rows that a share
+    of them tells what all would, and all of them would take the memory of the model once more.
     """
     entries = [entry for consumer in consumers if consumer.reads(axis) and (entry := _entry(axis, consumer))]
     if not entries:
         return
-    matrices = [to_matrix(scores(entry.consumer.layer), entry.consumer.layer.channel_dim) for entry in entries]
-    largest = max(range(len(entries)), key=lambda k: matrices[k].numel())
-    units = np.argsort(entries[largest].columns[0, :, 0], kind="stable")  # in the order in which they stand there
+    largest = max(entries, key=lambda entry: entry.consumer.layer.weight.numel())
+    units = np.argsort(largest.columns[0, :, 0], kind="stable")  # in the order in which they stand there
+    share = max_scores / sum(entry.consumer.layer.weight.numel() for entry in entries)
+    rng = np.random.default_rng(seed)
+    searched = [_sampled(entry, _matrix(entry, scores), share, rng) for entry in entries]
+
+    def whole(context: int) -> Iterator[SearchProblem]:
+        for entry in entries:
+            matrix = _matrix(entry, scores)
+            step = max(1, _BLOCK // matrix.shape[1])
+            for start in range(0, len(matrix), step):
+                rows = slice(start, start + step)
+                part = replace(entry, row_context=entry.row_context[rows])
+                yield SearchProblem(tuple(_terms(axis, part, matrix[rows], context, units, m)), axis.size)
+
     for context in range(axis.contexts):
-        terms: list[Term] = []
-        for entry, matrix in zip(entries, matrices, strict=True):
-            terms.extend(_terms(axis, entry, matrix, context, units, m))
-        yield Objective(context, SearchProblem(tuple(terms), axis.size), units)
+        terms = [term for entry, matrix in searched for term in _terms(axis, entry, matrix, context, units, m)]
+        problem = SearchProblem(tuple(terms), axis.size)
+        yield Objective(context, problem, units, functools.partial(whole, context) if share < 1 else None)
+
+
+def _matrix(entry: _Entry, scores: Scores) -> Tensor:
+    return to_matrix(scores(entry.consumer.layer), entry.consumer.layer.channel_dim)
+
+
+def _sampled(entry: _Entry, matrix: Tensor, share: float, rng: np.random.Generator) -> tuple[_Entry, Tensor]:
+    """The entry with a random ``share`` of its rows, all of them from 1 on."""
+    if share >= 1:
+        return entry, matrix
+    count = max(1, int(share * len(matrix)))
+    rows = np.sort(rng.choice(len(matrix), count, replace=False))
+    return replace(entry, row_context=entry.row_context[rows]), matrix[torch.from_numpy(rows).to(matrix.device)]
 
 
 def _terms(axis: Axis, entry: _Entry, matrix: Tensor, context: int, units: Indices, m: int) -> Iterator[Term]:

@@ -33,6 +33,8 @@ from sparselab.permutation.problem import MAX_CHANNELS
 from sparselab.permutation.strategy import Strategy
 from sparselab.saliency import ModelSaliency
 
+OWN_DTYPE = "own_dtype"
+
 
 def permute(
     model: nn.Module,
@@ -46,7 +48,7 @@ def permute(
     exclude: Iterable[str] | None = None,
     seed: int = 0,
     backend: str = "auto",
-    verify: bool = True,
+    verify: bool | str = True,
     strict: bool = False,
 ) -> PermutationReport:
     """Put the channels of a whole network in the order that lets ``pattern`` keep the most; the function stays the same.
@@ -61,7 +63,8 @@ def permute(
     are those of ``search_permutation``: the same seed gives the same orders.
 
     ``verify=True`` compares outputs before and after on the examples and on random inputs like them, in float64 on a
-    copy where memory allows; an axis that changes them is found and left where it was. A model that cannot be traced is
+    copy where memory allows; an axis that changes them is found and left where it was. ``verify="own_dtype"`` makes no copy:
+    it compares outputs of the model itself, as far as its dtype can tell. A model that cannot be traced is
     left alone, and the report says which line of it is to blame; ``strict=True`` raises ``RuntimeError`` then, and when
     an axis had to be rolled back. An interruption leaves the model as it was or wholly permuted. Where a process group is
     initialised every rank has to call this: rank 0 searches, and all ranks apply its plan.
@@ -76,6 +79,8 @@ def permute(
     """
     parsed = Pattern.parse(pattern)
     parsed.require_nm("permute")
+    if verify not in (True, False, OWN_DTYPE):
+        raise ValueError(f"verify is True, False or {OWN_DTYPE!r}, got {verify!r}")
     inner = unwrap(model)
     layers = _chosen_layers(inner, parsed, include, exclude)
     search = _Settings(parsed, strategy, saliency, seed, backend)
@@ -89,7 +94,7 @@ def _found(
     example_inputs: Any,
     layers: Sequence[LayerWeight],
     settings: _Settings,
-    verify: bool,
+    verify: bool | str,
     strict: bool,
 ) -> PermutationReport:
     """The report of what is to be done; ``model`` itself is as before."""
@@ -103,7 +108,10 @@ def _found(
     consumers = consumers_of(analysis, layers)
     searches = _search_all(analysis, consumers, settings)
     orders = {search.axis: search.orders for search in searches if search.status == "permuted"}
-    verdict = _verified(model, example_inputs, analysis, orders, settings.seed) if verify and orders else None
+    verdict = None
+    if verify and orders:
+        witness = Witness(model, example_inputs, analysis.lowest, settings.seed, copied=verify is True)
+        verdict = _verified(witness, analysis, orders)
     if verdict is not None:
         for search in searches:
             if search.axis in verdict.blamed:
@@ -159,6 +167,7 @@ class _Search:
     axis: Axis
     consumers: tuple[Consumer, ...]
     orders: Indices
+    searched: bool = False
     baseline: float = 0.0
     retained: float = 0.0
     ideal: float = 0.0
@@ -166,18 +175,17 @@ class _Search:
     status: str = "kept"
     reason: str = "no better order was found"
 
-    def add(self, objective: Objective, result: SearchResult, m: int) -> None:
+    def add(self, objective: Objective, result: SearchResult) -> None:
         """One context's result."""
         order = objective.order(result.order)
         self.orders[objective.context] = order
+        self.searched = True
         self.baseline += result.baseline
         self.retained += result.retained
         self.ideal += result.ideal
         self.seconds += result.seconds
         if (order != np.arange(self.axis.size)).any():
             self.status, self.reason = "permuted", ""
-        elif self.status == "kept" and not len(objective.problem.searchable(m)):
-            self.reason = f"its units do not fill groups of {m} in any weight that reads it"
 
     @property
     def efficacy(self) -> float:
@@ -201,23 +209,27 @@ class _Settings:
         return self.pattern.require_nm("permute")[1]
 
 
+_AT_ONCE = 2**22  # scores that are looked at at once
+
+
 def _search_all(analysis: Analysis, consumers: Sequence[Consumer], settings: _Settings) -> list[_Search]:
     """An order for every axis that a consumer reads."""
 
     def scores(layer: LayerWeight) -> Tensor:
         found = saliency_module.scores(layer.weight.detach(), saliency_module.for_layer(settings.saliency, layer.name))
-        if not bool(torch.isfinite(found).all()):
+        if not all(bool(torch.isfinite(part).all()) for part in torch.split(found.reshape(-1), _AT_ONCE)):
             raise ValueError(f"the scores of {layer.name!r} are not all finite: is the weight?")
         return found
 
     def search_one(objective: Objective, number: int) -> SearchResult:
-        return search_permutation(
+        found = search_permutation(
             objective.problem,
             settings.pattern,
             strategy=settings.strategy,
             seed=settings.seed + 1_000 * number + objective.context,
             backend=settings.backend,
         )
+        return objective.counted(found)
 
     searches: list[_Search] = []
     with interrupts_noticed() as raise_if_interrupted:
@@ -229,15 +241,16 @@ def _search_all(analysis: Analysis, consumers: Sequence[Consumer], settings: _Se
             if axis.size > MAX_CHANNELS:
                 search.reason = f"{axis.size} units are more than the {MAX_CHANNELS} that can be searched"
                 continue
-            for objective in objectives(axis, readers, scores, settings.m):
-                search.add(objective, search_one(objective, number), settings.m)
+            for objective in objectives(axis, readers, scores, settings.m, seed=settings.seed + number):
+                if objective.problem.has_searchable(settings.m):
+                    search.add(objective, search_one(objective, number))
+                elif not search.searched:
+                    search.reason = f"its units do not fill groups of {settings.m} in any weight that reads it"
                 raise_if_interrupted()
     return searches
 
 
-def _verified(model: nn.Module, example_inputs: Any, analysis: Analysis, orders: Orders, seed: int) -> Verdict:
-    witness = Witness(model, example_inputs, analysis.lowest, seed)
-
+def _verified(witness: Witness, analysis: Analysis, orders: Orders) -> Verdict:
     @contextlib.contextmanager
     def moved(axes: Sequence[Axis]) -> Iterator[None]:
         plan = Plan.from_orders(analysis, {axis: orders[axis] for axis in orders if axis in set(axes)})
@@ -282,10 +295,7 @@ def _frame(
                 "size": search.axis.size,
                 "members": names[search.axis],
                 "consumers": tuple(consumer.name for consumer in search.consumers),
-                "baseline": search.baseline,
-                "retained": search.baseline if search.status == "rolled_back" else search.retained,
-                "ideal": search.ideal,
-                "efficacy": 0.0 if search.status == "rolled_back" else search.efficacy,
+                **_worth(search),
                 "seconds": search.seconds,
                 "status": search.status,
                 "reason": search.reason,
@@ -297,6 +307,21 @@ def _frame(
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+_UNKNOWN = dict.fromkeys(("baseline", "retained", "ideal", "efficacy"), math.nan)
+
+
+def _worth(search: _Search) -> dict[str, float]:
+    if not search.searched:
+        return _UNKNOWN
+    back = search.status == "rolled_back"
+    return {
+        "baseline": search.baseline,
+        "retained": search.baseline if back else search.retained,
+        "ideal": search.ideal,
+        "efficacy": 0.0 if back else search.efficacy,
+    }
+
+
 def _pinned_row(layer: LayerWeight, member: Member | None, reason: str | None = None) -> dict[str, Any]:
     if reason is None:
         reasons = reasons_of(member.dims[layer.channel_dim]) if member else []
@@ -306,10 +331,7 @@ def _pinned_row(layer: LayerWeight, member: Member | None, reason: str | None = 
         "size": layer.weight.shape[layer.channel_dim],
         "members": (),
         "consumers": (layer.name,),
-        "baseline": math.nan,
-        "retained": math.nan,
-        "ideal": math.nan,
-        "efficacy": math.nan,
+        **_UNKNOWN,
         "seconds": 0.0,
         "status": "pinned",
         "reason": reason,

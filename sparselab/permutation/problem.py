@@ -115,16 +115,24 @@ class SearchProblem:
         start = int(columns[0])
         return self.size % m == 0 and start % m == 0 and bool((columns == np.arange(start, start + self.size)).all())
 
+    def has_searchable(self, m: int) -> bool:
+        """Whether any run of columns fills whole groups: if not, there is nothing to search."""
+        return any(self.is_searchable(run, m) for _, run in self._runs())
+
     def searchable(self, m: int) -> Matrix:
         """What strategies search, ``(rows, size)``: all runs of columns that fill whole groups, weighted and stacked.
 
-        No rows where no run does. float64 where a consumer is, else float32.
+        No rows where no run does. float64 where a consumer is, else float32. May be a view of a consumer's scores.
         """
         parts = [
-            consumer.saliency[:, run] * np.asarray(consumer.weight, consumer.saliency.dtype)
+            consumer.saliency[:, run[0] : run[0] + self.size] * np.asarray(consumer.weight, consumer.saliency.dtype)
+            if consumer.weight != 1
+            else consumer.saliency[:, run[0] : run[0] + self.size]
             for consumer, run in self._runs()
             if self.is_searchable(run, m)
         ]
+        if len(parts) == 1:
+            return parts[0]
         return np.concatenate(parts) if parts else np.zeros((0, self.size), np.float32)
 
     def is_wholly_searchable(self, m: int) -> bool:
