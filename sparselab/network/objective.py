@@ -12,13 +12,17 @@ import torch
 from torch import Tensor
 
 from sparselab.eligibility import LayerWeight
-from sparselab.layout import to_matrix
 from sparselab.network.analysis import Analysis, Member
 from sparselab.network.axes import Indices, Leaf, leaves_of
 from sparselab.network.freedom import Axis, Occurrence, coordinates
 from sparselab.permutation import SearchProblem, SearchResult, Term
+from sparselab.permutation.problem import Matrix, fills_groups
 
-Scores = Callable[[LayerWeight], Tensor]
+Rows = Callable[[Indices | slice], Tensor]
+"""Some rows of a matrix: those asked for."""
+
+Scores = Callable[[LayerWeight], Rows]
+"""The matrix of a weight's scores."""
 
 MAX_SCORES = 2**24  # of one axis that are searched at once: some 9 bytes each while a search runs
 _BLOCK = 2**22  # scores of one weight that are counted at once
@@ -52,19 +56,25 @@ def consumers_of(analysis: Analysis, layers: Sequence[LayerWeight]) -> list[Cons
 
 
 @dataclass(frozen=True, eq=False)
-class Objective:
-    """One context's problem: unit ``k`` of ``problem`` is index ``units[k]`` of the axis.
+class Place:
+    """Where an order belongs: to one ``context`` of an axis, whose index ``units[k]`` is unit ``k`` of the problem.
 
-    ``whole``, where given, yields problems of the same units that add up to what an order is worth; ``problem`` is a sample.
+    ``whole``, where given, yields problems of the same units that add up to what an order is worth; what was searched is a
+    sample of them.
     """
 
     context: int
-    problem: SearchProblem
     units: Indices
     whole: Callable[[], Iterator[SearchProblem]] | None = None
 
+    def order(self, found: Indices) -> Indices:
+        """The axis's order that an order of the problem's units is."""
+        order = np.empty_like(self.units)
+        order[self.units] = self.units[found]
+        return order
+
     def counted(self, result: SearchResult) -> SearchResult:
-        """The result with its values counted on the whole; the order that there was, if that one is worth no less."""
+        """The result with its values counted on the whole, and the order that there was if that one is worth no less."""
         if self.whole is None:
             return result
         baseline = retained = ideal = 0.0
@@ -72,21 +82,16 @@ class Objective:
             baseline += part.retained(None, result.pattern)
             retained += part.retained(result.order, result.pattern)
             ideal += part.ideal(result.pattern)
-        if retained <= baseline:
-            return replace(
-                result,
-                order=np.arange(len(self.units)),
-                baseline=baseline,
-                retained=baseline,
-                ideal=max(ideal, baseline),
-            )
-        return replace(result, baseline=baseline, retained=retained, ideal=max(ideal, retained))
+        order, retained = (result.order, retained) if retained > baseline else (np.arange(len(self.units)), baseline)
+        return replace(result, order=order, baseline=baseline, retained=retained, ideal=max(ideal, retained))
 
-    def order(self, found: Indices) -> Indices:
-        """The axis's order that an order of the problem's units is."""
-        order = np.empty_like(self.units)
-        order[self.units] = self.units[found]
-        return order
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """One context's problem, ``None`` where no units fill groups, and the ``place`` of the order to be found."""
+
+    place: Place
+    problem: SearchProblem | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,35 +123,61 @@ def objectives(
     largest = max(entries, key=lambda entry: entry.consumer.layer.weight.numel())
     units = np.argsort(largest.columns[0, :, 0], kind="stable")  # in the order in which they stand there
     share = max_scores / sum(entry.consumer.layer.weight.numel() for entry in entries)
-    rng = np.random.default_rng(seed)
-    searched = [_sampled(entry, _matrix(entry, scores), share, rng) for entry in entries]
-
-    def whole(context: int) -> Iterator[SearchProblem]:
-        for entry in entries:
-            matrix = _matrix(entry, scores)
-            step = max(1, _BLOCK // matrix.shape[1])
-            for start in range(0, len(matrix), step):
-                rows = slice(start, start + step)
-                part = replace(entry, row_context=entry.row_context[rows])
-                yield SearchProblem(tuple(_terms(axis, part, matrix[rows], context, units, m)), axis.size)
-
+    if share < 1:
+        rng = np.random.default_rng(seed)
+        for context in range(axis.contexts):
+            whole = functools.partial(_whole, axis, entries, scores, context, units, m)
+            yield Objective(Place(context, units, whole), _sample(axis, entries, scores, context, units, m, share, rng))
+        return
+    matrices = [_wide(scores(entry.consumer.layer)(slice(None))) for entry in entries]
     for context in range(axis.contexts):
-        terms = [term for entry, matrix in searched for term in _terms(axis, entry, matrix, context, units, m)]
+        terms = [
+            term for entry, matrix in zip(entries, matrices) for term in _terms(axis, entry, matrix, context, units, m)
+        ]
         problem = SearchProblem(tuple(terms), axis.size)
-        yield Objective(context, problem, units, functools.partial(whole, context) if share < 1 else None)
+        yield Objective(Place(context, units), problem if problem.has_searchable(m) else None)
 
 
-def _matrix(entry: _Entry, scores: Scores) -> Tensor:
-    return to_matrix(scores(entry.consumer.layer), entry.consumer.layer.channel_dim)
+def _wide(matrix: Tensor) -> Tensor:
+    """Numpy knows no bfloat16."""
+    return matrix if matrix.dtype == torch.float64 else matrix.float()
 
 
-def _sampled(entry: _Entry, matrix: Tensor, share: float, rng: np.random.Generator) -> tuple[_Entry, Tensor]:
-    """The entry with a random ``share`` of its rows, all of them from 1 on."""
-    if share >= 1:
-        return entry, matrix
-    count = max(1, int(share * len(matrix)))
-    rows = np.sort(rng.choice(len(matrix), count, replace=False))
-    return replace(entry, row_context=entry.row_context[rows]), matrix[torch.from_numpy(rows).to(matrix.device)]
+def _whole(
+    axis: Axis, entries: Sequence[_Entry], scores: Scores, context: int, units: Indices, m: int
+) -> Iterator[SearchProblem]:
+    """Problems of some rows each that add up to that of all."""
+    for entry in entries:
+        layer, read = entry.consumer.layer, scores(entry.consumer.layer)
+        step = max(1, _BLOCK // layer.weight.shape[layer.channel_dim])
+        for start in range(0, len(entry.row_context), step):
+            rows = slice(start, start + step)
+            part = replace(entry, row_context=entry.row_context[rows])
+            matrix = _wide(read(rows))
+            yield SearchProblem(tuple(_terms(axis, part, matrix, context, units, m)), axis.size)
+
+
+def _sample(
+    axis: Axis,
+    entries: Sequence[_Entry],
+    scores: Scores,
+    context: int,
+    units: Indices,
+    m: int,
+    share: float,
+    rng: np.random.Generator,
+) -> SearchProblem | None:
+    """A random ``share`` of every weight's rows, those columns that the units fill groups in, in one matrix."""
+    parts: list[Matrix] = []
+    for entry in entries:
+        rows = np.sort(rng.choice(len(entry.row_context), max(1, int(share * len(entry.row_context))), replace=False))
+        part = replace(entry, row_context=entry.row_context[rows])
+        matrix = _wide(scores(entry.consumer.layer)(rows))
+        for term in _terms(axis, part, matrix, context, units, m):
+            columns = np.asarray(term.columns)
+            if fills_groups(columns, m):
+                parts += [torch.as_tensor(term.saliency)[:, columns[0] : columns[-1] + 1].cpu().numpy()]
+    return SearchProblem.from_matrix(np.concatenate(parts)) if parts else None
 
 
 def _terms(axis: Axis, entry: _Entry, matrix: Tensor, context: int, units: Indices, m: int) -> Iterator[Term]:

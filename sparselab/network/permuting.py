@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from sparselab import saliency as saliency_module
 from sparselab.eligibility import LayerWeight, layer_weights, why_not
+from sparselab.layout import to_matrix
 from sparselab.modes import unwrap
 from sparselab.network.analysis import Analysis, Member, analyse
 from sparselab.network.axes import Indices, leaves_of, reasons_of
 from sparselab.network.freedom import Axis, Orders, free_axes
 from sparselab.network.interrupts import interrupts_noticed
-from sparselab.network.objective import Consumer, Objective, consumers_of, objectives
+from sparselab.network.objective import Consumer, Place, Rows, consumers_of, objectives
 from sparselab.network.plan import Plan
 from sparselab.network.ranks import on_one_rank
 from sparselab.network.report import COLUMNS, PermutationReport
@@ -175,10 +176,10 @@ class _Search:
     status: str = "kept"
     reason: str = "no better order was found"
 
-    def add(self, objective: Objective, result: SearchResult) -> None:
+    def add(self, place: Place, result: SearchResult) -> None:
         """One context's result."""
-        order = objective.order(result.order)
-        self.orders[objective.context] = order
+        order = place.order(result.order)
+        self.orders[place.context] = order
         self.searched = True
         self.baseline += result.baseline
         self.retained += result.retained
@@ -208,29 +209,24 @@ class _Settings:
         """The size of a group."""
         return self.pattern.require_nm("permute")[1]
 
+    def scores(self, layer: LayerWeight) -> Rows:
+        """The matrix of a weight's scores. Magnitudes are made of those rows that are asked for, and of no others."""
+        weight, criterion = layer.weight.detach(), saliency_module.for_layer(self.saliency, layer.name)
+        plain = isinstance(criterion, str) and criterion == "magnitude"
+        matrix = to_matrix(weight if plain else saliency_module.scores(weight, criterion), layer.channel_dim)
 
-_AT_ONCE = 2**22  # scores that are looked at at once
+        def read(rows: Indices | slice) -> Tensor:
+            part = matrix[rows if isinstance(rows, slice) else torch.from_numpy(rows).to(matrix.device)]
+            found = part.abs() if plain else part
+            if not bool(torch.isfinite(found).all()):
+                raise ValueError(f"the scores of {layer.name!r} are not all finite: is the weight?")
+            return found
+
+        return read
 
 
 def _search_all(analysis: Analysis, consumers: Sequence[Consumer], settings: _Settings) -> list[_Search]:
     """An order for every axis that a consumer reads."""
-
-    def scores(layer: LayerWeight) -> Tensor:
-        found = saliency_module.scores(layer.weight.detach(), saliency_module.for_layer(settings.saliency, layer.name))
-        if not all(bool(torch.isfinite(part).all()) for part in torch.split(found.reshape(-1), _AT_ONCE)):
-            raise ValueError(f"the scores of {layer.name!r} are not all finite: is the weight?")
-        return found
-
-    def search_one(objective: Objective, number: int) -> SearchResult:
-        found = search_permutation(
-            objective.problem,
-            settings.pattern,
-            strategy=settings.strategy,
-            seed=settings.seed + 1_000 * number + objective.context,
-            backend=settings.backend,
-        )
-        return objective.counted(found)
-
     searches: list[_Search] = []
     with interrupts_noticed() as raise_if_interrupted:
         for number, axis in enumerate(free_axes(analysis)):
@@ -241,13 +237,36 @@ def _search_all(analysis: Analysis, consumers: Sequence[Consumer], settings: _Se
             if axis.size > MAX_CHANNELS:
                 search.reason = f"{axis.size} units are more than the {MAX_CHANNELS} that can be searched"
                 continue
-            for objective in objectives(axis, readers, scores, settings.m, seed=settings.seed + number):
-                if objective.problem.has_searchable(settings.m):
-                    search.add(objective, search_one(objective, number))
-                elif not search.searched:
-                    search.reason = f"its units do not fill groups of {settings.m} in any weight that reads it"
+            found = _search_axis(axis, readers, settings, number, raise_if_interrupted)
+            if not found:
+                search.reason = f"its units do not fill groups of {settings.m} in any weight that reads it"
+            for place, result in found:  # what was searched is no longer in memory
+                search.add(place, place.counted(result))
                 raise_if_interrupted()
     return searches
+
+
+def _search_axis(
+    axis: Axis,
+    readers: Sequence[Consumer],
+    settings: _Settings,
+    number: int,
+    raise_if_interrupted: Callable[[], None],
+) -> list[tuple[Place, SearchResult]]:
+    """What was found for each context in which there is something to search."""
+    found = []
+    for objective in objectives(axis, readers, settings.scores, settings.m, seed=settings.seed + number):
+        if objective.problem is not None:
+            result = search_permutation(
+                objective.problem,
+                settings.pattern,
+                strategy=settings.strategy,
+                seed=settings.seed + 1_000 * number + objective.place.context,
+                backend=settings.backend,
+            )
+            found.append((objective.place, result))
+        raise_if_interrupted()
+    return found
 
 
 def _verified(witness: Witness, analysis: Analysis, orders: Orders) -> Verdict:
