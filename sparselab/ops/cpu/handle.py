@@ -34,7 +34,8 @@ class CpuHandle:
     def __init__(self, values: Floats, n: int, m: int) -> None:
         largest = float(values.max(initial=0.0))
         self.scale = 2.0 ** np.floor(np.log2(largest)) if largest > 0 else 1.0
-        self._values = np.ascontiguousarray(values / values.dtype.type(self.scale), np.float32)
+        self._values = np.empty(values.shape, np.float32)
+        np.divide(values, values.dtype.type(self.scale), out=self._values, casting="same_kind")
         self.channels, self.rows = values.shape
         self.n, self.m = n, m
         self._asked = 0
