@@ -30,21 +30,32 @@ def mask_view(
         figure = Figure(figsize=(10.4, 3.5), dpi=100)
         whole, window, sizes = figure.subplots(1, 3, width_ratios=(1.0, 1.75, 1.15))
         figure.subplots_adjust(left=0.055, right=0.99, bottom=0.15, top=0.9, wspace=0.25)
-        _draw_both(whole, window, weights, mask, m, row, channel)
+        rows, channels = _windows(weights, row, channel)
+        _draw_whole(whole, weights, rows, channels)
+        _draw_window(window, weights, mask, rows, channels, m)
         _draw_sizes(sizes, weights, mask)
+    return figure
+
+
+def whole_matrix(weights: NDArray[Any], *, row: int = 0, channel: int = 0) -> Figure:
+    """The left panel of ``mask_view``: all of a weight matrix, and where its window stands."""
+    if weights.ndim != 2 or not weights.size:
+        raise ValueError(f"whole_matrix needs a matrix, got shape {weights.shape}")
+    with style():
+        figure = Figure(figsize=(2.75, 3.5), dpi=100)
+        _draw_whole(figure.add_axes((0.21, 0.15, 0.76, 0.75)), weights, *_windows(weights, row, channel))
     return figure
 
 
 def mask_window(
     weights: NDArray[Any], mask: NDArray[np.bool_], m: int | None = None, *, row: int = 0, channel: int = 0
 ) -> Figure:
-    """The two left panels of ``mask_view``."""
+    """The middle panel of ``mask_view``."""
     _require_mask(weights, mask, "mask_window")
     with style():
-        figure = Figure(figsize=(6.7, 3.5), dpi=100)
-        whole, window = figure.subplots(1, 2, width_ratios=(1.0, 1.75))
-        figure.subplots_adjust(left=0.085, right=0.99, bottom=0.15, top=0.9, wspace=0.2)
-        _draw_both(whole, window, weights, mask, m, row, channel)
+        figure = Figure(figsize=(4.1, 3.5), dpi=100)
+        axes = figure.add_axes((0.09, 0.15, 0.9, 0.75))
+        _draw_window(axes, weights, mask, *_windows(weights, row, channel), m)
     return figure
 
 
@@ -62,18 +73,15 @@ def _require_mask(weights: NDArray[Any], mask: NDArray[np.bool_], figure: str) -
         raise ValueError(f"{figure} needs two matrices of one shape, got {weights.shape} and {mask.shape}")
 
 
-def _draw_both(
-    whole: Axes, window: Axes, weights: NDArray[Any], mask: NDArray[np.bool_], m: int | None, row: int, channel: int
-) -> None:
-    rows, channels = _window(row, weights.shape[0], WINDOW[0]), _window(channel, weights.shape[1], WINDOW[1])
-    _draw_whole(whole, weights, rows, channels)
-    _draw_window(window, weights, mask, rows, channels, m)
-
-
 WINDOW = (24, 48)
 """The most rows and channels that a window onto a weight matrix shows."""
 
 _CELLS = 120  # a side of a matrix drawn as a whole: enough for the picture's pixels
+
+
+def _windows(weights: NDArray[Any], row: int, channel: int) -> tuple[slice, slice]:
+    """The rows and the channels of the window that starts at ``row`` and ``channel``, or as near to it as it fits."""
+    return _window(row, weights.shape[0], WINDOW[0]), _window(channel, weights.shape[1], WINDOW[1])
 
 
 def _window(start: int, size: int, most: int) -> slice:
@@ -185,7 +193,7 @@ def order_moves(order: NDArray[np.int64]) -> Figure:
     return figure
 
 
-def loss_strip(frame: pd.DataFrame, layer: str | None = None) -> Figure:
+def loss_strip(frame: pd.DataFrame, layer: str | None = None, title: str = "Lost by every layer") -> Figure:
     """Magnitude lost by every layer side by side, ``layer`` in another colour, the ideal as a dash.
 
     ``frame`` has ``layer, lost_percent, ideal_lost_percent``, and may have ``permuted_lost_percent``, drawn as dots.
@@ -203,15 +211,27 @@ def loss_strip(frame: pd.DataFrame, layer: str | None = None) -> Figure:
             axes.plot(places, drawn["permuted_lost_percent"], "o", color=COLOURS[0], ms=4, label="channels permuted")
         best = drawn["ideal_lost_percent"]
         axes.hlines(best, places - 0.4, places + 0.4, color="#000000", lw=1.2, label="ideal: as dense, no structure")
-        axes.set_xlim(-0.7, max(8, len(drawn)) - 0.3)
+        axes.set_xlim(-0.7, len(drawn) - 0.3)
         axes.set_ylim(0, 1.4 * max(1e-9, float(drawn["lost_percent"].max())))
-        axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
-        axes.set(xlabel="prunable layers, in the order of the network", ylabel="lost, % of the sum")
-        axes.set_title(
-            "Lost by every layer" + (f" ({str(layer).removesuffix('.weight')} in orange)" if chosen.any() else "")
-        )
+        if len(drawn) <= _MOST_NAMED:
+            axes.set_xticks(places, [_in_two_lines(str(name)) for name in drawn["layer"]])
+            axes.set_xlim(-0.5, _MOST_NAMED - 0.5)
+        else:
+            axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+            axes.set_xlabel("prunable layers, in the order of the network")
+        axes.set_ylabel("lost, % of the sum")
+        axes.set_title(title + (f" ({str(layer).removesuffix('.weight')} in orange)" if chosen.any() else ""))
         axes.legend(loc="upper right", borderaxespad=0.0, ncols=2)
     return figure
+
+
+_MOST_NAMED = 6  # bars that have room for a name
+
+
+def _in_two_lines(name: str) -> str:
+    """``blocks.4.expand.weight`` as ``blocks.4`` over ``expand``, each cut from the left where it is long."""
+    lines = name.removesuffix(".weight").rsplit(".", 1)
+    return "\n".join(line if len(line) <= 16 else f"...{line[-13:]}" for line in lines)
 
 
 def running_searches(frame: pd.DataFrame, bound: float | None = None) -> Figure:

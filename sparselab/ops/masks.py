@@ -31,6 +31,32 @@ def _raise_not_finite(count: int | None = None) -> None:
     raise ValueError(f"{found}: a mask would be arbitrary there; find where the weights (or the saliency) diverged")
 
 
+def largest(scores: Tensor, keep: int) -> Tensor:
+    """Keep the ``keep`` largest ``|scores|`` of all; ties go to the lower index.
+
+    Any shape, float dtype and device; a bool tensor of that shape. Raises ``ValueError`` for NaN or infinite scores.
+    """
+    require_finite(scores)
+    if not keep:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    if scores.device.type != "cpu":
+        return largest_torch(scores, keep)
+    sizes, place = np.abs(_as_numpy_floats(scores)).ravel(), scores.numel() - keep
+    least = np.partition(sizes, place)[place]  # in vector registers: many times as fast as ``kthvalue``
+    kept = sizes > least
+    kept[np.flatnonzero(sizes == least)[: keep - np.count_nonzero(kept)]] = True
+    return torch.from_numpy(kept).view(scores.shape)
+
+
+def largest_torch(scores: Tensor, keep: int) -> Tensor:
+    """``largest`` in PyTorch operations, for devices without a kernel of ours; ``keep`` is at least 1."""
+    flat = scores.abs().reshape(-1)
+    least = flat.kthvalue(flat.numel() - keep + 1).values
+    kept = flat > least
+    kept[(flat == least).nonzero()[: keep - int(kept.sum()), 0]] = True
+    return kept.view(scores.shape)
+
+
 def keep_count(size: int, density: float) -> int:
     """How many of ``size`` weights the share ``density`` is, rounded down (0.29 of 100 is 29, whatever floats say)."""
     return math.floor(size * density + 1e-9)
@@ -103,7 +129,16 @@ def best_blocks(scores: Tensor, n: int, m: int) -> Tensor:
     device, both divisible by ``m``. Returns a bool tensor. Sums are float32 (float64 for float64 scores); between
     equal sums the first choice in lexicographic order wins. Raises ``ValueError`` for NaN or infinite scores.
     """
-    require_finite(scores)
+    if scores.device.type != "cpu":
+        require_finite(scores)
+        return best_blocks_torch(scores, n, m)
+    from sparselab.ops import mask_kernels
+
+    return _checked(*mask_kernels.best_blocks(_as_numpy_floats(scores), block_choices(n, m).numpy(), m))
+
+
+def best_blocks_torch(scores: Tensor, n: int, m: int) -> Tensor:
+    """``best_blocks`` in PyTorch operations, for devices without a kernel of ours."""
     choices = block_choices(n, m).to(scores.device)
     dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32
     blocks = _to_blocks(scores.abs().to(dtype), m)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import html
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
@@ -55,9 +55,17 @@ class Picture(ipywidgets.HTML):
     def __init__(self) -> None:
         super().__init__()
         self.add_class("sparselab-picture")
+        self._key: Hashable = None
+
+    def show_of(self, key: Hashable, draw: Callable[[], Figure], text: str) -> None:
+        """Show what ``draw`` draws, unless the picture of this ``key`` is there already."""
+        if key != self._key:
+            self.show(draw(), text)
+            self._key = key
 
     def show(self, figure: Figure, text: str) -> None:
         """Replace the picture."""
+        self._key = None
         data = base64.b64encode(png(figure)).decode()
         width, height = (round(side * figure.dpi) for side in figure.get_size_inches())
         self.value = (
@@ -67,6 +75,7 @@ class Picture(ipywidgets.HTML):
 
     def clear(self) -> None:
         """No picture."""
+        self._key = None
         self.value = ""
 
 
