@@ -39,11 +39,12 @@ CALCULATORS: Registry[MaskCalculator] = Registry(
     {
         "1d": "sparselab.masks.one_d:OneD",
         "2d_best": "sparselab.masks.two_d_best:TwoDBest",
+        "2d_fast": "sparselab.masks.two_d_fast:TwoDFast",
         "2d_greedy": "sparselab.masks.two_d_greedy:TwoDGreedy",
         "unstructured": "sparselab.masks.unstructured:Unstructured",
         "row": "sparselab.masks.row:Row",
     },
-    aliases={"1d_best": "1d"},
+    aliases={"1d_best": "1d", "2d_2approx": "2d_greedy"},
 )
 
 

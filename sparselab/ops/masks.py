@@ -47,7 +47,7 @@ def top_n_of_m(scores: Tensor, n: int, m: int) -> Tensor:
         return top_n_of_m_torch(scores, n, m)
     from sparselab.ops import mask_kernels
 
-    return _checked(*mask_kernels.top_n_of_m(_as_numpy_floats(scores), n, m))
+    return _checked(*mask_kernels.top_n_of_m(as_numpy_floats(scores), n, m))
 
 
 def top_n_of_m_torch(scores: Tensor, n: int, m: int) -> Tensor:
@@ -78,12 +78,12 @@ def greedy_blocks(scores: Tensor, n: int, m: int) -> Tensor:
         return greedy_blocks_torch(scores, n, m)
     from sparselab.ops import mask_kernels
 
-    return _checked(*mask_kernels.greedy_blocks(_as_numpy_floats(scores), n, m))
+    return _checked(*mask_kernels.greedy_blocks(as_numpy_floats(scores), n, m))
 
 
 def greedy_blocks_torch(scores: Tensor, n: int, m: int) -> Tensor:
     """``greedy_blocks`` in PyTorch operations, for devices without a kernel of ours."""
-    blocks = _to_blocks(scores.abs(), m)
+    blocks = to_blocks(scores.abs(), m)
     free = torch.ones_like(blocks, dtype=torch.bool)
     kept = torch.zeros_like(free)
     for _ in range(m * n):
@@ -93,7 +93,7 @@ def greedy_blocks_torch(scores: Tensor, n: int, m: int) -> Tensor:
         square = kept.view(-1, m, m)
         full = (square.sum(1, keepdim=True) >= n) | (square.sum(2, keepdim=True) >= n)
         free &= ~(full.reshape(free.shape) | kept)
-    return _from_blocks(kept, scores.shape, m)
+    return from_blocks(kept, scores.shape, m)
 
 
 def best_blocks(scores: Tensor, n: int, m: int) -> Tensor:
@@ -106,12 +106,14 @@ def best_blocks(scores: Tensor, n: int, m: int) -> Tensor:
     require_finite(scores)
     choices = block_choices(n, m).to(scores.device)
     dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32
-    blocks = _to_blocks(scores.abs().to(dtype), m)
+    blocks = to_blocks(scores.abs().to(dtype), m)
+    if blocks.numel() and float(blocks.max()) > torch.finfo(dtype).max / (n * m):
+        blocks = blocks * 2.0 ** -(n * m).bit_length()  # or the sums would overflow
     weights = choices.to(dtype).T.contiguous()
     best = [
         (chunk @ weights).argmax(dim=1) for chunk in torch.split(blocks, max(1, _CHUNK_ELEMENTS // choices.shape[0]))
     ]
-    return _from_blocks(choices[torch.cat(best)], scores.shape, m)
+    return from_blocks(choices[torch.cat(best)], scores.shape, m)
 
 
 @cache
@@ -126,12 +128,14 @@ def block_choices(n: int, m: int) -> Tensor:
     return torch.tensor(valid, dtype=torch.bool).reshape(len(valid), m * m)
 
 
-def _to_blocks(matrix: Tensor, m: int) -> Tensor:
+def to_blocks(matrix: Tensor, m: int) -> Tensor:
+    """The ``m`` x ``m`` blocks of ``(rows, channels)``, ``(blocks, m * m)``, left to right, then down."""
     rows, channels = matrix.shape
     return matrix.reshape(rows // m, m, channels // m, m).transpose(1, 2).reshape(-1, m * m)
 
 
-def _from_blocks(blocks: Tensor, shape: torch.Size, m: int) -> Tensor:
+def from_blocks(blocks: Tensor, shape: torch.Size, m: int) -> Tensor:
+    """The inverse of ``to_blocks``: a matrix of ``shape``."""
     rows, channels = shape
     return blocks.reshape(rows // m, channels // m, m, m).transpose(1, 2).reshape(rows, channels)
 
@@ -142,8 +146,8 @@ def _checked(mask: NDArray[np.bool_], finite: bool) -> Tensor:
     return torch.from_numpy(mask)
 
 
-def _as_numpy_floats(scores: Tensor) -> NDArray[np.floating[Any]]:
-    """A C-contiguous float32 or float64 array; half precision widens, which changes no comparison."""
+def as_numpy_floats(scores: Tensor) -> NDArray[np.floating[Any]]:
+    """A C-contiguous float32 or float64 array of CPU ``scores``; half precision widens, which changes no comparison."""
     if scores.dtype not in (torch.float32, torch.float64):
         scores = scores.float()
     array: NDArray[np.floating[Any]] = scores.detach().contiguous().numpy()
