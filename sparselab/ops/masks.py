@@ -106,9 +106,7 @@ def best_blocks(scores: Tensor, n: int, m: int) -> Tensor:
     require_finite(scores)
     choices = block_choices(n, m).to(scores.device)
     dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32
-    blocks = to_blocks(scores.abs().to(dtype), m)
-    if blocks.numel() and float(blocks.max()) > torch.finfo(dtype).max / (n * m):
-        blocks = blocks * 2.0 ** -(n * m).bit_length()  # or the sums would overflow
+    blocks = to_blocks(without_overflow(scores.abs().to(dtype), n * m), m)
     weights = choices.to(dtype).T.contiguous()
     best = [
         (chunk @ weights).argmax(dim=1) for chunk in torch.split(blocks, max(1, _CHUNK_ELEMENTS // choices.shape[0]))
@@ -126,6 +124,13 @@ def block_choices(n: int, m: int) -> Tensor:
     rows = [tuple(column in kept for column in range(m)) for kept in combinations(range(m), n)]
     valid = [rows_ for rows_ in product(rows, repeat=m) if all(sum(column) == n for column in zip(*rows_))]
     return torch.tensor(valid, dtype=torch.bool).reshape(len(valid), m * m)
+
+
+def without_overflow(values: Tensor, terms: int) -> Tensor:
+    """``values``, by a power of two smaller where a sum of ``terms`` of them could overflow."""
+    if values.numel() and float(values.max()) > torch.finfo(values.dtype).max / terms:
+        return values * 2.0 ** -terms.bit_length()
+    return values
 
 
 def to_blocks(matrix: Tensor, m: int) -> Tensor:

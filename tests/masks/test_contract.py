@@ -18,6 +18,7 @@ PATTERNS = [
     "m5n2_2d_best", "m8n4_2d_best", "m8n1_2d_best",
     "m4n2_2d_fast", "m8n4_2d_fast", "m16n8_2d_fast", "m5n2_2d_fast", "m8n1_2d_fast", "m2n2_2d_fast",
     "m4n2_2d_greedy", "m8n4_2d_greedy", "m3n1_2d_greedy", "m8n2_2d_2approx",
+    "4:2:8", "3:1:6", "16:2:8", "2:2:4",
     "unstructured,0.5", "unstructured,0.3", "row,0.5", "row,0.25",
 ]  # fmt: skip
 
@@ -56,6 +57,10 @@ def oracle(scores, pattern):
         keep = int(np.floor(scores.size * kind.density + 1e-9))
         order = sorted(range(scores.size), key=lambda i: (-scores.flat[i], i))[:keep]
         mask.flat[order] = True
+    elif name == "VNM":
+        for top, left in itertools.product(range(0, rows, kind.v), range(0, channels, kind.m)):
+            block = scores[top : top + kind.v, left : left + kind.m]
+            mask[top : top + kind.v, left : left + kind.m] = vnm_block(block, kind.n)
     else:
         blocks = itertools.product(range(0, rows, kind.m), range(0, channels, kind.m))
         for top, left in blocks:
@@ -71,6 +76,16 @@ def greedy_block(block, n):
         row, column = divmod(index, block.shape[1])
         kept[row, column] = kept[row].sum() < n and kept[:, column].sum() < n
     return kept
+
+
+def vnm_block(block, n):
+    masks = []
+    for columns in itertools.combinations(range(block.shape[1]), 4):
+        kept = np.zeros(block.shape, bool)
+        for row in range(len(block)):
+            kept[row, sorted(columns, key=lambda c: (-block[row, c], c))[:n]] = True
+        masks.append(kept)
+    return max(masks, key=lambda kept: block[kept].sum())
 
 
 @functools.cache

@@ -223,7 +223,7 @@ class TestStraightThrough:
         assert sparsifier.enabled
 
     def test_a_step_that_fails_half_way_loses_nothing(self):
-        model, optimizer, sparsifier, closure = self.start(lambda parameters: torch.optim.SGD(parameters, 0.05))
+        _, optimizer, sparsifier, closure = self.start(lambda parameters: torch.optim.SGD(parameters, 0.05))
         dense = [sparsifier.weights.dense(layer).clone() for layer in sparsifier.weights.layers]
         closure()
         handle = optimizer.register_step_pre_hook(lambda *_: 1 / 0)

@@ -22,6 +22,6 @@ class Transposable(SrSte):
 
     def check(self, pattern: Pattern | None) -> None:
         """Needs masks that are N:M both ways."""
-        if pattern is None or pattern.n is None or not pattern.calculator.startswith("2d"):
+        if pattern is None or pattern.n is None or not pattern.both_ways:
             said = "a function" if pattern is None else f"'{pattern}'"
             raise ValueError(f"schedule 'transposable' needs a 2d pattern such as 'm4n2_2d_best', got {said}")
