@@ -172,7 +172,7 @@ def order_view(
         )
     rows, channels = _window(0, weights.shape[0], WINDOW[0]), _window(0, weights.shape[1], WINDOW[1] * 2 // 3)
     with style():
-        figure = Figure(figsize=(6.7, 3.5), dpi=100)
+        figure = Figure(figsize=(6.4, 3.5), dpi=100)
         left, right = figure.subplots(1, 2)
         figure.subplots_adjust(left=0.085, right=0.99, bottom=0.15, top=0.9, wspace=0.14)
         _draw_window(left, weights, before, rows, channels, m)
@@ -204,8 +204,8 @@ def loss_strip(frame: pd.DataFrame, layer: str | None = None, title: str = "Lost
     places = np.arange(len(drawn))
     chosen = (drawn["layer"] == layer).to_numpy()
     with style():
-        figure = Figure(figsize=(8.4, 2.0), dpi=100)
-        axes = figure.add_axes((0.068, 0.24, 0.92, 0.62))
+        figure = Figure(figsize=(6.4, 2.0), dpi=100)
+        axes = figure.add_axes((0.09, 0.24, 0.9, 0.62))
         axes.bar(places, drawn["lost_percent"], color=np.where(chosen, COLOURS[1], "#8FB8D6").tolist(), width=0.75)
         if "permuted_lost_percent" in drawn:
             axes.plot(places, drawn["permuted_lost_percent"], "o", color=COLOURS[0], ms=4, label="channels permuted")
@@ -220,7 +220,9 @@ def loss_strip(frame: pd.DataFrame, layer: str | None = None, title: str = "Lost
             axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
             axes.set_xlabel("prunable layers, in the order of the network")
         axes.set_ylabel("lost, % of the sum")
-        axes.set_title(title + (f" ({str(layer).removesuffix('.weight')} in orange)" if chosen.any() else ""))
+        axes.set_title(
+            title + (f" ({_end_of(str(layer).removesuffix('.weight'), 34)} in orange)" if chosen.any() else "")
+        )
         axes.legend(loc="upper right", borderaxespad=0.0, ncols=2)
     return figure
 
@@ -231,7 +233,11 @@ _MOST_NAMED = 6  # bars that have room for a name
 def _in_two_lines(name: str) -> str:
     """``blocks.4.expand.weight`` as ``blocks.4`` over ``expand``, each cut from the left where it is long."""
     lines = name.removesuffix(".weight").rsplit(".", 1)
-    return "\n".join(line if len(line) <= 16 else f"...{line[-13:]}" for line in lines)
+    return "\n".join(_end_of(line, 14) for line in lines)
+
+
+def _end_of(name: str, most: int) -> str:
+    return name if len(name) <= most else f"...{name[3 - most :]}"
 
 
 def running_searches(frame: pd.DataFrame, bound: float | None = None) -> Figure:
@@ -241,13 +247,15 @@ def running_searches(frame: pd.DataFrame, bound: float | None = None) -> Figure:
     """
     require_columns(frame, ("strategy", "seconds", "efficacy"), "running_searches")
     with style():
-        figure = Figure(figsize=(8.4, 3.0), dpi=100)
-        axes = figure.add_axes((0.068, 0.17, 0.62, 0.72))
+        figure = Figure(figsize=(6.4, 3.0), dpi=100)
+        axes = figure.add_axes((0.09, 0.17, 0.5, 0.72))
         for number, (strategy, rows) in enumerate(frame.groupby("strategy", sort=False)):
             colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
             seconds, last = rows["seconds"].clip(lower=1e-2), float(rows["efficacy"].iloc[-1])
             axes.step(seconds, rows["efficacy"], where="post", color=colour, lw=1.6)
-            axes.plot(seconds.iloc[-1:], [last], marker, color=colour, ms=6, label=f"{strategy}: {last:.1f}")
+            axes.plot(
+                seconds.iloc[-1:], [last], marker, color=colour, ms=6, label=f"{_end_of(str(strategy), 20)}: {last:.1f}"
+            )
         if bound is not None:
             axes.axhline(bound, color="#666666", lw=1, ls="--", label=f"upper bound: {bound:.1f}")
         axes.set_xscale("log")
@@ -273,10 +281,13 @@ def training_curves(frame: pd.DataFrame) -> Figure:
         ("flipped_percent", "Mask entries that flip", "% at a recomputation"),
     )
     runs = list(dict.fromkeys(frame["run"]))
+    columns = 1 if any(len(str(run)) > 34 for run in runs) else 2
     with style():
-        figure = Figure(figsize=(8.4, 5.4), dpi=100)
+        figure = Figure(figsize=(6.4, 5.4), dpi=100)
         places = figure.subplots(2, 2, sharex=True)
-        figure.subplots_adjust(left=0.095, right=0.985, bottom=0.09, top=0.87, wspace=0.24, hspace=0.25)
+        figure.subplots_adjust(
+            left=0.125, right=0.985, bottom=0.09, top=0.93 - 0.036 * -(-len(runs) // columns), wspace=0.32, hspace=0.25
+        )
         for axes, (quantity, title, label) in zip(places.flat, panels):
             chosen = frame[frame["quantity"] == quantity]
             for run, rows in chosen.groupby("run", sort=False):
@@ -293,5 +304,7 @@ def training_curves(frame: pd.DataFrame) -> Figure:
             axes.set_xlabel("step")
         handles = {label: handle for axes in places.flat for handle, label in zip(*axes.get_legend_handles_labels())}
         if handles:
-            figure.legend(handles.values(), handles.keys(), ncols=3, loc="upper left", bbox_to_anchor=(0.085, 0.995))
+            figure.legend(
+                handles.values(), handles.keys(), ncols=columns, loc="upper left", bbox_to_anchor=(0.115, 0.995)
+            )
     return figure

@@ -19,7 +19,7 @@ from sparselab.saliency import ModelSaliency
 from sparselab.specs import unknown_name
 from sparselab.widgets import layers as logic
 from sparselab.widgets.job import Job
-from sparselab.widgets.panel import Panel, Picture, controls, in_words, numbers, pictures, soon, wide
+from sparselab.widgets.panel import LONG, Panel, Picture, controls, in_words, numbers, pictures, soon, wide
 
 
 class MagnitudeLoss(Panel):
@@ -118,7 +118,9 @@ class MagnitudeLoss(Panel):
         dropdown, slider = ipywidgets.Dropdown, ipywidgets.IntSlider
         plain = {"style": {"description_width": "initial"}}
         return {
-            "layer": dropdown(options=names, description="Layer", tooltip="The weight to look at", **plain),
+            "layer": dropdown(
+                options=names, description="Layer", tooltip="The weight to look at", layout=LONG, **plain
+            ),
             "pattern": dropdown(options=patterns, value=pattern, description="Pattern", tooltip="Keep N of M", **plain),
             "saliency": dropdown(options=list(self._saliencies), description="Saliency", tooltip="Score", **plain),
             "row": slider(max=0, description="Window: row", readout=False, **wide(layout={"width": "290px"})),

@@ -26,7 +26,7 @@ _STYLE = """<style>
 .sparselab .sparselab-numbers b { font-variant-numeric: tabular-nums; }
 .sparselab .sparselab-problem { color: #B00020; font-weight: 600; }
 .sparselab .sparselab-picture { margin: 0; flex: 0 1 auto; max-width: 100%; overflow-x: auto; overflow-y: hidden; }
-.sparselab img { display: block; height: auto; max-width: 100%; min-width: min(var(--wide), 440px); }
+.sparselab img { display: block; height: auto; max-width: 100%; min-width: min(var(--wide), 460px); }
 .sparselab .sparselab-numbers th { text-align: left; padding-right: 1em; }
 .sparselab :focus-visible { outline: 2px solid #0072B2; outline-offset: 1px; }
 body[data-jp-theme-light="false"] .sparselab img,
@@ -139,7 +139,7 @@ def controls(*widgets: ipywidgets.Widget) -> ipywidgets.HBox:
     return box
 
 
-def pictures(*shown: Picture) -> ipywidgets.HBox:
+def pictures(*shown: ipywidgets.Widget) -> ipywidgets.HBox:
     """Pictures side by side, one below the other where there is no room."""
     box = ipywidgets.HBox(shown)
     box.add_class("sparselab-pictures")
@@ -166,6 +166,10 @@ def soon(call: Callable[[], None]) -> None:
         asyncio.get_running_loop().call_soon(call)
     except RuntimeError:
         call()
+
+
+LONG = {"width": "440px", "max_width": "98%"}
+"""The layout of a control that holds long names."""
 
 
 def wide(**options: Any) -> dict[str, Any]:

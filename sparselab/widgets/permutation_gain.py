@@ -215,7 +215,9 @@ class PermutationGain(WorkingPanel):
                 tooltip="What to permute",
                 **plain,
             ),
-            "pattern": ipywidgets.Dropdown(options=patterns, description="Pattern", tooltip="Keep N of M", **plain),
+            "pattern": ipywidgets.Dropdown(
+                options=patterns, description="Pattern", tooltip="Keep N of M", layout={"width": "140px"}, **plain
+            ),
             "seconds": ipywidgets.BoundedFloatText(
                 min=0, max=3600, step=0.5, description="Seconds each (0: until done)", **wide(layout={"width": "240px"})
             ),
