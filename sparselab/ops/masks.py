@@ -70,6 +70,12 @@ def top_n_of_m(scores: Tensor, n: int, m: int) -> Tensor:
     """
     if scores.device.type != "cpu":
         require_finite(scores)
+        if scores.device.type == "cuda":
+            from sparselab.ops import cuda
+            from sparselab.ops.cuda import device, masks
+
+            if masks.takes(scores, m) and cuda.missing() is None:
+                return masks.top_n_of_m(scores, n, m, device.device_of(scores))
         return top_n_of_m_torch(scores, n, m)
     from sparselab.ops import mask_kernels
 
