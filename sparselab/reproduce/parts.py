@@ -20,6 +20,7 @@ PARTS: Mapping[str, str] = {
     "search": "sparselab.reproduce.search",
     "pictures": "sparselab.reproduce.pictures",
     "finetune": "sparselab.reproduce.finetune",
+    "architectures": "sparselab.reproduce.architectures",
     "transformers": "sparselab.reproduce.transformers",
 }
 """Every part by name, in the order of the report; each module has ``run(settings) -> Section``."""
