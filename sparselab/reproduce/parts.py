@@ -20,6 +20,7 @@ PARTS: Mapping[str, str] = {
     "search": "sparselab.reproduce.search",
     "pictures": "sparselab.reproduce.pictures",
     "finetune": "sparselab.reproduce.finetune",
+    "architectures": "sparselab.reproduce.architectures",
     "transformers": "sparselab.reproduce.transformers",
     "schedules": "sparselab.reproduce.schedules",
 }
