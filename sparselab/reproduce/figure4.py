@@ -32,7 +32,7 @@ QUICK_SCORES = 30_000
 
 def run(settings: Settings) -> Section:
     """The table of least sparsities and the figure of the layers that succeed."""
-    layers = [name for name, matrix in _matrices().items() if settings.full or matrix.size <= QUICK_SCORES]
+    layers = [name for name, matrix in magnitudes().items() if settings.full or matrix.size <= QUICK_SCORES]
     strategies = STRATEGIES if settings.full else QUICK_STRATEGIES
     warm_up(strategies)
     trials = [{"layer": layer, "strategy": strategy} for layer in layers for strategy in strategies]
@@ -49,7 +49,7 @@ def run(settings: Settings) -> Section:
 
 def trial(trial: Trial) -> dict[str, Any]:
     """The least sparsity of one layer by one strategy, and the least that any order would need."""
-    matrix = _matrices()[trial.layer]
+    matrix = magnitudes()[trial.layer]
     least, seconds = least_sparsity(matrix, trial.strategy)
     return {
         "rows": len(matrix),
@@ -61,7 +61,7 @@ def trial(trial: Trial) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=1)
-def _matrices() -> dict[str, Matrix]:
+def magnitudes() -> dict[str, Matrix]:
     """Every layer of EfficientNet-Lite0 that can be 2:4, as the magnitudes of its weight matrix."""
     model = efficientnet_lite0()
     report = magnitude_report(model, "2:4").set_index("layer")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import pandas as pd
 
@@ -102,12 +101,12 @@ def summarise_pictures(found: pd.DataFrame) -> pd.DataFrame:
         if channels == PERMUTED:
             right = found[(found["pattern"] == pattern) & (found["seed"] == 0)].set_index("channels")["right"]
             count = int(mine["pictures"].iloc[0])
-            answered: dict[Any, Any] = {name: unpack(packed, count) for name, packed in right.items()}
+            answered = {name: unpack(packed, count) for name, packed in right.items()}
             tests = {
                 "p_as_trained": mcnemar(answered[PERMUTED], answered[AS_TRAINED]).p,
                 "p_random_order": mcnemar(answered[PERMUTED], answered[RANDOM]).p,
             }
-        means = mine[["retained_percent", "top1", "divergence"]].mean().to_dict()
+        means = {name: float(mine[name].mean()) for name in ("retained_percent", "top1", "divergence")}
         rows.append(
             {
                 "network": "EfficientNet-Lite0",
