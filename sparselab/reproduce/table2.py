@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import pandas as pd
 
@@ -11,7 +10,7 @@ from sparselab.reproduce import pictures, trained
 from sparselab.reproduce.answers import unpack
 from sparselab.reproduce.section import Section, Settings, markdown_table, rows_of
 from sparselab.reproduce.sources import MEASURED
-from sparselab.reproduce.statistics import estimate, mcnemar
+from sparselab.reproduce.statistics import Estimate, estimate, mcnemar
 from sparselab.reproduce.trained import AS_TRAINED, CHANNELS, DENSE, PERMUTED, RANDOM, Comparison
 
 PATTERNS = ("2:4", "1:4", "1:8")
@@ -35,6 +34,7 @@ class _Parts:
     texts: list[str] = field(default_factory=list)
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     summaries: list[pd.DataFrame] = field(default_factory=list)
+    trained: list[pd.DataFrame] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -44,6 +44,10 @@ def run(settings: Settings) -> Section:
     _add_pictures(parts, settings)
     for comparison in FULL if settings.full else QUICK:
         _add_trained(parts, comparison, settings)
+    if len(parts.trained) > 1:
+        pooled = differences(pd.concat(parts.trained, ignore_index=True))
+        parts.tables["table2_differences"] = pooled
+        parts.texts.append(f"**All of (b) and (c) together**, paired by task and seed:\n\n{differences_text(pooled)}")
     summary = pd.concat(parts.summaries, ignore_index=True) if parts.summaries else pd.DataFrame({"network": []})
     return Section(
         "Table 2: accuracy",
@@ -159,6 +163,7 @@ def _add_trained(parts: _Parts, comparison: Comparison, settings: Settings) -> N
     except (FileNotFoundError, ModuleNotFoundError) as error:
         parts.texts.append(f"**{label} {comparison.task}** was skipped: {error}.")
         return
+    parts.trained.append(found)
     parts.summaries.append(summarise_trained(comparison.task, found))
     parts.tables[f"table2_{'_'.join(comparison.task.split(',')[:2])}"] = found[
         [
@@ -218,30 +223,50 @@ def trained_text(title: str, comparison: Comparison, found: pd.DataFrame) -> str
     table = markdown_table(pd.DataFrame(rows, columns=columns), {"retained, %": ".1f", "KL to dense": ".3f"})
     seeds = found["seed"].nunique()
     short = "" if comparison.steps is None else " This is the short form: both trainings stop early."
-    verdicts = [sentence for pattern in comparison.patterns for sentence in paired_sentences(found, pattern)]
     return f"""**{title}**, top-1 in percent, {seeds} seed{"s" if seeds > 1 else ""}; dense before fine-tuning
 {estimate(found.groupby("seed")["dense_top1"].mean())}.{short}
 
 {table}
 
-{" ".join(verdicts)}"""
+{differences_text(differences(found))}"""
 
 
-def paired_sentences(found: pd.DataFrame, pattern: str) -> Sequence[str]:
-    """What permuting changes against either control, one shot and fine-tuned, with interval and p-value where there are seeds."""
-    sentences = []
-    for phase, value in (("one shot", "one_shot_top1"), ("fine-tuned", "finetuned_top1")):
-        differences = [estimate(trained.paired(found, pattern, value, against)) for against in (AS_TRAINED, RANDOM)]
-        texts = [str(each) + ("" if each.p != each.p else f" (p = {each.p:.2g})") for each in differences]
-        told = all(each.low > 0 for each in differences)
-        verdict = (
-            "."
-            if differences[0].p != differences[0].p
-            else ": it helps."
-            if told
-            else ": no help that could be told from chance."
-        )
-        sentences.append(
-            f"{pattern}, {phase}: permuted minus as trained {texts[0]}, minus random order {texts[1]}{verdict}"
-        )
-    return sentences
+def differences(found: pd.DataFrame) -> pd.DataFrame:
+    """What permuting changes: permuted minus either control, paired by task and seed, before and after fine-tuning.
+
+    A row a pattern, phase and control, with the mean difference in points, its 95% interval, its p-value and the number of
+    pairs.
+    """
+    rows = []
+    for pattern in dict.fromkeys(found["pattern"]):
+        for phase, value in (("one shot", "one_shot_top1"), ("fine-tuned", "finetuned_top1")):
+            for against in (AS_TRAINED, RANDOM) if pattern != DENSE else ():
+                pairs = trained.paired(found, pattern, value, against)
+                rows.append(
+                    {
+                        "pattern": pattern,
+                        "phase": phase,
+                        "against": against,
+                        "pairs": len(pairs),
+                        **asdict(estimate(pairs)),
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def differences_text(table: pd.DataFrame) -> str:
+    """The differences as Markdown, with a verdict: permuting helps only where it beats both controls beyond chance."""
+    rows = []
+    for (pattern, phase), both in table.groupby(["pattern", "phase"], sort=False):
+        told = [Estimate(row.mean, row.low, row.high, row.p) for row in rows_of(both)]
+        verdict = "cannot be told from chance"
+        if all(each.low > 0 for each in told):
+            verdict = "helps"
+        elif all(each.high < 0 for each in told):
+            verdict = "hurts"
+        elif any(each.p != each.p for each in told):
+            verdict = "one pair says nothing"
+        texts = [str(each) + ("" if each.p != each.p else f", p = {each.p:.2g}") for each in told]
+        rows.append((pattern, phase, *texts, verdict))
+    columns = ["pattern", "phase", *(f"permuted minus {name}" for name in (AS_TRAINED, RANDOM)), "permuting"]
+    return markdown_table(pd.DataFrame(rows, columns=columns))

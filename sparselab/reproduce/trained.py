@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,8 +105,8 @@ def retained_percent(sparsifier: Sparsifier | None) -> float:
     return 100 * sum(kept.values()) / total
 
 
-def paired(frame: pd.DataFrame, pattern: str, value: str, against: str) -> Sequence[float]:
-    """``value`` of the permuted network minus that of the network with channels ``against``, seed by seed."""
-    rows = frame[frame["pattern"] == pattern].pivot_table(index="seed", columns="channels", values=value)
+def paired(frame: pd.DataFrame, pattern: str, value: str, against: str) -> list[float]:
+    """``value`` of the permuted network minus that with channels ``against``, for every task (``name``) and seed."""
+    rows = frame[frame["pattern"] == pattern].pivot_table(index=["name", "seed"], columns="channels", values=value)
     difference: pd.Series[float] = (rows[PERMUTED] - rows[against]).dropna()
     return difference.tolist()

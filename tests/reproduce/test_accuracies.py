@@ -53,22 +53,32 @@ def test_a_comparison_has_the_control_and_is_resumed(tmp_path):
     ]
     assert differences == pytest.approx(by_hand)
     text = table2.trained_text("(b) digits", comparison, found)
-    assert "minus random order" in text
+    assert "permuted minus random order" in text
     assert "2 seeds" in text
 
 
-def test_sentences_claim_help_only_beyond_both_controls():
-    def frame(gain_plain, gain_random):
-        rows = [
-            ("2:4", channels, seed, 80.0 + seed + gain + 0.1 * (seed % 2) * (channels == PERMUTED))
-            for seed in range(5)
-            for channels, gain in ((AS_TRAINED, -gain_plain), (RANDOM, -gain_random), (PERMUTED, 0.0))
-        ]
-        made = pd.DataFrame(rows, columns=["pattern", "channels", "seed", "one_shot_top1"])
-        return made.assign(finetuned_top1=made["one_shot_top1"])
-
-    assert table2.paired_sentences(frame(1, 1), "2:4")[0].endswith("it helps.")
-    assert table2.paired_sentences(frame(1, 0), "2:4")[0].endswith("no help that could be told from chance.")
+@pytest.mark.parametrize(
+    ("gains", "verdict"),
+    [((1, 1), "helps"), ((1, 0), "cannot be told from chance"), ((-1, -1), "hurts")],
+)
+def test_permuting_helps_only_beyond_both_controls(gains, verdict):
+    controls = dict(zip((AS_TRAINED, RANDOM), gains))
+    noise = np.random.default_rng(0).normal(0, 0.1, (5, 3))
+    rows = [
+        ("a task", "2:4", channels, seed, 80.0 + 3 * seed - controls.get(channels, 0) + noise[seed, number])
+        for seed in range(5)
+        for number, channels in enumerate((AS_TRAINED, RANDOM, PERMUTED))
+    ]
+    found = pd.DataFrame(rows, columns=["name", "pattern", "channels", "seed", "one_shot_top1"])
+    found = found.assign(finetuned_top1=found["one_shot_top1"])
+    table = table2.differences(found)
+    wide = found.pivot_table(index="seed", columns="channels", values="one_shot_top1")
+    assert table["p"].iloc[0] == pytest.approx(stats.ttest_rel(wide[PERMUTED], wide[AS_TRAINED]).pvalue)
+    assert table["mean"].iloc[1] == pytest.approx((wide[PERMUTED] - wide[RANDOM]).mean())
+    assert (table["pairs"] == 5).all()
+    assert all(line.endswith(f"| {verdict} |") for line in table2.differences_text(table).splitlines()[2:])
+    one = table2.differences_text(table2.differences(found[found["seed"] == 0]))
+    assert one.count("one pair says nothing") == 2
 
 
 def test_divergence_is_scipys():
