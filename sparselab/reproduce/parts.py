@@ -31,6 +31,8 @@ PARTS: Mapping[str, str] = {
     "figure4": "sparselab.reproduce.figure4",
     "whitepaper": "sparselab.reproduce.whitepaper",
     "beyond": "sparselab.reproduce.beyond",
+    "transformers": "sparselab.reproduce.transformers",
+    "schedules": "sparselab.reproduce.schedules",
 }
 """Every part by name, in the order of the report; each module has ``run(settings) -> Section``."""
 

@@ -49,6 +49,7 @@ def run(settings: Settings) -> Section:
         parts.tables["table2_differences"] = pooled
         parts.texts.append(f"**All of (b) and (c) together**, paired by task and seed:\n\n{differences_text(pooled)}")
     summary = pd.concat(parts.summaries, ignore_index=True) if parts.summaries else pd.DataFrame({"network": []})
+    parts.texts.append(_TRANSFORMER)
     return Section(
         "Table 2: accuracy",
         "\n\n".join(parts.texts),
@@ -64,6 +65,8 @@ them. *Permuted*: in the order that lets the masks keep the most, the same funct
 weights, as a control for luck; what permuting gains is worth mentioning only beside it. 1:4 and 1:8 prune more, where the loss is large
 enough to see a difference. Batch norm statistics are re-estimated after every pruning. Square brackets are 95% intervals.
 """
+
+_TRANSFORMER = "**(d) MiniLM on `sentiment`** has a part of its own, `transformers`, with three saliencies."
 
 # ----------------------------------------------------------------------------------------------------------- pictures
 
