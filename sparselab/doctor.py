@@ -17,14 +17,16 @@ from sparselab.paths import cache_dir, data_dir
 
 # Import name -> what pip calls it, by the extra that brings it; "" is what sparselab cannot do without.
 PACKAGES = {
-    "": {name: name for name in ("torch", "numpy", "scipy", "numba", "pandas", "matplotlib", "tqdm", "cloudpickle")},
+    "": {
+        **{name: name for name in ("torch", "numpy", "scipy", "numba", "pandas", "matplotlib", "tqdm", "cloudpickle")},
+        "PIL": "pillow",
+    },
     "lab": {"jupyterlab": "jupyterlab", "ipywidgets": "ipywidgets"},
     "zoo": {
         "efficientnet_lite_pytorch": "efficientnet-lite-pytorch",
         "transformers": "transformers",
         "sklearn": "scikit-learn",
         "pyarrow": "pyarrow",
-        "PIL": "pillow",
     },
     "dask": {"distributed": "distributed", "loky": "loky"},
     "gpu": {"cupy": "cupy-cuda13x"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -78,7 +79,7 @@ def search_permutation(
     chosen = STRATEGIES.resolve(strategy)
     backend = resolve(backend, work(sum(len(consumer.saliency) for consumer in problem.consumers), problem.size))
     if time_limit is not None and isinstance(strategy, str):
-        started += _seconds_to_warm_up(strategy, n, m, backend)
+        started += warm_up(strategy, parsed, backend)
     with _progress_bar(progress, time_limit, callback) as report:
         search = _start(problem, n, m, seed, backend, started, time_limit, report)
         try:
@@ -133,10 +134,13 @@ def as_problem(item: Searchable, saliency: Saliency = "magnitude") -> SearchProb
     return SearchProblem.from_matrix(to_matrix(scores(weight.detach(), saliency)))
 
 
-def _seconds_to_warm_up(strategy: str, n: int, m: int, backend: str) -> float:
-    """Have what ``strategy`` needs compiled before its clock starts, and say how long that took."""
+def warm_up(strategy: str, pattern: str | Pattern = "2:4", backend: str = "auto") -> float:
+    """Have what a search by ``strategy`` needs compiled, once on a machine; returns the seconds that it took now.
+
+    A ``time_limit`` never counts this. For clocks of one's own: call it before they start.
+    """
     began = time.perf_counter()
-    _warm_up(strategy, n, m, backend)
+    _warm_up(strategy, *Pattern.parse(pattern).require_nm("a permutation search"), backend)
     return time.perf_counter() - began
 
 
@@ -206,17 +210,19 @@ def _result(
 
 @contextmanager
 def _progress_bar(wanted: bool, time_limit: float | None, callback: Callback | None) -> Iterator[Callback | None]:
-    """``callback``, with a tqdm bar of seconds in front of it where one is ``wanted``."""
+    """``callback``, with a tqdm bar of seconds in front of it where one is ``wanted``; in a file once a second."""
     if not wanted:
         yield callback
         return
     from tqdm import tqdm
 
-    with tqdm(total=time_limit, unit="s", bar_format="{l_bar}{bar}| {elapsed}{postfix}") as bar:
+    pace = 0.1 if sys.stderr.isatty() else 1.0
+    looks = "{l_bar}{bar}| {elapsed}{postfix}"
+    with tqdm(total=time_limit, unit="s", bar_format=looks, mininterval=pace, miniters=0) as bar:
 
         def report(seconds: float, retained: float) -> None:
-            bar.n = seconds if time_limit is None else min(seconds, time_limit)
-            bar.set_postfix_str(f"retained {retained:.6g}")
+            bar.set_postfix_str(f"retained {retained:.6g}", refresh=False)
+            bar.update((seconds if time_limit is None else min(seconds, time_limit)) - bar.n)
             if callback is not None:
                 callback(seconds, retained)
 

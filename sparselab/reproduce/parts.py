@@ -20,6 +20,8 @@ PARTS: Mapping[str, str] = {
     "search": "sparselab.reproduce.search",
     "pictures": "sparselab.reproduce.pictures",
     "finetune": "sparselab.reproduce.finetune",
+    "transformers": "sparselab.reproduce.transformers",
+    "schedules": "sparselab.reproduce.schedules",
 }
 """Every part by name, in the order of the report; each module has ``run(settings) -> Section``."""
 

@@ -33,7 +33,8 @@ class CpuHandle:
 
     def __init__(self, values: Floats, n: int, m: int) -> None:
         self.scale = power_of_two(values)
-        self._values = np.ascontiguousarray(values / values.dtype.type(self.scale), np.float32)
+        self._values = np.empty(values.shape, np.float32)
+        np.divide(values, values.dtype.type(self.scale), out=self._values, casting="same_kind")
         self.channels, self.rows = values.shape
         self.n, self.m = n, m
         self._asked = 0
