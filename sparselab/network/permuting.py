@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,22 +15,25 @@ import torch
 from torch import nn
 
 from sparselab.eligibility import LayerWeight
+from sparselab.modes import unwrap
 from sparselab.network.analysis import Analysis, Member, analyse
 from sparselab.network.axes import Indices, reasons_of
 from sparselab.network.freedom import Axis, Orders, free_axes
 from sparselab.network.interrupts import interrupts_noticed
-from sparselab.network.objective import Consumer, Objective, consumers_of, objectives
+from sparselab.network.objective import Consumer, Place, consumers_of, objectives
 from sparselab.network.plan import Plan
 from sparselab.network.problems import axis_members, axis_names, chosen_layers, layer_scores
 from sparselab.network.ranks import on_one_rank
 from sparselab.network.report import COLUMNS, PermutationReport
-from sparselab.network.tracing import UntraceableError, unwrap
+from sparselab.network.tracing import UntraceableError
 from sparselab.network.verify import Verdict, Witness, verify
 from sparselab.patterns import Pattern
 from sparselab.permutation import SearchResult, search_permutation
 from sparselab.permutation.problem import MAX_CHANNELS
 from sparselab.permutation.strategy import Strategy
 from sparselab.saliency import ModelSaliency
+
+OWN_DTYPE = "own_dtype"
 
 
 def permute(
@@ -45,7 +48,7 @@ def permute(
     exclude: Iterable[str] | None = None,
     seed: int = 0,
     backend: str = "auto",
-    verify: bool = True,
+    verify: bool | str = True,
     strict: bool = False,
 ) -> PermutationReport:
     """Put the channels of a whole network in the order that lets ``pattern`` keep the most; the function stays the same.
@@ -60,7 +63,8 @@ def permute(
     are those of ``search_permutation``: the same seed gives the same orders.
 
     ``verify=True`` compares outputs before and after on the examples and on random inputs like them, in float64 on a
-    copy where memory allows; an axis that changes them is found and left where it was. A model that cannot be traced is
+    copy where memory allows; an axis that changes them is found and left where it was. ``verify="own_dtype"`` makes no copy:
+    it compares outputs of the model itself, as far as its dtype can tell. A model that cannot be traced is
     left alone, and the report says which line of it is to blame; ``strict=True`` raises ``RuntimeError`` then, and when
     an axis had to be rolled back. An interruption leaves the model as it was or wholly permuted. Where a process group is
     initialised every rank has to call this: rank 0 searches, and all ranks apply its plan.
@@ -75,6 +79,8 @@ def permute(
     """
     parsed = Pattern.parse(pattern)
     parsed.require_nm("permute")
+    if verify not in (True, False, OWN_DTYPE):
+        raise ValueError(f"verify is True, False or {OWN_DTYPE!r}, got {verify!r}")
     inner = unwrap(model)
     layers = chosen_layers(inner, parsed, include, exclude)
     search = _Settings(parsed, strategy, saliency, seed, backend)
@@ -88,7 +94,7 @@ def _found(
     example_inputs: Any,
     layers: Sequence[LayerWeight],
     settings: _Settings,
-    verify: bool,
+    verify: bool | str,
     strict: bool,
 ) -> PermutationReport:
     """The report of what is to be done; ``model`` itself is as before."""
@@ -102,7 +108,10 @@ def _found(
     consumers = consumers_of(analysis, layers)
     searches = _search_all(analysis, consumers, settings)
     orders = {search.axis: search.orders for search in searches if search.status == "permuted"}
-    verdict = _verified(model, example_inputs, analysis, orders, settings.seed) if verify and orders else None
+    verdict = None
+    if verify and orders:
+        witness = Witness(model, example_inputs, analysis.lowest, settings.seed, copied=verify is True)
+        verdict = _verified(witness, analysis, orders)
     if verdict is not None:
         for search in searches:
             if search.axis in verdict.blamed:
@@ -135,6 +144,7 @@ class _Search:
     axis: Axis
     consumers: tuple[Consumer, ...]
     orders: Indices
+    searched: bool = False
     baseline: float = 0.0
     retained: float = 0.0
     ideal: float = 0.0
@@ -142,18 +152,17 @@ class _Search:
     status: str = "kept"
     reason: str = "no better order was found"
 
-    def add(self, objective: Objective, result: SearchResult, m: int) -> None:
+    def add(self, place: Place, result: SearchResult) -> None:
         """One context's result."""
-        order = objective.order(result.order)
-        self.orders[objective.context] = order
+        order = place.order(result.order)
+        self.orders[place.context] = order
+        self.searched = True
         self.baseline += result.baseline
         self.retained += result.retained
         self.ideal += result.ideal
         self.seconds += result.seconds
         if (order != np.arange(self.axis.size)).any():
             self.status, self.reason = "permuted", ""
-        elif self.status == "kept" and not len(objective.problem.searchable(m)):
-            self.reason = f"its units do not fill groups of {m} in any weight that reads it"
 
     @property
     def efficacy(self) -> float:
@@ -179,18 +188,6 @@ class _Settings:
 
 def _search_all(analysis: Analysis, consumers: Sequence[Consumer], settings: _Settings) -> list[_Search]:
     """An order for every axis that a consumer reads."""
-
-    scores = layer_scores(settings.saliency)
-
-    def search_one(objective: Objective, number: int) -> SearchResult:
-        return search_permutation(
-            objective.problem,
-            settings.pattern,
-            strategy=settings.strategy,
-            seed=settings.seed + 1_000 * number + objective.context,
-            backend=settings.backend,
-        )
-
     searches: list[_Search] = []
     with interrupts_noticed() as raise_if_interrupted:
         for number, axis in enumerate(free_axes(analysis)):
@@ -201,15 +198,41 @@ def _search_all(analysis: Analysis, consumers: Sequence[Consumer], settings: _Se
             if axis.size > MAX_CHANNELS:
                 search.reason = f"{axis.size} units are more than the {MAX_CHANNELS} that can be searched"
                 continue
-            for objective in objectives(axis, readers, scores, settings.m):
-                search.add(objective, search_one(objective, number), settings.m)
+            found = _search_axis(axis, readers, settings, number, raise_if_interrupted)
+            if not found:
+                search.reason = f"its units do not fill groups of {settings.m} in any weight that reads it"
+            for place, result in found:  # what was searched is no longer in memory
+                search.add(place, place.counted(result))
                 raise_if_interrupted()
     return searches
 
 
-def _verified(model: nn.Module, example_inputs: Any, analysis: Analysis, orders: Orders, seed: int) -> Verdict:
-    witness = Witness(model, example_inputs, analysis.lowest, seed)
+def _search_axis(
+    axis: Axis,
+    readers: Sequence[Consumer],
+    settings: _Settings,
+    number: int,
+    raise_if_interrupted: Callable[[], None],
+) -> list[tuple[Place, SearchResult]]:
+    """What was found for each context in which there is something to search."""
+    found = []
+    for objective in objectives(
+        axis, readers, layer_scores(settings.saliency), settings.m, seed=settings.seed + number
+    ):
+        if objective.problem is not None:
+            result = search_permutation(
+                objective.problem,
+                settings.pattern,
+                strategy=settings.strategy,
+                seed=settings.seed + 1_000 * number + objective.place.context,
+                backend=settings.backend,
+            )
+            found.append((objective.place, result))
+        raise_if_interrupted()
+    return found
 
+
+def _verified(witness: Witness, analysis: Analysis, orders: Orders) -> Verdict:
     @contextlib.contextmanager
     def moved(axes: Sequence[Axis]) -> Iterator[None]:
         plan = Plan.from_orders(analysis, {axis: orders[axis] for axis in orders if axis in set(axes)})
@@ -239,10 +262,7 @@ def _frame(
                 "size": search.axis.size,
                 "members": moved[search.axis],
                 "consumers": tuple(consumer.name for consumer in search.consumers),
-                "baseline": search.baseline,
-                "retained": search.baseline if search.status == "rolled_back" else search.retained,
-                "ideal": search.ideal,
-                "efficacy": 0.0 if search.status == "rolled_back" else search.efficacy,
+                **_worth(search),
                 "seconds": search.seconds,
                 "status": search.status,
                 "reason": search.reason,
@@ -254,6 +274,21 @@ def _frame(
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+_UNKNOWN = dict.fromkeys(("baseline", "retained", "ideal", "efficacy"), math.nan)
+
+
+def _worth(search: _Search) -> dict[str, float]:
+    if not search.searched:
+        return _UNKNOWN
+    back = search.status == "rolled_back"
+    return {
+        "baseline": search.baseline,
+        "retained": search.baseline if back else search.retained,
+        "ideal": search.ideal,
+        "efficacy": 0.0 if back else search.efficacy,
+    }
+
+
 def _pinned_row(layer: LayerWeight, member: Member | None, reason: str | None = None) -> dict[str, Any]:
     if reason is None:
         reasons = reasons_of(member.dims[layer.channel_dim]) if member else []
@@ -263,10 +298,7 @@ def _pinned_row(layer: LayerWeight, member: Member | None, reason: str | None = 
         "size": layer.weight.shape[layer.channel_dim],
         "members": (),
         "consumers": (layer.name,),
-        "baseline": math.nan,
-        "retained": math.nan,
-        "ideal": math.nan,
-        "efficacy": math.nan,
+        **_UNKNOWN,
         "seconds": 0.0,
         "status": "pinned",
         "reason": reason,

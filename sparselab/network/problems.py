@@ -12,13 +12,15 @@ from torch import Tensor, nn
 
 from sparselab import saliency as saliency_module
 from sparselab.eligibility import LayerWeight, layer_weights, why_not
+from sparselab.layout import to_matrix
+from sparselab.modes import unwrap
 from sparselab.network.analysis import Analysis, analyse
 from sparselab.network.axes import Indices, leaves_of
 from sparselab.network.freedom import Axis, free_axes
-from sparselab.network.objective import Objective, Scores, consumers_of, objectives
+from sparselab.network.objective import Place, Rows, Scores, consumers_of, objectives
 from sparselab.network.plan import Plan
-from sparselab.network.tracing import unwrap
 from sparselab.patterns import Pattern
+from sparselab.permutation import SearchProblem
 from sparselab.permutation.problem import MAX_CHANNELS
 from sparselab.saliency import ModelSaliency
 
@@ -34,14 +36,15 @@ class AxisProblem:
     name: str
     members: tuple[str, ...]
     consumers: tuple[str, ...]
-    objective: Objective
+    place: Place
+    problem: SearchProblem
     _analysis: Analysis
     _axis: Axis
 
     def plan(self, found: Indices) -> Plan:
         """What the order ``found`` of the problem's units means for the network's tensors."""
         orders = self._axis.identity()
-        orders[self.objective.context] = self.objective.order(found)
+        orders[self.place.context] = self.place.order(found)
         return Plan.from_orders(self._analysis, {self._axis: orders})
 
 
@@ -91,9 +94,11 @@ class NetworkAxes:
         _, m = parsed.require_nm("a permutation search")
         found = objectives(named.axis, consumers, layer_scores(saliency), m)
         objective = next(islice(found, named.context, None), None)
-        if objective is None:
+        if objective is None or objective.problem is None:
             return None
-        return AxisProblem(name, named.members, objective.consumers, objective, self._analysis, named.axis)
+        return AxisProblem(
+            name, named.members, objective.consumers, objective.place, objective.problem, self._analysis, named.axis
+        )
 
 
 def chosen_layers(
@@ -121,13 +126,24 @@ def chosen_layers(
 
 
 def layer_scores(saliency: ModelSaliency) -> Scores:
-    """A function from a layer to the scores of its weight; it raises ``ValueError`` when they are not finite."""
+    """The scores of a layer's weight matrix, row by row. Magnitudes are made of the rows asked for, and of no others.
 
-    def scores(layer: LayerWeight) -> Tensor:
-        found = saliency_module.scores(layer.weight.detach(), saliency_module.for_layer(saliency, layer.name))
-        if not bool(torch.isfinite(found).all()):
-            raise ValueError(f"the scores of {layer.name!r} are not all finite: is the weight?")
-        return found
+    Raises ``ValueError`` when scores that are asked for are not finite.
+    """
+
+    def scores(layer: LayerWeight) -> Rows:
+        weight, criterion = layer.weight.detach(), saliency_module.for_layer(saliency, layer.name)
+        plain = isinstance(criterion, str) and criterion == "magnitude"
+        matrix = to_matrix(weight if plain else saliency_module.scores(weight, criterion), layer.channel_dim)
+
+        def read(rows: Indices | slice) -> Tensor:
+            part = matrix[rows if isinstance(rows, slice) else torch.from_numpy(rows).to(matrix.device)]
+            found = part.abs() if plain else part
+            if not bool(torch.isfinite(found).all()):
+                raise ValueError(f"the scores of {layer.name!r} are not all finite: is the weight?")
+            return found
+
+        return read
 
     return scores
 

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from sparselab.layout import to_matrix
+from sparselab.ops.backend import load, resolve, work
 from sparselab.patterns import Pattern
 from sparselab.permutation.auto import usual_seconds
 from sparselab.permutation.bounds import prove_bound
@@ -52,11 +53,14 @@ def search_permutation(
     then the search goes on for about that long (compiling, once on a machine, does not count). ``KeyboardInterrupt`` ends it too; either way the best order so far
     comes back. ``callback(seconds, retained)`` hears of every candidate. ``bound=True`` adds ``upper_bound``.
 
+    ``backend`` is ``"cpu"``, ``"cuda"`` (a GPU, by CuPy; the same orders on integer scores), ``"reference"`` (plain numpy)
+    or ``"auto"``, which takes a GPU where there is one to use and the problem is large enough, and is in the result.
+
     Takes up to 2^28 scores and 16,384 channels. Memory, in bytes a score: 4 for the resident float32 copy, 1 for its
     8-bit shadow, and twice what the scores themselves take while they are stacked; tables add at most 256 MiB.
 
     Raises ``ValueError`` for scores that are negative or not finite, for channels that do not divide into groups, and
-    for unknown names, before anything is searched.
+    for unknown names, and for ``"cuda"`` where it cannot be used, before anything is searched.
 
     >>> import torch
     >>> result = search_permutation(torch.arange(32.0).reshape(4, 8), strategy="channel_swap")
@@ -73,6 +77,7 @@ def search_permutation(
     problem = as_problem(matrix_or_problem, saliency)
     problem.check(m)
     chosen = STRATEGIES.resolve(strategy)
+    backend = resolve(backend, work(sum(len(consumer.saliency) for consumer in problem.consumers), problem.size))
     if time_limit is not None and isinstance(strategy, str):
         started += warm_up(strategy, parsed, backend)
     with _progress_bar(progress, time_limit, callback) as report:
@@ -160,8 +165,6 @@ def _start(
     time_limit: float | None,
     callback: Callback | None,
 ) -> Search:
-    from sparselab.ops.backend import load
-
     handle = load(problem.searchable(m).T, n, m, backend)
     exact = None if problem.is_wholly_searchable(m) else lambda order: problem.retained(order, f"{n}:{m}")
     return Search(handle, np.random.default_rng(seed), started, time_limit, exact, callback)
@@ -177,8 +180,6 @@ def _result(
     seconds: float,
     bound: bool,
 ) -> SearchResult:
-    from sparselab.ops.backend import resolve
-
     baseline, retained = problem.retained(None, pattern), problem.retained(search.best, pattern)
     order: NDArray[np.int64] = search.best
     if retained <= baseline:  # what the search took for a gain was rounding
@@ -199,7 +200,7 @@ def _result(
         seconds=seconds,
         evaluations=search.evaluations,
         strategy=strategy,
-        backend=resolve(backend),
+        backend=backend,
         pattern=str(pattern),
         seed=seed,
         history=history,

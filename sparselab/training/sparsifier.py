@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparselab.eligibility import layer_weights
-from sparselab.network.tracing import unwrap
+from sparselab.modes import unwrap
+from sparselab.network.plan import Plan
 from sparselab.patterns import Pattern
 from sparselab.permutation.strategy import Strategy
 from sparselab.saliency import ModelSaliency
@@ -33,7 +34,8 @@ class Sparsifier:
     Masks live in the model as bool buffers under ASP's names (``__weight_mma_mask``), so they follow ``.to(device)``
     and ``state_dict``; with ``keep_pruned`` the pruned values are kept too (``__weight_mma_pruned_p``), and come back
     before a mask is computed again. Nothing is pruned before ``compute()``, which starts the ``schedule``:
-    ``"one_shot"``, ``"recompute,100"``, ``"gradual,100,500"``, ``"decay,0,500"`` or an object.
+    ``"one_shot"``, ``"recompute,100"``, ``"gradual,100,500"``, ``"decay,0,500"``, ``"sr_ste,0.0002"``, ``"transposable"`` or
+    an object.
 
     ``model`` may be wrapped (``torch.compile``, ``DistributedDataParallel``). ``pattern`` is a pattern, a mask calculator
     or a function ``weight -> mask``. ``include`` and ``exclude`` are names of weights or modules, ``*`` and ``?`` allowed.
@@ -78,6 +80,7 @@ class Sparsifier:
         self.permutation = _strategy(permutation)
         self.example_inputs = example_inputs
         self.permutation_report: PermutationReport | None = None
+        self._plan = Plan()
         self._choose = Selection(
             None if include is None else tuple(include),
             tuple(exclude or ()),
@@ -138,12 +141,21 @@ class Sparsifier:
         return pd.DataFrame(rows, columns=["layer", "shape", "eligible", "reason", "density", "retained_percent"])
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the schedule is. The masks are in the model's own ``state_dict``; save both, and the optimizer's."""
+        """Where the schedule is, and what was permuted. The masks are in the model's own ``state_dict``; save both, and
+        the optimizer's."""
         self._settle()
-        return {"step": self.step, "fading": self.weights.fading, "shares": dict(self.weights.shares)}
+        return {
+            "step": self.step,
+            "fading": self.weights.fading,
+            "shares": dict(self.weights.shares),
+            "plan": self._plan.to_json(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where ``state_dict`` was taken; ``ValueError`` for anything else."""
+        """Go on where ``state_dict`` was taken; ``ValueError`` for anything else.
+
+        The ``saliency`` that the Sparsifier was made with is that of the dense model; it is moved as the weights were.
+        """
         missing = {"step", "fading", "shares"} - set(state)
         if missing:
             raise ValueError(f"not the state of a Sparsifier: {sorted(missing)} missing from {sorted(state)}")
@@ -151,6 +163,8 @@ class Sparsifier:
         self.weights.shares = dict(state["shares"])
         if self.weights.shares:
             self.weights.before_first = None
+        if "plan" in state:
+            self._move_saliency(Plan.from_json(state["plan"]))
 
     # --------------------------------------------------------------------------------------------------------- actions
 
@@ -188,10 +202,15 @@ class Sparsifier:
         """Keep masks through ``optimizer``'s steps: gradients are masked before a step, weights after it.
 
         Uses PyTorch's step hooks, so any optimizer will do; a closure's gradients are masked each time it is called.
-        The first optimizer attached is the schedule's clock. Attaching twice changes nothing.
+        The first optimizer attached is the schedule's clock. Attaching twice changes nothing. Raises ``ValueError`` for a
+        second optimizer where the schedule lets the first move the dense weights.
         """
         if any(known is optimizer for known, _ in self._attached):
             return
+        if self._attached and self.schedule.straight_through:
+            raise ValueError(
+                f"{self.schedule} works with one optimizer: give it all the parameters, in groups if need be"
+            )
         clock = not self._attached
         handles = [
             optimizer.register_step_pre_hook(functools.partial(self._before_step, clock)),
@@ -230,9 +249,9 @@ class Sparsifier:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         self._settle()
         self._mid_step = True
-        self._mask_gradients()
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
+            self._mask_gradients()
             return None
         masked = self._masking(closure)
         if len(args) > 1:
@@ -250,6 +269,8 @@ class Sparsifier:
     def _masking(self, closure: Callable[[], Any]) -> Callable[[], Any]:
         @functools.wraps(closure)
         def masked() -> Any:
+            if self.weights.uncovered:  # by the evaluation before this one
+                self.weights.apply()
             loss = closure()
             self._mask_gradients()
             return loss
@@ -292,7 +313,13 @@ class Sparsifier:
                 optimizer=AllStates([optimizer for optimizer, _ in self._attached]).as_optimizer(),
                 include=[layer.name for layer in layers],
             )
-        self.weights.saliency = moved_saliency(self.weights.saliency, layers, self.permutation_report.plan)
+        self._move_saliency(self.permutation_report.plan)
+
+    def _move_saliency(self, plan: Plan) -> None:
+        """Let scores and norms that the user gave follow the weights; once, as a model is permuted once."""
+        if not len(self._plan):
+            self.weights.saliency = moved_saliency(self.weights.saliency, self.weights.layers, plan)
+            self._plan = plan
 
 
 def _strategy(permutation: str | Strategy | None) -> Strategy | None:

@@ -97,7 +97,7 @@ class Matrix:
         axis = axes.problem(name, pattern, saliency)
         if axis is None:
             return None
-        problem = axis.objective.problem
+        problem = axis.problem
         scores = problem.searchable(Pattern.parse(pattern).require_nm("a permutation search")[1])
         if not len(scores):
             return None

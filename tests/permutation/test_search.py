@@ -107,7 +107,7 @@ def test_windows_and_drawn_sets(monkeypatch):
         ({"pattern": "unstructured,0.5"}, "N:M"),
         ({"pattern": "m4n2_2d_best"}, "2:4"),
         ({"pattern": "2:5"}, "pad the scores with zero columns to 35"),
-        ({"backend": "cuda"}, "cpu, reference"),
+        ({"backend": "gpu"}, "auto, cpu, cuda, reference"),
         ({"time_limit": 0}, "positive"),
         ({"saliency": "magnitud"}, "magnitude"),
     ],
