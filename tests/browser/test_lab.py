@@ -6,6 +6,8 @@ import pytest
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(600)]
 
+WINDOW = 1  # the place of the picture that every control of MagnitudeLoss changes
+
 
 def number(text, pattern):
     return float(re.search(pattern, text)[1].replace(",", ""))
@@ -43,24 +45,24 @@ def test_magnitude_loss(lab):
     page, panel = window.page, window.widget()
     wait_for_text(page, panel, r"4:8 keeps 640,000 of 1,280,000 weights")
     wait_for_text(page, panel, r"Whole network under 4:8: \d+\.\d+ % lost; 33 of 50 layers")
-    before = picture(panel)
+    before = picture(panel, WINDOW)
 
     panel.get_by_label("Pattern").select_option("1:4")
     wait_for_text(page, panel, r"1:4 keeps 320,000 of 1,280,000 weights")
-    wait_for_other_picture(page, panel, before)
+    wait_for_other_picture(page, panel, before, WINDOW)
     at_one_of_four = number(panel.inner_text(), r"loses ([\d.]+) %")
     assert 45 < at_one_of_four < 75
 
-    before = picture(panel)
+    before = picture(panel, WINDOW)
     drag(page, panel.get_by_role("slider").first, 80)
-    wait_for_other_picture(page, panel, before)
+    wait_for_other_picture(page, panel, before, WINDOW)
     row = int(panel.get_by_label("from row").input_value())
     assert 0 < row <= 976
 
-    before = picture(panel)
+    before = picture(panel, WINDOW)
     panel.get_by_label("from channel").fill("600")
     panel.get_by_label("from channel").press("Enter")
-    wait_for_other_picture(page, panel, before)
+    wait_for_other_picture(page, panel, before, WINDOW)
     panel.get_by_label("Layer").select_option(index=0)
     panel.get_by_role("alert").get_by_text("_conv_stem.weight cannot be pruned to 1:4").wait_for()
     window.assert_readable(panel)
