@@ -117,12 +117,13 @@ class MagnitudeLoss(Panel):
         patterns = list(dict.fromkeys([*logic.PATTERNS, pattern]))
         dropdown, slider = ipywidgets.Dropdown, ipywidgets.IntSlider
         plain = {"style": {"description_width": "initial"}}
+        short = {"layout": {"width": "240px"}, **plain}
         return {
             "layer": dropdown(
                 options=names, description="Layer", tooltip="The weight to look at", layout=LONG, **plain
             ),
-            "pattern": dropdown(options=patterns, value=pattern, description="Pattern", tooltip="Keep N of M", **plain),
-            "saliency": dropdown(options=list(self._saliencies), description="Saliency", tooltip="Score", **plain),
+            "pattern": dropdown(options=patterns, value=pattern, description="Pattern", tooltip="Keep N of M", **short),
+            "saliency": dropdown(options=list(self._saliencies), description="Saliency", tooltip="Score", **short),
             "row": slider(max=0, description="Window: row", readout=False, **wide(layout={"width": "290px"})),
             "channel": slider(max=0, description="channel", readout=False, **wide(layout={"width": "270px"})),
         }

@@ -27,7 +27,7 @@ from sparselab.specs import unknown_name
 from sparselab.widgets import searches as logic
 from sparselab.widgets.job import Job
 from sparselab.widgets.layers import choosable_layers, first_choice
-from sparselab.widgets.panel import Picture, controls, numbers, pictures, wide
+from sparselab.widgets.panel import LONG, Picture, controls, numbers, pictures, wide
 from sparselab.widgets.working import WorkingPanel, state_of
 
 _MATRIX = "matrix"
@@ -213,6 +213,7 @@ class PermutationGain(WorkingPanel):
                 options=names,
                 description="Layer or axis" if self._axes else "Layer",
                 tooltip="What to permute",
+                layout=LONG,
                 **plain,
             ),
             "pattern": ipywidgets.Dropdown(

@@ -42,7 +42,7 @@ PAGES = {
 
 @pytest.mark.parametrize("name", PAGES)
 def test_widgets_react(name, chromium, tmp_path):
-    pytest.importorskip(name, reason="needs the extra 'dev'")
+    pytest.importorskip(name, reason=f"{name} is not installed")
     show, options = PAGES[name]
     write_notebook(tmp_path / "notebooks" / "widgets.ipynb", SEARCH, SWEEP)
     with serving(tmp_path, name, *options) as address:
