@@ -273,11 +273,11 @@ class PermutationGain(WorkingPanel):
             self._status.value = "Compiling, once on this machine ..." if compiling else "Ready."
             return
         found = ", ".join(f"{trace.strategy} {trace.efficacy:.1f}" for trace in traces)
-        self._status.value = f"{_doing(job, len(traces), len(self.strategies))} Efficacy: {html.escape(found)}."
         self._traces_picture.show(self.figure, f"Efficacy against time: {found}")
         if not job.running:
             self._show_order()
             self._save.disabled = self.best is None
+        self._status.value = f"{_doing(job, len(traces), len(self.strategies))} Efficacy: {html.escape(found)}."
 
     def _show_order(self) -> None:
         best = self.best
