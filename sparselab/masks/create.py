@@ -63,7 +63,9 @@ def calculator(pattern: str | Pattern | MaskCalculator) -> MaskCalculator:
         return pattern
     parsed = Pattern.parse(pattern)
     cls = CALCULATORS.get(parsed.calculator)
-    options = [option for option in (parsed.v, parsed.n, parsed.m) if option is not None] or [parsed.density]
+    options: list[float] = [option for option in (parsed.v, parsed.n, parsed.m) if option is not None] or [
+        parsed.density
+    ]
     try:
         return cls(*options)
     except TypeError:

@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from sparselab import saliency as saliency_module
 from sparselab.eligibility import LayerWeight, layer_weights, why_not
 from sparselab.network.analysis import Analysis, Member, analyse
 from sparselab.network.axes import Indices, leaves_of, reasons_of
+from sparselab.network.both_ways import BothWays, touches
 from sparselab.network.freedom import Axis, Orders, free_axes
 from sparselab.network.interrupts import interrupts_noticed
 from sparselab.network.objective import Consumer, Objective, consumers_of, objectives
@@ -27,8 +28,8 @@ from sparselab.network.report import COLUMNS, PermutationReport
 from sparselab.network.tracing import UntraceableError, unwrap
 from sparselab.network.verify import Verdict, Witness, verify
 from sparselab.patterns import Pattern
-from sparselab.permutation import SearchResult, search_permutation
-from sparselab.permutation.problem import MAX_CHANNELS
+from sparselab.permutation import SearchProblem, SearchResult, search_permutation
+from sparselab.permutation.problem import LARGEST_BLOCK, MAX_CHANNELS
 from sparselab.permutation.strategy import Strategy
 from sparselab.saliency import ModelSaliency
 
@@ -65,7 +66,10 @@ def permute(
     an axis had to be rolled back. An interruption leaves the model as it was or wholly permuted. Where a process group is
     initialised every rank has to call this: rank 0 searches, and all ranks apply its plan.
 
-    Raises ``ValueError`` for patterns without groups along the input channels, for names in ``include`` that match
+    For a 2d pattern (``"m4n2_2d_best"``, M up to 4) a weight's rows count as its columns do: axes are searched in turn, from
+    the better of the orders for ``"2:4"`` and none, until that gains nothing more (``network/both_ways.py``).
+
+    Raises ``ValueError`` for patterns that no order can be searched for, for names in ``include`` that match
     nothing, and for a model that is masked already.
 
     >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
@@ -73,8 +77,7 @@ def permute(
     >>> report.frame[["axis", "size", "consumers"]].values.tolist()
     [['0.weight:0', 16, ('2.weight',)], ['0.weight:1', 8, ('0.weight',)]]
     """
-    parsed = Pattern.parse(pattern)
-    parsed.require_nm("permute")
+    parsed = _searchable_pattern(pattern)
     inner = unwrap(model)
     layers = _chosen_layers(inner, parsed, include, exclude)
     search = _Settings(parsed, strategy, saliency, seed, backend)
@@ -100,7 +103,11 @@ def _found(
             raise
         return _untraceable(layers, settings.pattern, str(error), time.perf_counter() - started)
     consumers = consumers_of(analysis, layers)
-    searches = _search_all(analysis, consumers, settings)
+    axes = free_axes(analysis)
+    if settings.pattern.both_ways:
+        searches, pinned = _search_both_ways(analysis, axes, consumers, settings)
+    else:
+        searches, pinned = _search_all(axes, consumers, settings), {}
     orders = {search.axis: search.orders for search in searches if search.status == "permuted"}
     verdict = _verified(model, example_inputs, analysis, orders, settings.seed) if verify and orders else None
     if verdict is not None:
@@ -112,7 +119,7 @@ def _found(
         orders = {axis: order for axis, order in orders.items() if axis not in verdict.blamed}
     names = _axis_names(analysis, [search.axis for search in searches])
     return PermutationReport(
-        _frame(searches, consumers, names, layers),
+        _frame(searches, consumers, names, layers, pinned),
         _weights(searches, consumers, layers),
         Plan.from_orders(analysis, orders),
         str(settings.pattern),
@@ -126,6 +133,22 @@ def _found(
 
 
 # ------------------------------------------------------------------------------------------------------------ choice
+
+
+def searchable(pattern: Pattern) -> bool:
+    """Whether orders can be judged by the masks of ``pattern`` itself: those along the channels, and small 2d ones."""
+    return pattern.calculator == "1d" or (pattern.calculator == "2d_best" and (pattern.m or 0) <= LARGEST_BLOCK)
+
+
+def _searchable_pattern(pattern: str | Pattern) -> Pattern:
+    parsed = Pattern.parse(pattern)
+    n, m = parsed.require_nm("permute")
+    if not searchable(parsed):
+        raise ValueError(
+            f"permute searches orders for '{n}:{m}' and, with M up to {LARGEST_BLOCK}, for 'm{m}n{n}_2d_best'; got "
+            f"'{parsed}', which the order for '{n}:{m}' helps too"
+        )
+    return parsed
 
 
 def _chosen_layers(
@@ -180,6 +203,9 @@ class _Search:
 
     @property
     def efficacy(self) -> float:
+        """Percent of the way to the ideal; NaN where no sparse weight reads the axis."""
+        if math.isnan(self.baseline):
+            return math.nan
         room = self.ideal - self.baseline
         return 100.0 * (self.retained - self.baseline) / room if room > 1e-12 * abs(self.ideal) else 100.0
 
@@ -199,28 +225,25 @@ class _Settings:
         """The size of a group."""
         return self.pattern.require_nm("permute")[1]
 
-
-def _search_all(analysis: Analysis, consumers: Sequence[Consumer], settings: _Settings) -> list[_Search]:
-    """An order for every axis that a consumer reads."""
-
-    def scores(layer: LayerWeight) -> Tensor:
-        found = saliency_module.scores(layer.weight.detach(), saliency_module.for_layer(settings.saliency, layer.name))
+    def scores(self, layer: LayerWeight) -> Tensor:
+        """The scores of a layer's weight; ``ValueError`` where one is not finite."""
+        found = saliency_module.scores(layer.weight.detach(), saliency_module.for_layer(self.saliency, layer.name))
         if not bool(torch.isfinite(found).all()):
             raise ValueError(f"the scores of {layer.name!r} are not all finite: is the weight?")
         return found
 
-    def search_one(objective: Objective, number: int) -> SearchResult:
+    def search(self, problem: SearchProblem, number: int) -> SearchResult:
+        """Search one problem, with a seed of its own."""
         return search_permutation(
-            objective.problem,
-            settings.pattern,
-            strategy=settings.strategy,
-            seed=settings.seed + 1_000 * number + objective.context,
-            backend=settings.backend,
+            problem, self.pattern, strategy=self.strategy, seed=self.seed + number, backend=self.backend
         )
 
+
+def _search_all(axes: Sequence[Axis], consumers: Sequence[Consumer], settings: _Settings) -> list[_Search]:
+    """An order for every axis that a consumer reads."""
     searches: list[_Search] = []
     with interrupts_noticed() as raise_if_interrupted:
-        for number, axis in enumerate(free_axes(analysis)):
+        for number, axis in enumerate(axes):
             readers = tuple(consumer for consumer in consumers if consumer.reads(axis))
             if not readers:
                 continue
@@ -228,10 +251,47 @@ def _search_all(analysis: Analysis, consumers: Sequence[Consumer], settings: _Se
             if axis.size > MAX_CHANNELS:
                 search.reason = f"{axis.size} units are more than the {MAX_CHANNELS} that can be searched"
                 continue
-            for objective in objectives(axis, readers, scores, settings.m):
-                search.add(objective, search_one(objective, number), settings.m)
+            for objective in objectives(axis, readers, settings.scores, settings.m):
+                result = settings.search(objective.problem, 1_000 * number + objective.context)
+                search.add(objective, result, settings.m)
                 raise_if_interrupted()
     return searches
+
+
+def _search_both_ways(
+    analysis: Analysis, axes: Sequence[Axis], consumers: Sequence[Consumer], settings: _Settings
+) -> tuple[list[_Search], dict[str, tuple[float, float]]]:
+    """An order for every axis that moves a consumer's columns or rows, and what each of them retains before and after."""
+    along = replace(settings, pattern=Pattern.nm(*settings.pattern.require_nm("permute")))
+    # Searching an axis is one step of many here, so a descent does: the next round goes on where it ended.
+    step = replace(settings, strategy="channel_swap") if settings.strategy == "auto" else settings
+    by_axis = {search.axis: search for search in _search_all(axes, consumers, along)}
+    weights = BothWays(
+        analysis, axes, consumers, {c.name: settings.scores(c.layer) for c in consumers}, settings.pattern
+    )
+    none = {axis: axis.identity() for axis in axes}
+    with interrupts_noticed() as raise_if_interrupted:
+
+        def search_one(problem: SearchProblem, number: int) -> Indices:
+            raise_if_interrupted()
+            return step.search(problem, 1_000 * number).order
+
+        start = none | {axis: search.orders for axis, search in by_axis.items()}
+        orders = weights.alternate([none, start], search_one)
+    searches = []
+    for axis in axes:
+        if not any(touches(axis, consumer) for consumer in consumers):
+            continue
+        found = by_axis.get(axis) or _Search(axis, (), axis.identity(), baseline=math.nan)
+        moved = bool((orders[axis] != axis.identity()).any())
+        search = _Search(axis, found.consumers, orders[axis], math.nan, math.nan, math.nan, found.seconds)
+        if moved:
+            search.status, search.reason = "permuted", ""
+        if search.consumers:
+            search.baseline, search.ideal = weights.worth(axis, none)
+            search.retained, _ = weights.worth(axis, orders)
+        searches.append(search)
+    return searches, {c.name: (weights.retained(none, [c]), weights.retained(orders, [c])) for c in consumers}
 
 
 def _verified(model: nn.Module, example_inputs: Any, analysis: Analysis, orders: Orders, seed: int) -> Verdict:
@@ -269,6 +329,7 @@ def _frame(
     consumers: Sequence[Consumer],
     names: Mapping[Axis, tuple[str, ...]],
     layers: Sequence[LayerWeight],
+    pinned: Mapping[str, tuple[float, float]],
 ) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     taken: dict[str, int] = {}
@@ -292,7 +353,11 @@ def _frame(
         )
     reading = {consumer.name for search in searches for consumer in search.consumers}
     members = {consumer.name: consumer.member for consumer in consumers}
-    rows += [_pinned_row(layer, members.get(layer.name)) for layer in layers if layer.name not in reading]
+    for layer in layers:
+        if layer.name not in reading:
+            row = _pinned_row(layer, members.get(layer.name))
+            row["baseline"], row["retained"] = pinned.get(layer.name, (math.nan, math.nan))  # its rows may have moved
+            rows.append(row)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

@@ -31,6 +31,8 @@ class CpuHandle:
     the temperatures that do anything.
     """
 
+    overhead = 0.0
+
     def __init__(self, values: Floats, n: int, m: int) -> None:
         largest = float(values.max(initial=0.0))
         self.scale = 2.0 ** np.floor(np.log2(largest)) if largest > 0 else 1.0
