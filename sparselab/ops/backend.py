@@ -34,6 +34,10 @@ class Handle(Protocol):
     m: int
     scale: float
 
+    @property
+    def overhead(self) -> float:
+        """How many seconds longer an assignment move takes than on the CPU for masks along the channels."""
+
     def retained(self, order: Ints) -> float:
         """Retained saliency of ``order``."""
 

@@ -36,6 +36,8 @@ class CudaHandle:
     stays on the host (``sparselab.ops.cpu.matching``), where its branches belong.
     """
 
+    overhead = 0.0  # or ``auto`` would make other moves than on the CPU, and find other orders
+
     def __init__(self, values: Floats, n: int, m: int, device: Device) -> None:
         self._launch, self._device = Launcher(device, n, m), device
         self.scale = power_of_two(values)
