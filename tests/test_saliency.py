@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import sparselab as sl
-from sparselab.saliency import Wanda, collect_wanda, scores
+from sparselab.saliency import Ria, Wanda, scores
 
 
 def test_the_four_ways_to_say_magnitude():
@@ -16,8 +17,9 @@ def test_the_four_ways_to_say_magnitude():
 @pytest.mark.parametrize(
     ("saliency", "message"),
     [
-        ("magnitud", "unknown saliency 'magnitud'; valid: magnitude, wanda. Did you mean 'magnitude'?"),
-        ("wanda", "collect them with collect_wanda"),
+        ("magnitud", "unknown saliency 'magnitud'; valid: magnitude, ria, wanda. Did you mean 'magnitude'?"),
+        ("wanda", r"collect_activations\(model, batches\).saliency\('wanda'\)"),
+        ("ria", r"collect_activations\(model, batches\).saliency\('ria'\)"),
         (torch.ones(2, 2), r"scores have shape \(2, 2\), the weight \(4, 8\)"),
         (lambda w: w, "must not be negative"),
         (lambda w: 3, "returned int, not a tensor"),
@@ -41,67 +43,85 @@ def test_wanda_of_half_precision_does_not_overflow():
     assert torch.isfinite(Wanda(torch.full((4,), 1e3))(weight)).all()
 
 
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(4, 8, 3, groups=2)
-        self.up = nn.ConvTranspose2d(8, 4, 2)
-        self.linear = nn.Linear(4, 8)
-        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
-
-    def forward(self, x):
-        self.seen = {"conv.weight": x}
-        x = self.conv(x)
-        self.seen["up.weight"] = x
-        x = self.up(x).flatten(2).transpose(1, 2)
-        self.seen["linear.weight"] = x
-        x = self.linear(x)
-        self.seen["attention.in_proj_weight"] = x
-        return self.attention(x, x, x)[0]
+def ria_by_definition(matrix: np.ndarray, norms: np.ndarray, power: float = 0.5) -> np.ndarray:
+    """Of one weight matrix, entry by entry."""
+    sizes = np.abs(matrix.astype(np.float64))
+    result = np.zeros_like(sizes)
+    for i, j in np.ndindex(*sizes.shape):
+        for total in (sizes[i].sum(), sizes[:, j].sum()):
+            if total:
+                result[i, j] += sizes[i, j] / total * norms[j] ** power
+    return result
 
 
-def test_collected_norms_agree_with_the_inputs():
-    torch.manual_seed(0)
-    model = Net()
-    batches = [torch.randn(3, 4, 5, 5) for _ in range(2)]
-    collected = collect_wanda(model, batches)
-    seen = []
-    for batch in batches:
-        model(batch)
-        seen.append({name: value.detach().double().numpy() for name, value in model.seen.items()})
-    channels = {"conv.weight": 1, "up.weight": 1, "linear.weight": -1, "attention.in_proj_weight": -1}
-    assert set(collected) == set(channels)
-    for name, dim in channels.items():
-        together = [np.moveaxis(batch[name], dim, 0).reshape(batch[name].shape[dim], -1) for batch in seen]
-        norms = np.linalg.norm(np.concatenate(together, axis=1), axis=1)
-        weight = model.get_parameter(name).detach()
-        if name == "conv.weight":  # two groups of four outputs, each with its own half of the input channels
-            per_weight = np.repeat(norms.reshape(2, 2), 4, axis=0)[:, :, None, None]
-        elif name == "up.weight":
-            per_weight = norms[:, None, None, None]
-        else:
-            per_weight = norms[None]
-        np.testing.assert_allclose(collected[name](weight).numpy(), weight.abs().numpy() * per_weight, rtol=1e-5)
+def test_ria_of_a_linear_weight():
+    rng = np.random.default_rng(0)
+    weight, norms = rng.standard_normal((5, 8)), rng.random(8)
+    weight[2] = 0
+    weight[:, 3] = 0
+    for power in (0.5, 1.0):
+        found = Ria(torch.from_numpy(norms), power=power)(torch.from_numpy(weight))
+        np.testing.assert_allclose(found.numpy(), ria_by_definition(weight, norms, power), rtol=1e-12)
 
 
-def test_collecting_leaves_the_model_as_it_was():
-    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout())
-    model[1].eval()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    collect_wanda(model, [(torch.randn(3, 4),)])
-    assert model.training
-    assert not model[1].training
-    assert not model[0]._forward_pre_hooks
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    with pytest.raises(ValueError, match="no batch to collect inputs from"):
-        collect_wanda(model, [])
+def test_ria_of_a_transposed_linear_weight():
+    rng = np.random.default_rng(0)
+    weight, norms = rng.standard_normal((8, 5)), rng.random(8)
+    found = Ria(torch.from_numpy(norms), channel_dim=0)(torch.from_numpy(weight))
+    np.testing.assert_allclose(found.numpy(), ria_by_definition(weight.T, norms).T, rtol=1e-12)
 
 
-def test_a_mapping_must_have_every_eligible_layer():
-    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
-    only_first = collect_wanda(model[:1], [torch.randn(2, 8)])
-    assert set(only_first) == {"0.weight"}
-    with pytest.raises(ValueError, match=r"no saliency for weight '1.weight'; the mapping has 1 others"):
-        sl.magnitude_report(model, "2:4", saliency=only_first)
-    both = collect_wanda(model, [torch.randn(2, 8)])
-    assert not sl.magnitude_report(model, "2:4", saliency=both)["retained"].isna().any()
+def test_ria_of_a_grouped_convolution_knows_a_matrix_for_every_group():
+    rng = np.random.default_rng(0)
+    weight, norms = rng.standard_normal((6, 4, 3, 2)), rng.random((2, 4))  # two groups of three outputs
+    per_output = torch.from_numpy(np.repeat(norms, 3, axis=0)[:, :, None, None])
+    found = Ria(per_output, groups=2)(torch.from_numpy(weight)).numpy()
+    for group in range(2):
+        part = slice(3 * group, 3 * group + 3)
+        matrix = weight[part].transpose(2, 3, 0, 1).reshape(-1, 4)
+        expected = ria_by_definition(matrix, norms[group]).reshape(3, 2, 3, 4).transpose(2, 3, 0, 1)
+        np.testing.assert_allclose(found[part], expected, rtol=1e-12)
+
+
+def test_ria_of_a_grouped_transposed_convolution():
+    rng = np.random.default_rng(0)
+    weight, norms = rng.standard_normal((8, 3, 2)), rng.random(8)  # two groups of four input channels
+    found = Ria(torch.from_numpy(norms), channel_dim=0, groups=2)(torch.from_numpy(weight)).numpy()
+    for part in (slice(0, 4), slice(4, 8)):
+        matrix = weight[part].transpose(2, 1, 0).reshape(-1, 4)
+        expected = ria_by_definition(matrix, norms[part]).reshape(2, 3, 4).transpose(2, 1, 0)
+        np.testing.assert_allclose(found[part], expected, rtol=1e-12)
+
+
+def test_ria_of_a_vector_is_that_of_one_row():
+    weight, norms = torch.tensor([3.0, -1.0, 0.0, 4.0]), torch.arange(1.0, 5.0)
+    assert torch.equal(Ria(norms)(weight), Ria(norms)(weight[None])[0])
+
+
+@given(st.integers(1, 5), st.integers(1, 6), st.integers(1, 3), st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_ria_does_not_see_the_order_of_channels_and_outputs(
+    outputs: int, channels: int, groups: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    weight = torch.from_numpy(rng.integers(-4, 5, (groups, outputs, channels, 2)).astype(np.float64))
+    norms = torch.from_numpy(rng.random((groups, 1, channels, 1))).expand(-1, outputs, -1, -1)
+    rows, columns = rng.permutation(outputs), rng.permutation(channels)
+
+    def score(weight: torch.Tensor, norms: torch.Tensor) -> torch.Tensor:
+        return Ria(norms.flatten(0, 1), groups=groups)(weight.flatten(0, 1)).reshape(weight.shape)
+
+    moved = score(weight[:, rows][:, :, columns], norms[:, rows][:, :, columns])
+    torch.testing.assert_close(moved, score(weight, norms)[:, rows][:, :, columns], rtol=1e-12, atol=0)
+
+
+def test_ria_saves_a_channel_of_small_weights():
+    weight = torch.tensor([[10.0, 9.0, 8.0, 0.1], [10.0, 9.0, 8.0, 0.0], [10.0, 9.0, 8.0, 0.0]])
+    assert not sl.create_mask(weight, "2:4")[0, 3]
+    assert sl.create_mask(weight, "2:4", saliency=Ria(torch.ones(4)))[0, 3]
+
+
+def test_ria_takes_half_precision_and_refuses_groups_that_do_not_fit():
+    assert torch.isfinite(Ria(torch.ones(4))(torch.full((8, 4), 6e4, dtype=torch.float16))).all()
+    with pytest.raises(ValueError, match="3 groups do not divide a weight of shape"):
+        Ria(torch.ones(4), groups=3)(torch.ones(8, 4))

@@ -63,9 +63,8 @@ def calculator(pattern: str | Pattern | MaskCalculator) -> MaskCalculator:
         return pattern
     parsed = Pattern.parse(pattern)
     cls = CALCULATORS.get(parsed.calculator)
-    options: list[float] = [option for option in (parsed.v, parsed.n, parsed.m) if option is not None] or [
-        parsed.density
-    ]
+    sizes = [size for size in (parsed.v, parsed.n, parsed.m) if size is not None]
+    options: list[int] | list[float] = sizes or [parsed.density]
     try:
         return cls(*options)
     except TypeError:

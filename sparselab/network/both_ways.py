@@ -13,20 +13,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from sparselab import saliency as saliency_module
+from sparselab.eligibility import LayerWeight
 from sparselab.layout import to_matrix
 from sparselab.network.analysis import Analysis
 from sparselab.network.axes import Indices
 from sparselab.network.freedom import Axis, Orders
-from sparselab.network.objective import Consumer, objectives, touched_columns
+from sparselab.network.objective import Consumer, Rows, objectives, touched_columns
 from sparselab.network.plan import Plan
 from sparselab.patterns import Pattern
 from sparselab.permutation import SearchProblem
+from sparselab.saliency import ModelSaliency
 
 MAX_ROUNDS = 6
 _LEAST_GAIN = 1e-4  # of what is retained: a round that gains less is the last
 _ROUNDING = 1e-9
+_ALL = 2**62  # scores of a problem: a sample of the rows would not be blocks
 
 Search = Callable[[SearchProblem, int], Indices]
 """From a problem and its number to an order of its units."""
@@ -51,6 +56,24 @@ class BothWays:
     consumers: Sequence[Consumer]
     scores: Mapping[str, Tensor]
     pattern: Pattern
+
+    @classmethod
+    def of(
+        cls,
+        analysis: Analysis,
+        axes: Sequence[Axis],
+        consumers: Sequence[Consumer],
+        saliency: ModelSaliency,
+        pattern: Pattern,
+    ) -> BothWays:
+        """With the scores that ``saliency`` gives the weights; ``ValueError`` where one is not finite."""
+        scores: dict[str, Tensor] = {}
+        for consumer in consumers:
+            criterion = saliency_module.for_layer(saliency, consumer.name)
+            scores[consumer.name] = saliency_module.scores(consumer.layer.weight.detach(), criterion)
+            if not bool(torch.isfinite(scores[consumer.name]).all()):
+                raise ValueError(f"the scores of {consumer.name!r} are not all finite: is the weight?")
+        return cls(analysis, axes, consumers, scores, pattern)
 
     def moved(self, orders: Orders, consumers: Sequence[Consumer]) -> dict[str, Tensor]:
         """The scores of some weights, with the axes in ``orders``."""
@@ -102,8 +125,14 @@ class BothWays:
             return None
         scores = self.moved(orders, touched)
         sides = [side for consumer in touched for side in (consumer, turned(consumer))]
-        for objective in objectives(axis, sides, lambda layer: scores[layer.name], self._m):
-            found = objective.order(search(objective.problem, number))
+
+        def matrix(layer: LayerWeight) -> Rows:
+            return to_matrix(scores[layer.name], layer.channel_dim).__getitem__
+
+        for objective in objectives(axis, sides, matrix, self._m, max_scores=_ALL):
+            if objective.problem is None:
+                continue
+            found = objective.place.order(search(objective.problem, number))
             better = orders[axis][:, found]
             if (found != np.arange(axis.size)).any():
                 before = self.retained(orders, touched)

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from sparselab.modes import unwrap
 from sparselab.network.analysis import analyse
 from sparselab.network.freedom import free_axes
 from sparselab.network.plan import Plan
-from sparselab.network.tracing import unwrap
 
 
 def random_plan(model: nn.Module, example_inputs: Any, seed: int = 0) -> Plan:

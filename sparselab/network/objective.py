@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from sparselab.eligibility import LayerWeight
-from sparselab.layout import to_matrix
 from sparselab.network.analysis import Analysis, Member
 from sparselab.network.axes import Indices, Leaf, leaves_of
 from sparselab.network.freedom import Axis, Occurrence, coordinates
-from sparselab.permutation import SearchProblem, Term
+from sparselab.permutation import SearchProblem, SearchResult, Term
+from sparselab.permutation.problem import Matrix, fills_groups
 
-Scores = Callable[[LayerWeight], Tensor]
+Rows = Callable[[Indices | slice], Tensor]
+"""Some rows of a matrix: those asked for."""
+
+Scores = Callable[[LayerWeight], Rows]
+"""The matrix of a weight's scores."""
+
+MAX_SCORES = 2**24  # of one axis that are searched at once: some 9 bytes each while a search runs
+_BLOCK = 2**22  # scores of one weight that are counted at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,18 +56,46 @@ def consumers_of(analysis: Analysis, layers: Sequence[LayerWeight]) -> list[Cons
 
 
 @dataclass(frozen=True, eq=False)
-class Objective:
-    """One context's problem: unit ``k`` of ``problem`` is index ``units[k]`` of the axis."""
+class Place:
+    """Where an order belongs: to one ``context`` of an axis, whose index ``units[k]`` is unit ``k`` of the problem.
+
+    ``whole``, where given, yields problems of the same units that add up to what an order is worth; what was searched is a
+    sample of them.
+    """
 
     context: int
-    problem: SearchProblem
     units: Indices
+    whole: Callable[[], Iterator[SearchProblem]] | None = None
 
     def order(self, found: Indices) -> Indices:
         """The axis's order that an order of the problem's units is."""
         order = np.empty_like(self.units)
         order[self.units] = self.units[found]
         return order
+
+    def counted(self, result: SearchResult) -> SearchResult:
+        """The result with its values counted on the whole, and the order that there was if that one is worth no less."""
+        if self.whole is None:
+            return result
+        baseline = retained = ideal = 0.0
+        for part in self.whole():
+            baseline += part.retained(None, result.pattern)
+            retained += part.retained(result.order, result.pattern)
+            ideal += part.ideal(result.pattern)
+        order, retained = (result.order, retained) if retained > baseline else (np.arange(len(self.units)), baseline)
+        return replace(result, order=order, baseline=baseline, retained=retained, ideal=max(ideal, retained))
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """One context's problem, ``None`` where no units fill groups, and the ``place`` of the order to be found.
+
+    ``consumers`` are the names of the weights whose scores the problem holds.
+    """
+
+    place: Place
+    problem: SearchProblem | None
+    consumers: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,23 +111,79 @@ class _Entry:
     row_leaves: tuple[Leaf, ...]
 
 
-def objectives(axis: Axis, consumers: Sequence[Consumer], scores: Scores, m: int) -> Iterator[Objective]:
+def objectives(
+    axis: Axis, consumers: Sequence[Consumer], scores: Scores, m: int, *, seed: int = 0, max_scores: int = MAX_SCORES
+) -> Iterator[Objective]:
     """A search problem for each context of ``axis`` over all ``consumers`` that it enters; none where there are none.
 
     A problem holds only the columns of the groups of ``m`` that the axis touches, so the retained saliency of different
-    axes adds up. Scores are computed once a consumer and dropped with the iterator.
+    axes adds up. Scores are computed a consumer at a time and dropped with the iterator. Where there are more than
+    ``max_scores``, a random sample of every consumer's rows is searched: a residual stream has so many rows that a share
+    of them tells what all would, and all of them would take the memory of the model once more.
     """
     entries = [entry for consumer in consumers if consumer.reads(axis) and (entry := _entry(axis, consumer))]
     if not entries:
         return
-    matrices = [to_matrix(scores(entry.consumer.layer), entry.consumer.layer.channel_dim) for entry in entries]
-    largest = max(range(len(entries)), key=lambda k: matrices[k].numel())
-    units = np.argsort(entries[largest].columns[0, :, 0], kind="stable")  # in the order in which they stand there
+    largest = max(entries, key=lambda entry: entry.consumer.layer.weight.numel())
+    units = np.argsort(largest.columns[0, :, 0], kind="stable")  # in the order in which they stand there
+    names = tuple(entry.consumer.name for entry in entries)
+    share = max_scores / sum(entry.consumer.layer.weight.numel() for entry in entries)
+    if share < 1:
+        rng = np.random.default_rng(seed)
+        for context in range(axis.contexts):
+            whole = functools.partial(_whole, axis, entries, scores, context, units, m)
+            sample = _sample(axis, entries, scores, context, units, m, share, rng)
+            yield Objective(Place(context, units, whole), sample, names)
+        return
+    matrices = [_wide(scores(entry.consumer.layer)(slice(None))) for entry in entries]
     for context in range(axis.contexts):
-        terms: list[Term] = []
-        for entry, matrix in zip(entries, matrices, strict=True):
-            terms.extend(_terms(axis, entry, matrix, context, units, m))
-        yield Objective(context, SearchProblem(tuple(terms), axis.size), units)
+        terms = [
+            term for entry, matrix in zip(entries, matrices) for term in _terms(axis, entry, matrix, context, units, m)
+        ]
+        problem = SearchProblem(tuple(terms), axis.size)
+        yield Objective(Place(context, units), problem if problem.has_searchable(m) else None, names)
+
+
+def _wide(matrix: Tensor) -> Tensor:
+    """Numpy knows no bfloat16."""
+    return matrix if matrix.dtype == torch.float64 else matrix.float()
+
+
+def _whole(
+    axis: Axis, entries: Sequence[_Entry], scores: Scores, context: int, units: Indices, m: int
+) -> Iterator[SearchProblem]:
+    """Problems of some rows each that add up to that of all."""
+    for entry in entries:
+        layer, read = entry.consumer.layer, scores(entry.consumer.layer)
+        step = max(1, _BLOCK // layer.weight.shape[layer.channel_dim])
+        for start in range(0, len(entry.row_context), step):
+            rows = slice(start, start + step)
+            part = replace(entry, row_context=entry.row_context[rows])
+            matrix = _wide(read(rows))
+            yield SearchProblem(tuple(_terms(axis, part, matrix, context, units, m)), axis.size)
+
+
+def _sample(
+    axis: Axis,
+    entries: Sequence[_Entry],
+    scores: Scores,
+    context: int,
+    units: Indices,
+    m: int,
+    share: float,
+    rng: np.random.Generator,
+) -> SearchProblem | None:
+    """A random ``share`` of every weight's rows, those columns that the units fill groups in, in one matrix."""
+    parts: list[Matrix] = []
+    for entry in entries:
+        rows = np.sort(rng.choice(len(entry.row_context), max(1, int(share * len(entry.row_context))), replace=False))
+        part = replace(entry, row_context=entry.row_context[rows])
+        matrix = _wide(scores(entry.consumer.layer)(rows))
+        for term in _terms(axis, part, matrix, context, units, m):
+            columns = np.asarray(term.columns)
+            if fills_groups(columns, m):
+                parts += [torch.as_tensor(term.saliency)[:, columns[0] : columns[-1] + 1].cpu().numpy()]
+    return SearchProblem.from_matrix(np.concatenate(parts)) if parts else None
 
 
 def touched_columns(axis: Axis, consumer: Consumer, m: int) -> Indices:

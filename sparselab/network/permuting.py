@@ -5,33 +5,36 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from sparselab import saliency as saliency_module
-from sparselab.eligibility import LayerWeight, layer_weights, why_not
+from sparselab.eligibility import LayerWeight
+from sparselab.modes import unwrap
 from sparselab.network.analysis import Analysis, Member, analyse
-from sparselab.network.axes import Indices, leaves_of, reasons_of
+from sparselab.network.axes import Indices, reasons_of
 from sparselab.network.both_ways import BothWays, touches
 from sparselab.network.freedom import Axis, Orders, free_axes
 from sparselab.network.interrupts import interrupts_noticed
-from sparselab.network.objective import Consumer, Objective, consumers_of, objectives
+from sparselab.network.objective import Consumer, Place, consumers_of, objectives
 from sparselab.network.plan import Plan
+from sparselab.network.problems import axis_members, axis_names, chosen_layers, layer_scores
 from sparselab.network.ranks import on_one_rank
 from sparselab.network.report import COLUMNS, PermutationReport
-from sparselab.network.tracing import UntraceableError, unwrap
+from sparselab.network.tracing import UntraceableError
 from sparselab.network.verify import Verdict, Witness, verify
 from sparselab.patterns import Pattern
 from sparselab.permutation import SearchProblem, SearchResult, search_permutation
 from sparselab.permutation.problem import LARGEST_BLOCK, MAX_CHANNELS
 from sparselab.permutation.strategy import Strategy
 from sparselab.saliency import ModelSaliency
+
+OWN_DTYPE = "own_dtype"
 
 
 def permute(
@@ -46,7 +49,7 @@ def permute(
     exclude: Iterable[str] | None = None,
     seed: int = 0,
     backend: str = "auto",
-    verify: bool = True,
+    verify: bool | str = True,
     strict: bool = False,
 ) -> PermutationReport:
     """Put the channels of a whole network in the order that lets ``pattern`` keep the most; the function stays the same.
@@ -61,7 +64,8 @@ def permute(
     are those of ``search_permutation``: the same seed gives the same orders.
 
     ``verify=True`` compares outputs before and after on the examples and on random inputs like them, in float64 on a
-    copy where memory allows; an axis that changes them is found and left where it was. A model that cannot be traced is
+    copy where memory allows; an axis that changes them is found and left where it was. ``verify="own_dtype"`` makes no copy:
+    it compares outputs of the model itself, as far as its dtype can tell. A model that cannot be traced is
     left alone, and the report says which line of it is to blame; ``strict=True`` raises ``RuntimeError`` then, and when
     an axis had to be rolled back. An interruption leaves the model as it was or wholly permuted. Where a process group is
     initialised every rank has to call this: rank 0 searches, and all ranks apply its plan.
@@ -78,8 +82,10 @@ def permute(
     [['0.weight:0', 16, ('2.weight',)], ['0.weight:1', 8, ('0.weight',)]]
     """
     parsed = _searchable_pattern(pattern)
+    if verify not in (True, False, OWN_DTYPE):
+        raise ValueError(f"verify is True, False or {OWN_DTYPE!r}, got {verify!r}")
     inner = unwrap(model)
-    layers = _chosen_layers(inner, parsed, include, exclude)
+    layers = chosen_layers(inner, parsed, include, exclude)
     search = _Settings(parsed, strategy, saliency, seed, backend)
     report = on_one_rank(lambda: _found(inner, example_inputs, layers, search, verify, strict))
     report.plan.apply(inner, optimizer)
@@ -91,7 +97,7 @@ def _found(
     example_inputs: Any,
     layers: Sequence[LayerWeight],
     settings: _Settings,
-    verify: bool,
+    verify: bool | str,
     strict: bool,
 ) -> PermutationReport:
     """The report of what is to be done; ``model`` itself is as before."""
@@ -109,7 +115,10 @@ def _found(
     else:
         searches, pinned = _search_all(axes, consumers, settings), {}
     orders = {search.axis: search.orders for search in searches if search.status == "permuted"}
-    verdict = _verified(model, example_inputs, analysis, orders, settings.seed) if verify and orders else None
+    verdict = None
+    if verify and orders:
+        witness = Witness(model, example_inputs, analysis.lowest, settings.seed, copied=verify is True)
+        verdict = _verified(witness, analysis, orders)
     if verdict is not None:
         for search in searches:
             if search.axis in verdict.blamed:
@@ -117,9 +126,9 @@ def _found(
         if verdict.blamed and strict:
             raise RuntimeError(f"{len(verdict.blamed)} axes changed the model's outputs; the model is as it was")
         orders = {axis: order for axis, order in orders.items() if axis not in verdict.blamed}
-    names = _axis_names(analysis, [search.axis for search in searches])
+    members = axis_members(analysis, [search.axis for search in searches])
     return PermutationReport(
-        _frame(searches, consumers, names, layers, pinned),
+        _frame(searches, consumers, members, layers, pinned),
         _weights(searches, consumers, layers),
         Plan.from_orders(analysis, orders),
         str(settings.pattern),
@@ -130,9 +139,6 @@ def _found(
         ),
         seconds=time.perf_counter() - started,
     )
-
-
-# ------------------------------------------------------------------------------------------------------------ choice
 
 
 def searchable(pattern: Pattern) -> bool:
@@ -151,26 +157,6 @@ def _searchable_pattern(pattern: str | Pattern) -> Pattern:
     return parsed
 
 
-def _chosen_layers(
-    model: nn.Module, pattern: Pattern, include: Iterable[str] | None, exclude: Iterable[str] | None
-) -> list[LayerWeight]:
-    wanted, unwanted = (None if include is None else list(include)), list(exclude or ())
-    layers = list(layer_weights(model))
-    for name in wanted or ():
-        if not any(layer.matches([name]) for layer in layers):
-            raise ValueError(f"include names {name!r}, which matches no weight or module of the model")
-    for layer in layers:
-        if hasattr(layer.module, f"__{layer.attribute}_mma_mask"):
-            raise ValueError(f"{layer.name!r} is masked already: permute first, then prune (finalize() removes masks)")
-    return [
-        layer
-        for layer in layers
-        if why_not(layer.module, layer.attribute, pattern) is None
-        and (wanted is None or layer.matches(wanted))
-        and not layer.matches(unwanted)
-    ]
-
-
 # ------------------------------------------------------------------------------------------------------------ search
 
 
@@ -181,6 +167,7 @@ class _Search:
     axis: Axis
     consumers: tuple[Consumer, ...]
     orders: Indices
+    searched: bool = False
     baseline: float = 0.0
     retained: float = 0.0
     ideal: float = 0.0
@@ -188,24 +175,20 @@ class _Search:
     status: str = "kept"
     reason: str = "no better order was found"
 
-    def add(self, objective: Objective, result: SearchResult, m: int) -> None:
+    def add(self, place: Place, result: SearchResult) -> None:
         """One context's result."""
-        order = objective.order(result.order)
-        self.orders[objective.context] = order
+        order = place.order(result.order)
+        self.orders[place.context] = order
+        self.searched = True
         self.baseline += result.baseline
         self.retained += result.retained
         self.ideal += result.ideal
         self.seconds += result.seconds
         if (order != np.arange(self.axis.size)).any():
             self.status, self.reason = "permuted", ""
-        elif self.status == "kept" and not len(objective.problem.searchable(m)):
-            self.reason = f"its units do not fill groups of {m} in any weight that reads it"
 
     @property
     def efficacy(self) -> float:
-        """Percent of the way to the ideal; NaN where no sparse weight reads the axis."""
-        if math.isnan(self.baseline):
-            return math.nan
         room = self.ideal - self.baseline
         return 100.0 * (self.retained - self.baseline) / room if room > 1e-12 * abs(self.ideal) else 100.0
 
@@ -224,13 +207,6 @@ class _Settings:
     def m(self) -> int:
         """The size of a group."""
         return self.pattern.require_nm("permute")[1]
-
-    def scores(self, layer: LayerWeight) -> Tensor:
-        """The scores of a layer's weight; ``ValueError`` where one is not finite."""
-        found = saliency_module.scores(layer.weight.detach(), saliency_module.for_layer(self.saliency, layer.name))
-        if not bool(torch.isfinite(found).all()):
-            raise ValueError(f"the scores of {layer.name!r} are not all finite: is the weight?")
-        return found
 
     def search(self, problem: SearchProblem, number: int) -> SearchResult:
         """Search one problem, with a seed of its own."""
@@ -251,24 +227,43 @@ def _search_all(axes: Sequence[Axis], consumers: Sequence[Consumer], settings: _
             if axis.size > MAX_CHANNELS:
                 search.reason = f"{axis.size} units are more than the {MAX_CHANNELS} that can be searched"
                 continue
-            for objective in objectives(axis, readers, settings.scores, settings.m):
-                result = settings.search(objective.problem, 1_000 * number + objective.context)
-                search.add(objective, result, settings.m)
+            found = _search_axis(axis, readers, settings, number, raise_if_interrupted)
+            if not found:
+                search.reason = f"its units do not fill groups of {settings.m} in any weight that reads it"
+            for place, result in found:  # what was searched is no longer in memory
+                search.add(place, place.counted(result))
                 raise_if_interrupted()
     return searches
+
+
+def _search_axis(
+    axis: Axis,
+    readers: Sequence[Consumer],
+    settings: _Settings,
+    number: int,
+    raise_if_interrupted: Callable[[], None],
+) -> list[tuple[Place, SearchResult]]:
+    """What was found for each context in which there is something to search."""
+    found = []
+    for objective in objectives(
+        axis, readers, layer_scores(settings.saliency), settings.m, seed=settings.seed + number
+    ):
+        if objective.problem is not None:
+            result = settings.search(objective.problem, 1_000 * number + objective.place.context)
+            found.append((objective.place, result))
+        raise_if_interrupted()
+    return found
 
 
 def _search_both_ways(
     analysis: Analysis, axes: Sequence[Axis], consumers: Sequence[Consumer], settings: _Settings
 ) -> tuple[list[_Search], dict[str, tuple[float, float]]]:
-    """An order for every axis that moves a consumer's columns or rows, and what each of them retains before and after."""
+    """An order for every axis that moves a consumer's columns or rows, and what each weight retains before and after."""
     along = replace(settings, pattern=Pattern.nm(*settings.pattern.require_nm("permute")))
     # Searching an axis is one step of many here, so a descent does: the next round goes on where it ended.
     step = replace(settings, strategy="channel_swap") if settings.strategy == "auto" else settings
     by_axis = {search.axis: search for search in _search_all(axes, consumers, along)}
-    weights = BothWays(
-        analysis, axes, consumers, {c.name: settings.scores(c.layer) for c in consumers}, settings.pattern
-    )
+    weights = BothWays.of(analysis, axes, consumers, settings.saliency, settings.pattern)
     none = {axis: axis.identity() for axis in axes}
     with interrupts_noticed() as raise_if_interrupted:
 
@@ -282,21 +277,19 @@ def _search_both_ways(
     for axis in axes:
         if not any(touches(axis, consumer) for consumer in consumers):
             continue
-        found = by_axis.get(axis) or _Search(axis, (), axis.identity(), baseline=math.nan)
-        moved = bool((orders[axis] != axis.identity()).any())
-        search = _Search(axis, found.consumers, orders[axis], math.nan, math.nan, math.nan, found.seconds)
-        if moved:
+        along_axis = by_axis.get(axis) or _Search(axis, (), axis.identity())
+        search = _Search(axis, along_axis.consumers, orders[axis], seconds=along_axis.seconds)
+        if (orders[axis] != axis.identity()).any():
             search.status, search.reason = "permuted", ""
         if search.consumers:
+            search.searched = True
             search.baseline, search.ideal = weights.worth(axis, none)
             search.retained, _ = weights.worth(axis, orders)
         searches.append(search)
     return searches, {c.name: (weights.retained(none, [c]), weights.retained(orders, [c])) for c in consumers}
 
 
-def _verified(model: nn.Module, example_inputs: Any, analysis: Analysis, orders: Orders, seed: int) -> Verdict:
-    witness = Witness(model, example_inputs, analysis.lowest, seed)
-
+def _verified(witness: Witness, analysis: Analysis, orders: Orders) -> Verdict:
     @contextlib.contextmanager
     def moved(axes: Sequence[Axis]) -> Iterator[None]:
         plan = Plan.from_orders(analysis, {axis: orders[axis] for axis in orders if axis in set(axes)})
@@ -312,40 +305,22 @@ def _verified(model: nn.Module, example_inputs: Any, analysis: Analysis, orders:
 # ------------------------------------------------------------------------------------------------------------ report
 
 
-def _axis_names(analysis: Analysis, axes: Sequence[Axis]) -> dict[Axis, tuple[str, ...]]:
-    """The ``"tensor:dim"`` in which each axis occurs, in the model's order."""
-    owner = {leaf: axis for axis in axes for leaf in axis.leaves}
-    found: dict[Axis, dict[str, None]] = {axis: {} for axis in axes}
-    for member in analysis.members:
-        for dim, made_of in enumerate(member.dims):
-            for leaf in leaves_of(made_of):
-                if leaf in owner:
-                    found[owner[leaf]][f"{member.name}:{dim}"] = None
-    return {axis: tuple(names) for axis, names in found.items()}
-
-
 def _frame(
     searches: Sequence[_Search],
     consumers: Sequence[Consumer],
-    names: Mapping[Axis, tuple[str, ...]],
+    moved: Mapping[Axis, tuple[str, ...]],
     layers: Sequence[LayerWeight],
     pinned: Mapping[str, tuple[float, float]],
 ) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
-    taken: dict[str, int] = {}
-    for search in searches:
-        name = names[search.axis][0]
-        taken[name] = taken.get(name, 0) + 1
+    for search, name in zip(searches, axis_names(moved[search.axis] for search in searches)):
         rows.append(
             {
-                "axis": name if taken[name] == 1 else f"{name}#{taken[name]}",
+                "axis": name,
                 "size": search.axis.size,
-                "members": names[search.axis],
+                "members": moved[search.axis],
                 "consumers": tuple(consumer.name for consumer in search.consumers),
-                "baseline": search.baseline,
-                "retained": search.baseline if search.status == "rolled_back" else search.retained,
-                "ideal": search.ideal,
-                "efficacy": 0.0 if search.status == "rolled_back" else search.efficacy,
+                **_worth(search),
                 "seconds": search.seconds,
                 "status": search.status,
                 "reason": search.reason,
@@ -361,6 +336,21 @@ def _frame(
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+_UNKNOWN = dict.fromkeys(("baseline", "retained", "ideal", "efficacy"), math.nan)
+
+
+def _worth(search: _Search) -> dict[str, float]:
+    if not search.searched:
+        return _UNKNOWN
+    back = search.status == "rolled_back"
+    return {
+        "baseline": search.baseline,
+        "retained": search.baseline if back else search.retained,
+        "ideal": search.ideal,
+        "efficacy": 0.0 if back else search.efficacy,
+    }
+
+
 def _pinned_row(layer: LayerWeight, member: Member | None, reason: str | None = None) -> dict[str, Any]:
     if reason is None:
         reasons = reasons_of(member.dims[layer.channel_dim]) if member else []
@@ -370,10 +360,7 @@ def _pinned_row(layer: LayerWeight, member: Member | None, reason: str | None = 
         "size": layer.weight.shape[layer.channel_dim],
         "members": (),
         "consumers": (layer.name,),
-        "baseline": math.nan,
-        "retained": math.nan,
-        "ideal": math.nan,
-        "efficacy": math.nan,
+        **_UNKNOWN,
         "seconds": 0.0,
         "status": "pinned",
         "reason": reason,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sparselab.modes import unwrap
 from sparselab.network.analysis import Analysis, place_of
 from sparselab.network.axes import Indices, Leaf, leaves_of
 from sparselab.network.freedom import Axis, Orders, order_of, spans
 from sparselab.network.interrupts import interrupted_afterwards
-from sparselab.network.tracing import unwrap
+from sparselab.saliency import Ria, Saliency, Wanda
 
 FORMAT, VERSION = "sparselab.plan", 1
 
@@ -96,6 +98,22 @@ class Plan:
                 for move, tensor in reversed(done):
                     tensor.copy_(move.inverse()(tensor))
                 raise
+
+    def moved(self, saliency: Mapping[str, Saliency]) -> dict[str, Saliency]:
+        """The ``saliency`` by weight name that fits a model to which this plan was applied.
+
+        Tensors of scores and the norms of ``Wanda`` and ``Ria`` move as their weights did; a name or another callable
+        sees the weight itself, and stays. Raises ``ValueError`` when a tensor has not its weight's shape.
+
+        >>> plan = Plan((Move(("weight",), (1, 2), 1, 1, np.array([1, 0])),))
+        >>> plan.moved({"weight": Wanda(torch.tensor([3.0, 4.0]))})["weight"].norms
+        tensor([[4., 3.]])
+        """
+        moves: dict[str, list[Move]] = {}
+        for move in self.moves:
+            for name in move.names:
+                moves.setdefault(name, []).append(move)
+        return {name: _moved(criterion, moves.get(name, ())) for name, criterion in saliency.items()}
 
     def _targets(self, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> list[tuple[Move, Tensor]]:
         """Every tensor to move, in order: those of the model once however many names they have, gradients, state."""
@@ -179,6 +197,32 @@ class Plan:
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is not a plan: {error}") from error
         return cls.from_json(data)
+
+
+def _moved(saliency: Saliency, moves: Sequence[Move]) -> Saliency:
+    if isinstance(saliency, Tensor):
+        for move in moves:
+            if tuple(saliency.shape) != move.shape:
+                raise ValueError(
+                    f"scores of {move.names[0]!r} have shape {tuple(saliency.shape)}, the weight {move.shape}: they must agree"
+                )
+            saliency = move(saliency)
+    elif isinstance(saliency, (Wanda, Ria)):
+        for move in moves:
+            saliency = dataclasses.replace(saliency, norms=_moved_norms(saliency, move))
+    return saliency
+
+
+def _moved_norms(saliency: Wanda | Ria, move: Move) -> Tensor:
+    """Norms that broadcast against the weight, moved with it; what they are alike in stays as small as it is."""
+    norms = saliency.norms
+    if norms.ndim == 1 and len(move.shape) > 1:
+        channel_dim = saliency.channel_dim % len(move.shape)
+        norms = norms.reshape([-1 if dim == channel_dim else 1 for dim in range(len(move.shape))])
+    span = range(move.first, move.last + 1)
+    if all(norms.shape[dim] == 1 for dim in span):
+        return norms
+    return move(norms.expand([size if dim in span else -1 for dim, size in enumerate(move.shape)]))
 
 
 def _as_order(values: Sequence[int]) -> Indices:

@@ -38,18 +38,6 @@ class Graph:
     outputs: tuple[str, ...]
 
 
-def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside ``torch.compile``, ``DataParallel``, ``DistributedDataParallel`` and ``AveragedModel``."""
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.optim.swa_utils.AveragedModel)
-    while True:
-        if isinstance(compiled := getattr(model, "_orig_mod", None), nn.Module):
-            model = compiled
-        elif isinstance(model, wrappers):
-            model = model.module
-        else:
-            return model
-
-
 def as_call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Example inputs as ``(args, kwargs)``: a tuple or list is positional, a mapping is by keyword."""
     if isinstance(example_inputs, Mapping):

@@ -57,13 +57,15 @@ def compare(before: Sequence[Tensor], after: Sequence[Tensor]) -> Difference:
 class Witness:
     """A model whose outputs are asked for again and again: on the example inputs and on random ones like them.
 
-    A float64 copy of the model where memory allows, else the model itself in its own dtype. ``dtype`` is the lowest
-    floating-point dtype that its outputs pass through, as far as is known.
+    With ``copied`` a float64 copy of the model where memory allows, else the model itself in its own dtype. ``dtype`` is the
+    lowest floating-point dtype that its outputs pass through, as far as is known.
     """
 
-    def __init__(self, model: nn.Module, example_inputs: Any, lowest: torch.dtype | None, seed: int) -> None:
+    def __init__(
+        self, model: nn.Module, example_inputs: Any, lowest: torch.dtype | None, seed: int, *, copied: bool = True
+    ) -> None:
         self._calls = [example_inputs, _random_like(example_inputs, seed)]
-        subject = _double_copy(model)
+        subject = _double_copy(model) if copied else None
         self.is_copy = subject is not None
         self.model = model if subject is None else subject
         own = {p.dtype for p in [*self.model.parameters(), *self.model.buffers()] if p.is_floating_point()}

@@ -159,3 +159,43 @@ def greedy_blocks(scores: Floats, n: int, m: int) -> tuple[Bools, bool]:
     rows_a_block = max(1, BLOCK_ELEMENTS // max(1, m * scores.shape[1])) * m
     finite = map_blocks(lambda block: kernel(scores[block], n, mask[block]), row_blocks(scores.shape[0], rows_a_block))
     return mask, all(finite)
+
+
+@jit
+def _best_choices(scores: Floats, choices: Floats, m: int, mask: Bools) -> bool:
+    """In every block of ``scores`` the first of the choices with the largest sum; whether all scores were finite.
+
+    ``choices`` is ``(m * m, choices)`` of zeros and ones: each score is added to the sums of all choices at once.
+    """
+    finite = True
+    sums = np.empty(choices.shape[1], scores.dtype)
+    for top in range(0, scores.shape[0], m):
+        for left in range(0, scores.shape[1], m):
+            sums[:] = 0
+            for entry in range(m * m):
+                score = abs(scores[top + entry // m, left + entry % m])
+                finite &= score < np.inf
+                for choice in range(np.uint64(len(sums))):
+                    sums[choice] += score * choices[entry, choice]
+            best = 0
+            for choice in range(1, len(sums)):
+                if sums[choice] > sums[best]:
+                    best = choice
+            for entry in range(m * m):
+                mask[top + entry // m, left + entry % m] = choices[entry, best] > 0
+    return finite
+
+
+def best_blocks(scores: Floats, choices: Bools, m: int) -> tuple[Bools, bool]:
+    """In every ``m`` x ``m`` block the one of ``choices`` ``(choices, m * m)`` that keeps the most; the first of equals.
+
+    ``scores`` is ``(rows, channels)``, float32 or float64, both divisible by ``m``. Returns the mask and whether every
+    score was finite.
+    """
+    mask = np.empty(scores.shape, np.bool_)
+    ones = np.ascontiguousarray(choices.T).astype(scores.dtype)
+    rows_a_block = max(1, BLOCK_ELEMENTS // max(1, len(choices) * scores.shape[1])) * m
+    finite = map_blocks(
+        lambda block: _best_choices(scores[block], ones, m, mask[block]), row_blocks(scores.shape[0], rows_a_block)
+    )
+    return mask, all(finite)

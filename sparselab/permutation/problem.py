@@ -127,26 +127,29 @@ class SearchProblem:
                     "consumer out"
                 )
 
-    def is_searchable(self, columns: NDArray[np.int64], m: int) -> bool:
-        """Whether the units fill whole groups, in the order in which they are numbered."""
-        start = int(columns[0])
-        return self.size % m == 0 and start % m == 0 and bool((columns == np.arange(start, start + self.size)).all())
+    def has_searchable(self, m: int) -> bool:
+        """Whether any run of columns fills whole groups: if not, there is nothing to search."""
+        return any(fills_groups(run, m) for _, run in self._runs())
 
     def searchable(self, m: int) -> Matrix:
         """What strategies search, ``(rows, size)``: all runs of columns that fill whole groups, weighted and stacked.
 
-        No rows where no run does. float64 where a consumer is, else float32.
+        No rows where no run does. float64 where a consumer is, else float32. May be a view of a consumer's scores.
         """
         parts = [
-            consumer.saliency[:, run] * np.asarray(consumer.weight, consumer.saliency.dtype)
+            consumer.saliency[:, run[0] : run[0] + self.size] * np.asarray(consumer.weight, consumer.saliency.dtype)
+            if consumer.weight != 1
+            else consumer.saliency[:, run[0] : run[0] + self.size]
             for consumer, run in self._runs()
-            if self.is_searchable(run, m)
+            if fills_groups(run, m)
         ]
+        if len(parts) == 1:
+            return parts[0]
         return np.concatenate(parts) if parts else np.zeros((0, self.size), np.float32)
 
     def is_wholly_searchable(self, m: int) -> bool:
         """Whether what strategies search is, up to a constant, the whole objective."""
-        return all(self.is_searchable(run, m) for _, run in self._runs())
+        return all(fills_groups(run, m) for _, run in self._runs())
 
     def retained(self, order: Any = None, pattern: str | Pattern = "2:4") -> float:
         """Retained saliency of all consumers with the units in ``order`` (``None``: as they are), counted in float64.
@@ -154,6 +157,10 @@ class SearchProblem:
         Exact for any columns: groups are cut along the flat columns of each consumer, whatever shares them. For a 2d
         pattern what the best 2d masks retain, the rows staying where they are.
         """
+        return sum(self.retained_each(order, pattern))
+
+    def retained_each(self, order: Any = None, pattern: str | Pattern = "2:4") -> list[float]:
+        """The share of each of ``consumers`` in ``retained``."""
         parsed = Pattern.parse(pattern)
         n, m = parsed.require_nm("a permutation search")
         self.check(m)
@@ -161,18 +168,32 @@ class SearchProblem:
             self.check_both_ways(n, m)
         count = _retained_both_ways if parsed.both_ways else _retained
         index = np.arange(self.size) if order is None else np.asarray(order)
-        return sum(
+        return [
             consumer.weight * count(consumer.saliency, _moved(consumer, index), n, m) for consumer in self.consumers
-        )
+        ]
+
+    def ideal_each(self, pattern: str | Pattern = "2:4") -> list[float]:
+        """The share of each of ``consumers`` in ``ideal``."""
+        n, m = Pattern.parse(pattern).require_nm("a permutation search")
+        self.check(m)
+        return [consumer.weight * _ideal(consumer.saliency, n, m) for consumer in self.consumers]
+
+    def total_each(self) -> list[float]:
+        """The saliency of each of ``consumers``, counted in float64."""
+        return [consumer.weight * float(consumer.saliency.sum(dtype=np.float64)) for consumer in self.consumers]
 
     def ideal(self, pattern: str | Pattern = "2:4") -> float:
         """Saliency that keeping the best N/M of every row would retain, with no structure, counted in float64."""
-        n, m = Pattern.parse(pattern).require_nm("a permutation search")
-        self.check(m)
-        return sum(consumer.weight * _ideal(consumer.saliency, n, m) for consumer in self.consumers)
+        return sum(self.ideal_each(pattern))
 
     def _runs(self) -> Iterator[tuple[_Consumer, NDArray[np.int64]]]:
         return ((consumer, run) for consumer in self.consumers for run in consumer.runs)
+
+
+def fills_groups(columns: NDArray[np.int64], m: int) -> bool:
+    """Whether units at ``columns`` fill whole groups, in the order in which they are numbered."""
+    start, size = int(columns[0]), len(columns)
+    return size % m == 0 and start % m == 0 and bool((columns == np.arange(start, start + size)).all())
 
 
 def _as_scores(saliency: torch.Tensor | Matrix, what: str) -> Matrix:

@@ -14,15 +14,15 @@ import torch
 from torch import nn
 
 import sparselab
-from sparselab import saliency
 from sparselab.measures import efficacy
 from sparselab.patterns import Pattern
 from sparselab.permutation.strategy import STRATEGIES
 from sparselab.reports import magnitude_report
+from sparselab.saliency import FROM_ACTIVATIONS, ModelSaliency, check_name
 from sparselab.specs import unknown_name
 from sparselab.sweeps.trial import Trial
 from sparselab.sweeps.values import cell, digest
-from sparselab.tasks import TASKS, Task, dense_baseline, evaluate, get_task, recalibrate, train
+from sparselab.tasks import TASKS, Task, activations, dense_baseline, evaluate, get_task, recalibrate, train
 from sparselab.tasks.task import Batch, Data
 from sparselab.trackers import MagnitudeTracker, MaskChurnTracker, Tracker
 from sparselab.trackers.accuracy import MetricsTracker
@@ -69,7 +69,7 @@ class PruningRun:
         resolve: Mapping[str, Callable[[str], object]] = {
             "permutation": STRATEGIES.resolve,
             "schedule": SCHEDULES.resolve,
-            "saliency": lambda name: saliency.scores(torch.ones(1, 4), name),
+            "saliency": check_name,
         }
         seen = {(name, trial[name]) for trial in trials for name in resolve if isinstance(trial[name], str)}
         for name, spec in sorted(seen):
@@ -135,7 +135,7 @@ class _Phases:
         sparsifier = Sparsifier(
             model,
             trial.pattern,
-            saliency=trial.saliency,
+            saliency=self.saliency(model),
             include=self.task.include,
             schedule=trial.schedule,
             permutation=trial.permutation,
@@ -154,6 +154,13 @@ class _Phases:
             self.worth["efficacy"] = efficacy(retained, float(layers["retained"].sum()), float(layers["ideal"].sum()))
         recalibrate(self.task, model, seed=trial.seed)
         return sparsifier
+
+    def saliency(self, model: nn.Module) -> ModelSaliency:
+        """The trial's; a name that needs activations is given those of the dense ``model``."""
+        chosen: ModelSaliency = self.trial.saliency
+        if isinstance(chosen, str) and chosen in FROM_ACTIVATIONS:
+            return activations(self.task, model, seed=self.trial.seed).saliency(chosen)
+        return chosen
 
     def finetune(
         self, model: nn.Module, sparsifier: Sparsifier | None, trackers: Iterable[Tracker]

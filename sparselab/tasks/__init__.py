@@ -7,7 +7,7 @@ from collections.abc import Callable
 from sparselab.specs import Registry
 from sparselab.tasks.baseline import dense_baseline, fresh_model
 from sparselab.tasks.efficientnet_lite import efficientnet_lite0
-from sparselab.tasks.loop import Trained, evaluate, recalibrate, train
+from sparselab.tasks.loop import Trained, activations, evaluate, recalibrate, train
 from sparselab.tasks.optimizers import OPTIMIZERS
 from sparselab.tasks.pictures import LabelledPictures, top1
 from sparselab.tasks.task import Collated, Recipe, Task
@@ -43,6 +43,7 @@ __all__ = [
     "Recipe",
     "Task",
     "Trained",
+    "activations",
     "dense_baseline",
     "efficientnet_lite0",
     "evaluate",

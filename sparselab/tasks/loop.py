@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from sparselab.modes import evaluating
+from sparselab.saliency import ActivationNorms, collect_activations
 from sparselab.tasks.optimizers import OPTIMIZERS, learning_rate_factor
 from sparselab.tasks.task import Batch, Recipe, Task
 from sparselab.trackers.tracker import Tracker
@@ -202,6 +203,17 @@ def recalibrate(task: Task, model: nn.Module, *, batches: int = 20, seed: int = 
     """Re-estimate batch norm statistics from the task's training data (``recalibrate_batchnorm``)."""
     order = torch.split(_order(len(task.train_data), seed, 0), max(64, task.recipe.batch_size))
     recalibrate_batchnorm(model, (task.train_data[indices] for indices in order), batches)
+
+
+def activations(task: Task, model: nn.Module, *, examples: int = 128, seed: int = 0) -> ActivationNorms:
+    """What the layers of ``model`` are given on some of the task's training ``examples`` (``collect_activations``).
+
+    128 examples are what the papers of Wanda and of relative importance use. Deterministic for a ``seed``.
+    """
+    chosen = _order(len(task.train_data), seed, 0)[:examples]
+    batches = (task.train_data[indices] for indices in torch.split(chosen, max(64, task.recipe.batch_size)))
+    device = next(model.parameters()).device
+    return collect_activations(model, batches, device=device, forward=task.loss)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparselab.paths import data_dir
 from sparselab.tasks.task import Batch, Recipe, Task
@@ -39,12 +39,15 @@ class Texts:
 class Sentiment:
     """Positive or negative: 8,072 snippets to train on, 2,000 to evaluate; MiniLM-L6 (22.7 M parameters).
 
-    ``folder`` holds ``train.parquet`` and ``test.parquet`` with the columns ``text`` and ``label``; by default
+    ``examples`` and ``held_out`` take only the first of the snippets to train on and to evaluate, ``length`` only the first
+    tokens of each. ``folder`` holds ``train.parquet`` and ``test.parquet`` with the columns ``text`` and ``label``; by default
     ``sentiment`` in the data folder (``$SPARSELAB_DATA``). The encoder's layers are pruned, not its embeddings or head.
     """
 
     epochs: float = 1.0
     examples: int | None = None
+    held_out: int | None = None
+    length: int = 64
     folder: str | None = None
 
     def __call__(self) -> Task:
@@ -52,16 +55,22 @@ class Sentiment:
         folder = data_dir() / "sentiment" if self.folder is None else Path(self.folder).expanduser()
         train, held_out = (_read(folder, part) for part in ("train", "test"))
         tokenizer = _from_package("AutoTokenizer")
-        take = slice(self.examples)
         return Task(
             name="sentiment",
-            model=lambda: _from_package("AutoModelForSequenceClassification", num_labels=2),
-            train_data=Texts(train[0][take], train[1][take], tokenizer),
-            eval_data=Texts(*held_out, tokenizer),
+            model=minilm,
+            train_data=Texts(train[0][: self.examples], train[1][: self.examples], tokenizer, self.length),
+            eval_data=Texts(held_out[0][: self.held_out], held_out[1][: self.held_out], tokenizer, self.length),
             example_inputs=dict(tokenizer(["a good film", "a bad film"], return_tensors="pt")),
             recipe=Recipe("adamw,5e-5", "linear", epochs=self.epochs, batch_size=32, warmup=0.1),
             include=("*encoder*",),
+            version=f"{self.length} tokens",
         )
+
+
+def minilm(labels: int = 2) -> nn.Module:
+    """MiniLM-L6 with its real weights under a fresh head, in evaluation mode; ``ModuleNotFoundError`` says what is missing."""
+    model: nn.Module = _from_package("AutoModelForSequenceClassification", num_labels=labels)
+    return model.eval()
 
 
 def _read(folder: Path, part: str) -> tuple[tuple[str, ...], Tensor]:

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from sparselab.eligibility import layer_weights
 from sparselab.masks import MaskCalculator
-from sparselab.network.tracing import unwrap
+from sparselab.modes import unwrap
 from sparselab.permutation.strategy import Strategy
 from sparselab.training.inputs import HOW_TO_PASS, InputWatcher, infer_inputs
 from sparselab.training.sparsifier import Sparsifier

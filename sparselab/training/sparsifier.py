@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparselab.eligibility import layer_weights
-from sparselab.network.tracing import unwrap
+from sparselab.modes import unwrap
+from sparselab.network.plan import Plan
 from sparselab.patterns import Pattern
 from sparselab.permutation.strategy import Strategy
 from sparselab.saliency import ModelSaliency
@@ -79,6 +80,7 @@ class Sparsifier:
         self.permutation = _strategy(permutation)
         self.example_inputs = example_inputs
         self.permutation_report: PermutationReport | None = None
+        self._plan = Plan()
         self._choose = Selection(
             None if include is None else tuple(include),
             tuple(exclude or ()),
@@ -139,12 +141,21 @@ class Sparsifier:
         return pd.DataFrame(rows, columns=["layer", "shape", "eligible", "reason", "density", "retained_percent"])
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the schedule is. The masks are in the model's own ``state_dict``; save both, and the optimizer's."""
+        """Where the schedule is, and what was permuted. The masks are in the model's own ``state_dict``; save both, and
+        the optimizer's."""
         self._settle()
-        return {"step": self.step, "fading": self.weights.fading, "shares": dict(self.weights.shares)}
+        return {
+            "step": self.step,
+            "fading": self.weights.fading,
+            "shares": dict(self.weights.shares),
+            "plan": self._plan.to_json(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where ``state_dict`` was taken; ``ValueError`` for anything else."""
+        """Go on where ``state_dict`` was taken; ``ValueError`` for anything else.
+
+        The ``saliency`` that the Sparsifier was made with is that of the dense model; it is moved as the weights were.
+        """
         missing = {"step", "fading", "shares"} - set(state)
         if missing:
             raise ValueError(f"not the state of a Sparsifier: {sorted(missing)} missing from {sorted(state)}")
@@ -152,6 +163,8 @@ class Sparsifier:
         self.weights.shares = dict(state["shares"])
         if self.weights.shares:
             self.weights.before_first = None
+        if "plan" in state:
+            self._move_saliency(Plan.from_json(state["plan"]))
 
     # --------------------------------------------------------------------------------------------------------- actions
 
@@ -300,7 +313,13 @@ class Sparsifier:
                 optimizer=AllStates([optimizer for optimizer, _ in self._attached]).as_optimizer(),
                 include=[layer.name for layer in layers],
             )
-        self.weights.saliency = moved_saliency(self.weights.saliency, layers, self.permutation_report.plan)
+        self._move_saliency(self.permutation_report.plan)
+
+    def _move_saliency(self, plan: Plan) -> None:
+        """Let scores and norms that the user gave follow the weights; once, as a model is permuted once."""
+        if not len(self._plan):
+            self.weights.saliency = moved_saliency(self.weights.saliency, self.weights.layers, plan)
+            self._plan = plan
 
 
 def _strategy(permutation: str | Strategy | None) -> Strategy | None:

@@ -159,6 +159,9 @@ def test_both_backends_agree(n, m):
     assert torch.equal(ops.top_n_of_m(scores, n, m), ops.top_n_of_m_torch(scores, n, m))
     square = torch.from_numpy(np.random.default_rng(m).integers(-3, 4, (m * 2, m * 3)).astype(np.float32))
     assert torch.equal(ops.greedy_blocks(square, n, m), ops.greedy_blocks_torch(square, n, m))
+    assert torch.equal(ops.largest(scores, n * 7), ops.largest_torch(scores, n * 7))
+    if m <= 4:
+        assert torch.equal(ops.best_blocks(square, n, m), ops.best_blocks_torch(square, n, m))
 
 
 def test_the_mask_does_not_depend_on_the_number_of_threads():

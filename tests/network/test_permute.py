@@ -13,9 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import sparselab as sl
 from sparselab.eligibility import layer_weights, why_not
 from sparselab.layout import to_matrix
+from sparselab.network import objective as objective_module
 from sparselab.network import permuting as permute_module
+from sparselab.network import verify as verify_module
 from sparselab.network.permuting import permute
 from sparselab.network.plan import Plan
 
@@ -185,13 +188,10 @@ def test_an_interrupted_search_leaves_the_model_as_it_was(monkeypatch) -> None:
     model, x = net()
     state = copy.deepcopy(model.state_dict())
     for error in (KeyboardInterrupt, RuntimeError):
-        calls: list[int] = []
 
-        def fail(*args, error=error, calls=calls, original=permute_module.search_permutation, **options):
-            calls.append(1)
-            if len(calls) > 1:
-                raise error
-            return original(*args, **options)
+        def fail(*args, error=error, original=permute_module.search_permutation, **options):
+            original(*args, **options)
+            raise error
 
         with monkeypatch.context() as patch:
             patch.setattr(permute_module, "search_permutation", fail)
@@ -314,3 +314,50 @@ def test_applying_the_plan_is_what_permute_did() -> None:
     report = permute(model, x, strategy=FAST)
     Plan.from_json(report.plan.to_json()).apply(twin)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
+
+
+def test_heads_that_only_move_along_are_not_counted_twice() -> None:
+    """The widths of heads are searched, the heads as wholes are not: the same columns count once."""
+    torch.manual_seed(0)
+    model = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True).eval()
+    before = sl.magnitude_report(model, "2:4").set_index("layer")["retained"]
+    report = permute(model, torch.randn(2, 5, 16), strategy=FAST)
+    after = sl.magnitude_report(model, "2:4").set_index("layer")["retained"]
+    frame = report.frame.set_index("axis")
+    heads = frame[frame["size"] == 4]
+    assert {(16 // 4, True), (4, False)} >= set(zip(heads["size"], heads["baseline"].isna(), strict=True))
+    assert heads["baseline"].isna().any()
+    searched = frame.dropna(subset=["baseline"])
+    known = {name for names in searched["consumers"] for name in names}
+    assert searched["baseline"].sum() == pytest.approx(before[list(known)].sum(), rel=1e-6)
+    assert report.retained_gain == pytest.approx(after[list(known)].sum() / before[list(known)].sum() - 1, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["ResidualSqueezeExcite", "GroupedQueries", "HandWrittenAttention"])
+def test_a_sample_of_the_rows_is_searched_and_all_are_counted(name: str, monkeypatch) -> None:
+    model, x = randomised(ZOO[name].build().eval()), ZOO[name].inputs()
+    whole = permute(copy.deepcopy(model), x, strategy=FAST)
+    monkeypatch.setattr(objective_module.objectives, "__kwdefaults__", {"seed": 0, "max_scores": 300})
+    monkeypatch.setattr(objective_module, "_BLOCK", 50)
+    before = outputs_of(model, x)
+    report = permute(model, x, strategy=FAST)
+    assert relative_error(before, outputs_of(model, x)) < 1e-4
+    for column in ("baseline", "ideal"):
+        assert report.frame[column].to_numpy() == pytest.approx(whole.frame[column].to_numpy(), rel=1e-5, nan_ok=True)
+    assert (report.frame["retained"].dropna() >= report.frame["baseline"].dropna() * (1 - 1e-12)).all()
+    assert report.retained_gain > 0
+
+
+def test_the_proof_in_the_models_own_dtype_copies_nothing(monkeypatch) -> None:
+    model, x = net()
+    model, x = model.bfloat16(), x.bfloat16()
+
+    def refuse(*_):
+        raise AssertionError("copied")
+
+    monkeypatch.setattr(verify_module, "_double_copy", refuse)
+    report = permute(model, x, strategy=FAST, verify="own_dtype")
+    assert (report.frame["status"] == "permuted").any()
+    assert 0 <= report.max_rel_error <= report.tolerance == verify_module.TOLERANCE[torch.bfloat16]
+    with pytest.raises(ValueError, match="verify is True, False or 'own_dtype', got 'own'"):
+        permute(model, x, verify="own")

@@ -136,3 +136,11 @@ def test_same_row_on_a_process_pool(tmp_path):
     assert len(list((tmp_path / "cache" / "baselines").glob("*.pt"))) == 2
     here = sweep(**options)
     pd.testing.assert_frame_equal(elsewhere[["key", *MEASURED]], here[["key", *MEASURED]])
+
+
+def test_saliency_from_data_by_name():
+    frame = sweep(saliency=["magnitude", "wanda", "ria"], permutation="channel_swap", steps=0)
+    assert frame["error"].dropna().tolist() == []
+    by = frame.set_index("saliency")["retained_percent"]
+    assert by["magnitude"] >= by[["wanda", "ria"]].max()  # what is retained is counted in magnitudes
+    assert by.nunique() == 3

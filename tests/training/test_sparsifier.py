@@ -439,3 +439,24 @@ class TestPermutation:
             sparsifier.compute()
             assert sparsifier.permutation_report is None
             assert torch.equal(sparsifier.masks["3.weight"], sl.create_mask(dense, "2:4"))
+
+
+def test_scores_from_data_follow_the_channels_into_a_resumed_run():
+    model, x = network(), torch.randn(4, 3, 8, 8)
+    ria = sl.saliency.collect_activations(model, [x]).ria()
+
+    def made(model):
+        return sl.Sparsifier(model, "2:4", saliency=ria, keep_pruned=True, permutation="channel_swap", example_inputs=x)
+
+    first = made(model)
+    first.compute()
+    assert len(first.permutation_report.plan)
+    second = made(network(seed=1))
+    second.model.load_state_dict(model.state_dict())
+    second.load_state_dict(first.state_dict())
+    for sparsifier in (first, second):
+        sparsifier.compute()
+    assert all(torch.equal(first.masks[name], mask) for name, mask in second.masks.items())
+    second.load_state_dict(first.state_dict())  # the same plan does not move them twice
+    second.compute()
+    assert all(torch.equal(first.masks[name], mask) for name, mask in second.masks.items())
