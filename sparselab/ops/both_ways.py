@@ -14,7 +14,7 @@ from itertools import combinations
 
 import numpy as np
 
-from sparselab.ops.backend import Doubles, Floats, Ints
+from sparselab.ops.backend import Doubles, Floats, Ints, power_of_two
 from sparselab.ops.jit import jit
 from sparselab.ops.masks import block_choices
 from sparselab.ops.reference import ReferenceHandle
@@ -35,8 +35,7 @@ class BothWaysHandle(ReferenceHandle):
     def __init__(self, values: Floats, n: int, m: int) -> None:
         self.channels, self.rows = values.shape
         self.n, self.m = n, m
-        largest = float(values.max()) if values.size else 0.0
-        self.scale = 2.0 ** np.frexp(largest)[1] if largest > 0 else 1.0
+        self.scale = power_of_two(values)
         self._values = np.asarray(values, np.float64) / self.scale
         picks = list(combinations(range(m), n))
         blocks = self._values.reshape(self.channels, -1, m)
