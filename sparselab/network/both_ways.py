@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from sparselab.eligibility import LayerWeight
@@ -26,12 +25,10 @@ from sparselab.network.objective import Consumer, Rows, objectives, touched_colu
 from sparselab.network.plan import Plan
 from sparselab.patterns import Pattern
 from sparselab.permutation import SearchProblem
-from sparselab.saliency import ModelSaliency
 
 MAX_ROUNDS = 6
 _LEAST_GAIN = 1e-4  # of what is retained: a round that gains less is the last
 _ROUNDING = 1e-9
-_ALL = 2**62  # scores of a problem: a sample of the rows would not be blocks
 
 Search = Callable[[SearchProblem, int], Indices]
 """From a problem and its number to an order of its units."""
@@ -56,24 +53,6 @@ class BothWays:
     consumers: Sequence[Consumer]
     scores: Mapping[str, Tensor]
     pattern: Pattern
-
-    @classmethod
-    def of(
-        cls,
-        analysis: Analysis,
-        axes: Sequence[Axis],
-        consumers: Sequence[Consumer],
-        saliency: ModelSaliency,
-        pattern: Pattern,
-    ) -> BothWays:
-        """With the scores that ``saliency`` gives the weights; ``ValueError`` where one is not finite."""
-        scores: dict[str, Tensor] = {}
-        for consumer in consumers:
-            criterion = saliency_module.for_layer(saliency, consumer.name)
-            scores[consumer.name] = saliency_module.scores(consumer.layer.weight.detach(), criterion)
-            if not bool(torch.isfinite(scores[consumer.name]).all()):
-                raise ValueError(f"the scores of {consumer.name!r} are not all finite: is the weight?")
-        return cls(analysis, axes, consumers, scores, pattern)
 
     def moved(self, orders: Orders, consumers: Sequence[Consumer]) -> dict[str, Tensor]:
         """The scores of some weights, with the axes in ``orders``."""

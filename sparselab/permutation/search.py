@@ -82,7 +82,6 @@ def search_permutation(
         raise ValueError(f"time_limit must be positive seconds, got {time_limit}")
     problem = as_problem(matrix_or_problem, saliency)
     problem.check(m)
-    chosen = STRATEGIES.resolve(strategy)
     if parsed.both_ways:
         problem.check_both_ways(n, m)
     chosen = STRATEGIES.resolve(strategy)
@@ -201,12 +200,6 @@ def _loaded(problem: SearchProblem, pattern: Pattern, backend: str) -> Handle:
     from sparselab.ops import both_ways
 
     return both_ways.load(values, n, m)
-
-
-def _backend_both_ways(backend: str) -> str:
-    if backend not in ("auto", "cpu"):
-        raise ValueError(f"orders for 2d masks are searched by backend 'cpu' (or 'auto') only, not {backend!r}")
-    return "cpu"
 
 
 def _result(
