@@ -1,8 +1,9 @@
 // Keep the N largest |scores| of every M consecutive columns; ties go to the lower index.
 //
-// Compile with -DN=2 -DM=4 (any 0 < N <= M <= 32).
+// Compile with -DN=2 -DM=4 (any 0 < N <= M <= 32). Scores and mask start at multiples of 16 bytes.
 // Launch:  one thread a group, grid-stride: any grid, 256 threads a block.
-// Memory:  reads 4 bytes and writes 1 byte an element, each once; neighbouring threads read neighbouring groups.
+// Memory:  reads 4 bytes and writes 1 byte an element, each once; neighbouring threads read neighbouring groups, four
+//          scores at a time where M is a multiple of four.
 // Work:    M - 1 comparisons an element, in registers.
 // Limit:   memory bandwidth, 5 bytes an element.
 
@@ -10,13 +11,27 @@
 #error "compile with -DN=... -DM=..."
 #endif
 
-extern "C" __global__ void mask_1d(const float* __restrict__ scores, unsigned char* __restrict__ mask,
-                                   long long groups) {
+extern "C" __global__ void __launch_bounds__(256)
+    mask_1d(const float* __restrict__ scores, unsigned char* __restrict__ mask, long long groups) {
   const long long stride = (long long)gridDim.x * blockDim.x;
   for (long long group = (long long)blockIdx.x * blockDim.x + threadIdx.x; group < groups; group += stride) {
+    const float* score = scores + group * M;
+    unsigned char* kept = mask + group * M;
     float value[M];
+    if constexpr (M % 4 == 0) {
 #pragma unroll
-    for (int i = 0; i < M; ++i) value[i] = fabsf(scores[group * M + i]);
+      for (int i = 0; i < M; i += 4) {
+        const float4 four = *reinterpret_cast<const float4*>(score + i);
+        value[i] = fabsf(four.x);
+        value[i + 1] = fabsf(four.y);
+        value[i + 2] = fabsf(four.z);
+        value[i + 3] = fabsf(four.w);
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < M; ++i) value[i] = fabsf(score[i]);
+    }
+    unsigned four = 0;
 #pragma unroll
     for (int i = 0; i < M; ++i) {
       int rank = 0;
@@ -24,7 +39,12 @@ extern "C" __global__ void mask_1d(const float* __restrict__ scores, unsigned ch
       for (int j = 0; j < M; ++j) {
         if (j != i) rank += j < i ? value[j] >= value[i] : value[j] > value[i];
       }
-      mask[group * M + i] = rank < N;
+      if constexpr (M % 4 == 0) {
+        four = i % 4 == 0 ? unsigned(rank < N) : four | unsigned(rank < N) << 8 * (i % 4);
+        if (i % 4 == 3) *reinterpret_cast<unsigned*>(kept + i - 3) = four;
+      } else {
+        kept[i] = rank < N;
+      }
     }
   }
 }

@@ -73,7 +73,8 @@ def why_not(
 ) -> str | None:
     """Why ``pattern`` cannot prune ``module``'s own parameter ``name``, or ``None`` when it can.
 
-    ``rule="divisible"`` asks that groups fit: the input channels are a multiple of M (for 2d masks the outputs too).
+    ``rule="divisible"`` asks that groups fit: the input channels are a multiple of M (for 2d masks the outputs too, for
+    V:N:M the outputs of V).
     ``rule="asp"`` asks what ASP asks: float32 or float16, gradients on, ``size(0) % 8 == 0`` and ``size(1) % 16 == 0``.
     ``channel_dim`` is needed only for weights of layer types that ``layout`` does not know. Raises ``ValueError`` for an
     unknown rule.
@@ -111,8 +112,9 @@ def _divisible(module: nn.Module, weight: Tensor, channel_dim: int, pattern: Pat
         return f"{'depthwise: ' if conv_groups > 1 else ''}1 input channel, nothing to choose from"
     if channels % pattern.m:
         return f"{channels} input channels are not a multiple of {pattern.m}"
-    if pattern.calculator.startswith("2d") and outputs % pattern.m:
-        return f"{outputs} outputs are not a multiple of {pattern.m}, as a 2d mask needs"
+    if outputs % pattern.block_rows:
+        kind = "a 2d mask" if pattern.both_ways else "V:N:M"
+        return f"{outputs} outputs are not a multiple of {pattern.block_rows}, as {kind} needs"
     return None
 
 

@@ -20,6 +20,7 @@ _STYLE: Any = {
     "axes.titlesize": 10.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
+    "axes.titley": 1.0,  # where it would be anyway; looking for room costs a fifth of the drawing
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,

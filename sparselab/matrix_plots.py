@@ -30,21 +30,32 @@ def mask_view(
         figure = Figure(figsize=(10.4, 3.5), dpi=100)
         whole, window, sizes = figure.subplots(1, 3, width_ratios=(1.0, 1.75, 1.15))
         figure.subplots_adjust(left=0.055, right=0.99, bottom=0.15, top=0.9, wspace=0.25)
-        _draw_both(whole, window, weights, mask, m, row, channel)
+        rows, channels = _windows(weights, row, channel)
+        _draw_whole(whole, weights, rows, channels)
+        _draw_window(window, weights, mask, rows, channels, m)
         _draw_sizes(sizes, weights, mask)
+    return figure
+
+
+def whole_matrix(weights: NDArray[Any], *, row: int = 0, channel: int = 0) -> Figure:
+    """The left panel of ``mask_view``: all of a weight matrix, and where its window stands."""
+    if weights.ndim != 2 or not weights.size:
+        raise ValueError(f"whole_matrix needs a matrix, got shape {weights.shape}")
+    with style():
+        figure = Figure(figsize=(2.75, 3.5), dpi=100)
+        _draw_whole(figure.add_axes((0.21, 0.15, 0.76, 0.75)), weights, *_windows(weights, row, channel))
     return figure
 
 
 def mask_window(
     weights: NDArray[Any], mask: NDArray[np.bool_], m: int | None = None, *, row: int = 0, channel: int = 0
 ) -> Figure:
-    """The two left panels of ``mask_view``."""
+    """The middle panel of ``mask_view``."""
     _require_mask(weights, mask, "mask_window")
     with style():
-        figure = Figure(figsize=(6.7, 3.5), dpi=100)
-        whole, window = figure.subplots(1, 2, width_ratios=(1.0, 1.75))
-        figure.subplots_adjust(left=0.085, right=0.99, bottom=0.15, top=0.9, wspace=0.2)
-        _draw_both(whole, window, weights, mask, m, row, channel)
+        figure = Figure(figsize=(4.1, 3.5), dpi=100)
+        axes = figure.add_axes((0.09, 0.15, 0.9, 0.75))
+        _draw_window(axes, weights, mask, *_windows(weights, row, channel), m)
     return figure
 
 
@@ -62,18 +73,15 @@ def _require_mask(weights: NDArray[Any], mask: NDArray[np.bool_], figure: str) -
         raise ValueError(f"{figure} needs two matrices of one shape, got {weights.shape} and {mask.shape}")
 
 
-def _draw_both(
-    whole: Axes, window: Axes, weights: NDArray[Any], mask: NDArray[np.bool_], m: int | None, row: int, channel: int
-) -> None:
-    rows, channels = _window(row, weights.shape[0], WINDOW[0]), _window(channel, weights.shape[1], WINDOW[1])
-    _draw_whole(whole, weights, rows, channels)
-    _draw_window(window, weights, mask, rows, channels, m)
-
-
 WINDOW = (24, 48)
 """The most rows and channels that a window onto a weight matrix shows."""
 
 _CELLS = 120  # a side of a matrix drawn as a whole: enough for the picture's pixels
+
+
+def _windows(weights: NDArray[Any], row: int, channel: int) -> tuple[slice, slice]:
+    """The rows and the channels of the window that starts at ``row`` and ``channel``, or as near to it as it fits."""
+    return _window(row, weights.shape[0], WINDOW[0]), _window(channel, weights.shape[1], WINDOW[1])
 
 
 def _window(start: int, size: int, most: int) -> slice:
@@ -164,7 +172,7 @@ def order_view(
         )
     rows, channels = _window(0, weights.shape[0], WINDOW[0]), _window(0, weights.shape[1], WINDOW[1] * 2 // 3)
     with style():
-        figure = Figure(figsize=(6.7, 3.5), dpi=100)
+        figure = Figure(figsize=(6.4, 3.5), dpi=100)
         left, right = figure.subplots(1, 2)
         figure.subplots_adjust(left=0.085, right=0.99, bottom=0.15, top=0.9, wspace=0.14)
         _draw_window(left, weights, before, rows, channels, m)
@@ -185,7 +193,7 @@ def order_moves(order: NDArray[np.int64]) -> Figure:
     return figure
 
 
-def loss_strip(frame: pd.DataFrame, layer: str | None = None) -> Figure:
+def loss_strip(frame: pd.DataFrame, layer: str | None = None, title: str = "Lost by every layer") -> Figure:
     """Magnitude lost by every layer side by side, ``layer`` in another colour, the ideal as a dash.
 
     ``frame`` has ``layer, lost_percent, ideal_lost_percent``, and may have ``permuted_lost_percent``, drawn as dots.
@@ -196,22 +204,40 @@ def loss_strip(frame: pd.DataFrame, layer: str | None = None) -> Figure:
     places = np.arange(len(drawn))
     chosen = (drawn["layer"] == layer).to_numpy()
     with style():
-        figure = Figure(figsize=(8.4, 2.0), dpi=100)
-        axes = figure.add_axes((0.068, 0.24, 0.92, 0.62))
+        figure = Figure(figsize=(6.4, 2.0), dpi=100)
+        axes = figure.add_axes((0.09, 0.24, 0.9, 0.62))
         axes.bar(places, drawn["lost_percent"], color=np.where(chosen, COLOURS[1], "#8FB8D6").tolist(), width=0.75)
         if "permuted_lost_percent" in drawn:
             axes.plot(places, drawn["permuted_lost_percent"], "o", color=COLOURS[0], ms=4, label="channels permuted")
         best = drawn["ideal_lost_percent"]
         axes.hlines(best, places - 0.4, places + 0.4, color="#000000", lw=1.2, label="ideal: as dense, no structure")
-        axes.set_xlim(-0.7, max(8, len(drawn)) - 0.3)
+        axes.set_xlim(-0.7, len(drawn) - 0.3)
         axes.set_ylim(0, 1.4 * max(1e-9, float(drawn["lost_percent"].max())))
-        axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
-        axes.set(xlabel="prunable layers, in the order of the network", ylabel="lost, % of the sum")
+        if len(drawn) <= _MOST_NAMED:
+            axes.set_xticks(places, [_in_two_lines(str(name)) for name in drawn["layer"]])
+            axes.set_xlim(-0.5, _MOST_NAMED - 0.5)
+        else:
+            axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+            axes.set_xlabel("prunable layers, in the order of the network")
+        axes.set_ylabel("lost, % of the sum")
         axes.set_title(
-            "Lost by every layer" + (f" ({str(layer).removesuffix('.weight')} in orange)" if chosen.any() else "")
+            title + (f" ({_end_of(str(layer).removesuffix('.weight'), 34)} in orange)" if chosen.any() else "")
         )
         axes.legend(loc="upper right", borderaxespad=0.0, ncols=2)
     return figure
+
+
+_MOST_NAMED = 6  # bars that have room for a name
+
+
+def _in_two_lines(name: str) -> str:
+    """``blocks.4.expand.weight`` as ``blocks.4`` over ``expand``, each cut from the left where it is long."""
+    lines = name.removesuffix(".weight").rsplit(".", 1)
+    return "\n".join(_end_of(line, 14) for line in lines)
+
+
+def _end_of(name: str, most: int) -> str:
+    return name if len(name) <= most else f"...{name[3 - most :]}"
 
 
 def running_searches(frame: pd.DataFrame, bound: float | None = None) -> Figure:
@@ -221,13 +247,15 @@ def running_searches(frame: pd.DataFrame, bound: float | None = None) -> Figure:
     """
     require_columns(frame, ("strategy", "seconds", "efficacy"), "running_searches")
     with style():
-        figure = Figure(figsize=(8.4, 3.0), dpi=100)
-        axes = figure.add_axes((0.068, 0.17, 0.62, 0.72))
+        figure = Figure(figsize=(6.4, 3.0), dpi=100)
+        axes = figure.add_axes((0.09, 0.17, 0.5, 0.72))
         for number, (strategy, rows) in enumerate(frame.groupby("strategy", sort=False)):
             colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
             seconds, last = rows["seconds"].clip(lower=1e-2), float(rows["efficacy"].iloc[-1])
             axes.step(seconds, rows["efficacy"], where="post", color=colour, lw=1.6)
-            axes.plot(seconds.iloc[-1:], [last], marker, color=colour, ms=6, label=f"{strategy}: {last:.1f}")
+            axes.plot(
+                seconds.iloc[-1:], [last], marker, color=colour, ms=6, label=f"{_end_of(str(strategy), 20)}: {last:.1f}"
+            )
         if bound is not None:
             axes.axhline(bound, color="#666666", lw=1, ls="--", label=f"upper bound: {bound:.1f}")
         axes.set_xscale("log")
@@ -253,10 +281,13 @@ def training_curves(frame: pd.DataFrame) -> Figure:
         ("flipped_percent", "Mask entries that flip", "% at a recomputation"),
     )
     runs = list(dict.fromkeys(frame["run"]))
+    columns = 1 if any(len(str(run)) > 34 for run in runs) else 2
     with style():
-        figure = Figure(figsize=(8.4, 5.4), dpi=100)
+        figure = Figure(figsize=(6.4, 5.4), dpi=100)
         places = figure.subplots(2, 2, sharex=True)
-        figure.subplots_adjust(left=0.095, right=0.985, bottom=0.09, top=0.87, wspace=0.24, hspace=0.25)
+        figure.subplots_adjust(
+            left=0.125, right=0.985, bottom=0.09, top=0.93 - 0.036 * -(-len(runs) // columns), wspace=0.32, hspace=0.25
+        )
         for axes, (quantity, title, label) in zip(places.flat, panels):
             chosen = frame[frame["quantity"] == quantity]
             for run, rows in chosen.groupby("run", sort=False):
@@ -273,5 +304,7 @@ def training_curves(frame: pd.DataFrame) -> Figure:
             axes.set_xlabel("step")
         handles = {label: handle for axes in places.flat for handle, label in zip(*axes.get_legend_handles_labels())}
         if handles:
-            figure.legend(handles.values(), handles.keys(), ncols=3, loc="upper left", bbox_to_anchor=(0.085, 0.995))
+            figure.legend(
+                handles.values(), handles.keys(), ncols=columns, loc="upper left", bbox_to_anchor=(0.115, 0.995)
+            )
     return figure

@@ -6,12 +6,14 @@ import re
 from dataclasses import dataclass
 
 _NM = re.compile(r"(\d+):(\d+)")
+_VNM = re.compile(r"(\d+):(\d+):(\d+)")
 _MN = re.compile(r"m(\d+)n(\d+)_(\w+)")
 _DENSITY = re.compile(r"([a-z]\w*),(?:density=)?([0-9.eE+-]+)")
 
 GRAMMAR = (
     "'N:M' (keep N of every M input channels, e.g. '2:4'), 'mMnN_CALCULATOR' as ASP writes it "
-    "(e.g. 'm4n2_1d', 'm4n2_2d_best'), or 'NAME,DENSITY' (e.g. 'unstructured,0.5', 'row,0.5')"
+    "(e.g. 'm4n2_1d', 'm4n2_2d_best'), 'V:N:M' (in V outputs the same four of every M, e.g. '64:2:8'), "
+    "or 'NAME,DENSITY' (e.g. 'unstructured,0.5', 'row,0.5')"
 )
 
 
@@ -19,18 +21,22 @@ GRAMMAR = (
 class Pattern:
     """Which weights a mask may keep: a mask calculator's name with the ``n`` of ``m``, or the density, it keeps.
 
-    ``n`` and ``m`` are ``None`` for patterns without groups. ``density`` is the share of weights that is kept.
+    ``n`` and ``m`` are ``None`` for patterns without groups. ``density`` is the share of weights that is kept. ``v`` is the
+    outputs that share their columns, ``None`` but for V:N:M.
 
     >>> Pattern.parse("2:4")
-    Pattern(calculator='1d', n=2, m=4, density=0.5)
+    Pattern(calculator='1d', n=2, m=4, density=0.5, v=None)
     >>> str(Pattern.parse("m4n2_1d")), str(Pattern.parse("m8n4_2d_best"))
     ('2:4', 'm8n4_2d_best')
+    >>> Pattern.parse("64:2:8").block_rows
+    64
     """
 
     calculator: str
     n: int | None
     m: int | None
     density: float
+    v: int | None = None
 
     @classmethod
     def parse(cls, pattern: str | Pattern) -> Pattern:
@@ -45,6 +51,8 @@ class Pattern:
         text = pattern.strip()
         if match := _NM.fullmatch(text):
             return cls.nm(int(match[1]), int(match[2]))
+        if match := _VNM.fullmatch(text):
+            return cls.vnm(int(match[1]), int(match[2]), int(match[3]))
         if match := _MN.fullmatch(text):
             return cls.nm(int(match[2]), int(match[1]), match[3])
         if match := _DENSITY.fullmatch(text):
@@ -59,6 +67,14 @@ class Pattern:
         return cls(calculator, n, m, n / m)
 
     @classmethod
+    def vnm(cls, v: int, n: int, m: int) -> Pattern:
+        """Keep ``n`` of every ``m``, in ``v`` outputs of the same four; raises ``ValueError`` unless ``v`` is positive."""
+        if v < 1:
+            raise ValueError(f"pattern {v}:{n}:{m} spans {v} outputs: V must be at least 1")
+        plain = cls.nm(n, m)
+        return cls("vnm", n, m, plain.density, v)
+
+    @classmethod
     def with_density(cls, calculator: str, density: str) -> Pattern:
         """Keep a share of the weights; raises ``ValueError`` unless ``0 <= density <= 1``."""
         try:
@@ -69,6 +85,16 @@ class Pattern:
             raise ValueError(f"density {density} in '{calculator},{density}' must lie between 0 and 1")
         return cls(calculator, None, None, share)
 
+    @property
+    def both_ways(self) -> bool:
+        """Whether its masks hold N of every M outputs too, so that the transposed weight is N:M."""
+        return self.calculator.startswith("2d")
+
+    @property
+    def block_rows(self) -> int:
+        """How many outputs a block spans: V, M where it holds both ways, else 1."""
+        return self.v or (self.m if self.both_ways and self.m else 1)
+
     def require_nm(self, what: str) -> tuple[int, int]:
         """``(n, m)``, or a ``ValueError`` saying that ``what`` needs a pattern with groups."""
         if self.n is None or self.m is None:
@@ -78,4 +104,6 @@ class Pattern:
     def __str__(self) -> str:
         if self.n is None or self.m is None:
             return f"{self.calculator},{self.density:g}"
+        if self.v is not None:
+            return f"{self.v}:{self.n}:{self.m}"
         return f"{self.n}:{self.m}" if self.calculator == "1d" else f"m{self.m}n{self.n}_{self.calculator}"

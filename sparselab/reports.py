@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sparselab import measures
 from sparselab import saliency as saliency_module
 from sparselab.eligibility import layer_weights, why_not
-from sparselab.layout import to_matrix
+from sparselab.layout import to_matrix, to_slices
 from sparselab.masks import calculator, create_mask
 from sparselab.patterns import Pattern
 from sparselab.saliency import ModelSaliency
@@ -116,7 +116,8 @@ def check(model: nn.Module | Mapping[str, Any] | str | Path, pattern: str | Patt
 
     ``model``: a module, a state dict, or a file (``.safetensors``, or what ``torch.save`` wrote, read with
     ``weights_only``). Columns: ``layer, shape, dtype, channel_dim, density, groups, violations, sparse, kernel,
-    reason``. ``violations`` counts groups with more than N non-zeros, ``sparse`` is true where there are none,
+    reason``. ``violations`` counts groups with more than N non-zeros (for V:N:M also blocks with more than four
+    columns), ``sparse`` is true where there are none,
     ``kernel`` is true where PyTorch's semi-structured kernels (cuSPARSELt, half precision or int8) accept the matrix,
     and ``reason`` says what stands in the way. A state dict does not tell transposed layers: where input channels in
     dimension 0 fit and those in 1 do not, the row says ``channel_dim`` 0. Raises ``ValueError`` for patterns without
@@ -170,15 +171,23 @@ def check(model: nn.Module | Mapping[str, Any] | str | Path, pattern: str | Patt
 
 
 def _violations(weight: Tensor, pattern: Pattern, channel_dim: int) -> int:
-    """How many groups (for 2d patterns of columns as well as of rows) hold more than N non-zeros."""
+    """How many groups hold more than N non-zeros: of columns, for 2d patterns of rows as well, and for V:N:M how many blocks
+    hold more than four columns."""
     n, m = pattern.require_nm("check")
-    matrix = to_matrix(weight, channel_dim) != 0
-    sides = [matrix, matrix.T] if pattern.calculator.startswith("2d") else [matrix]
-    total = 0
-    for side in sides:
-        padded = torch.nn.functional.pad(side, (0, -side.shape[1] % m))
-        total += int((padded.reshape(-1, m).sum(1) > n).sum())
-    return total
+    slices = to_slices(weight, channel_dim) != 0
+    over = [
+        _groups(side, m).sum(-1) > n for side in ([slices, slices.transpose(1, 2)] if pattern.both_ways else [slices])
+    ]
+    if pattern.v is not None:
+        used = _groups(slices.transpose(1, 2), pattern.v).any(-1).transpose(1, 2)
+        over.append(_groups(used, m).sum(-1) > 4)
+    return sum(int(groups.sum()) for groups in over)
+
+
+def _groups(slices: Tensor, size: int) -> Tensor:
+    """The last dimension cut into groups of ``size``, the last one filled up: ``(..., groups, size)``."""
+    padded = torch.nn.functional.pad(slices, (0, -slices.shape[-1] % size))
+    return padded.reshape(*padded.shape[:-1], -1, size)
 
 
 # What torch.sparse.to_sparse_semi_structured asks of a matrix through cuSPARSELt: rows and columns multiples of this.

@@ -58,13 +58,13 @@ def trials(frame: pd.DataFrame, view: View, *, chosen: Any = None) -> Figure:
     ``ValueError`` for columns that are not there, for nothing to draw, and for more panels than can be read.
     """
     with style():
-        figure = Figure(figsize=(8.4, 4.2), dpi=100)
+        figure = Figure(figsize=(6.4, 4.0), dpi=100)
         draw_trials(figure, frame, view, chosen=chosen)
     return figure
 
 
 def draw_trials(figure: Any, frame: pd.DataFrame, view: View, *, chosen: Any = None) -> Points:
-    """``trials``, into a figure that is there already; returns where the points are."""
+    """``trials``, into a figure that is there already, made as high as its panels need; returns where the points are."""
     require_columns(frame, view.columns, "trials")
     drawn = frame.dropna(subset=[view.x, view.y])
     require_columns(drawn, (), f"trials with {view.x} and {view.y}")
@@ -75,18 +75,23 @@ def draw_trials(figure: Any, frame: pd.DataFrame, view: View, *, chosen: Any = N
         raise ValueError(f"trials: {view.facet!r} has {len(facets)} values, more than {MOST_PANELS} panels")
     with style():
         figure.clear()
-        panels = _panels(figure, len(facets))
         heights, (across, names) = drawn[view.y].to_numpy(np.float64), _across(drawn[view.x])
         panel = _codes(drawn, view.facet, facets)
         colours = _names(drawn, view.colour)
+        legend = _legend_shape(figure, colours[:MOST_NAMES]) if view.colour is not None else (0, 0)
+        panels = _panels(figure, len(facets), legend[0], _NAMES_BELOW if names is not None else _BOTTOM)
         series = _codes(drawn, view.colour, colours)
         for number, axes in enumerate(panels):
             for code, name in enumerate(colours):
                 here = (panel == number) & (series == code)
-                look: dict[str, Any] = {"color": COLOURS[code % 7], "marker": MARKERS[code % 7], "label": _short(name)}
+                look: dict[str, Any] = {
+                    "color": COLOURS[code % 7],
+                    "marker": MARKERS[(code + code // 7) % 7],
+                    "label": _short(name),
+                }
                 axes.plot(across[here], heights[here], ls="", ms=6, alpha=0.85, **look)
             if view.facet is not None:
-                axes.set_title(f"{view.facet}: {_short(facets[number])}")
+                axes.set_title(_title(view.facet, facets[number], axes.get_position().width * figure.get_figwidth()))
             if names is not None:
                 axes.set_xticks(
                     range(len(names)), [_short(name) for name in names], rotation=20, ha="right", fontsize=8
@@ -94,16 +99,21 @@ def draw_trials(figure: Any, frame: pd.DataFrame, view: View, *, chosen: Any = N
                 axes.set_xlim(-0.5, len(names) - 0.5)
         if view.facet is None:
             panels[0].set_title(f"{view.y} against {view.x}, {len(drawn)} trials")
-        figure.supxlabel(view.x, fontsize=9, x=0.435, y=0.03)
-        figure.supylabel(view.y, fontsize=9, x=0.015)
+        width, height = figure.get_size_inches()
+        figure.supxlabel(view.x, fontsize=9, y=0.1 / height)
+        figure.supylabel(view.y, fontsize=9, x=0.1 / width)
         if view.colour is not None:
             handles, labels = panels[0].get_legend_handles_labels()
             figure.legend(
                 handles[:MOST_NAMES],
                 labels[:MOST_NAMES],
                 title=view.colour,
+                alignment="left",
+                ncols=legend[1],
+                handletextpad=0.2,
                 loc="upper left",
-                bbox_to_anchor=(0.775, 0.93),
+                bbox_to_anchor=(_LEFT / width, 1.0),
+                borderaxespad=0.0,
             )
         if chosen in drawn.index:
             at = drawn.index.get_loc(chosen)
@@ -111,13 +121,33 @@ def draw_trials(figure: Any, frame: pd.DataFrame, view: View, *, chosen: Any = N
     return Points(drawn.index.to_numpy(), panels, panel, np.column_stack([across, heights]))
 
 
-def _panels(figure: Any, count: int) -> list[Axes]:
-    columns = min(3, count)
+# Inches: margins, a line of the legend, and what a panel needs at least.
+_LEFT, _RIGHT, _BOTTOM, _NAMES_BELOW, _TOP, _LINE = 0.9, 0.15, 0.5, 0.9, 0.5, 0.2
+_PANEL_WIDTH, _PANEL_HEIGHT, _LEAST_HEIGHT = 1.8, 1.5, 4.0
+
+
+def _legend_shape(figure: Any, names: list[str]) -> tuple[int, int]:
+    """How many lines the legend over the panels takes, its title included, and in how many columns."""
+    longest = max(len(_short(name)) for name in names)
+    columns = max(1, int((figure.get_figwidth() - _LEFT) / (0.45 + 0.08 * longest)))
+    return 1 + -(-len(names) // columns), columns
+
+
+def _panels(figure: Any, count: int, legend_lines: int, below: float) -> list[Axes]:
+    width = figure.get_figwidth()
+    columns = max(1, min(3, count, int((width - _LEFT) / _PANEL_WIDTH)))
     rows = -(-count // columns)
+    above = _TOP + _LINE * legend_lines
+    height = max(_LEAST_HEIGHT, below + above + rows * _PANEL_HEIGHT)
+    if figure.get_figheight() != height:
+        figure.set_size_inches(width, height)
     places = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    figure.subplots_adjust(left=0.1, right=0.77, bottom=0.17, top=0.92, wspace=0.08, hspace=0.35)
+    sides = {"left": _LEFT / width, "right": 1 - _RIGHT / width, "bottom": below / height, "top": 1 - above / height}
+    figure.subplots_adjust(**sides, wspace=0.1, hspace=0.35)
     for axes in places[count:]:
         axes.set_visible(False)
+    for axes in places[max(0, count - columns) : count]:  # nothing stands below these
+        axes.tick_params(labelbottom=True)
     return list(places[:count])
 
 
@@ -139,5 +169,12 @@ def _codes(frame: pd.DataFrame, column: str | None, names: list[str]) -> NDArray
     return np.array([places[name] for name in frame[column].astype(str)], np.int64)
 
 
+def _title(facet: str, value: str, inches: float) -> str:
+    """What a panel so wide is headed by: ``facet: value`` where it fits, else the value in two lines."""
+    most = int(inches / 0.1)
+    whole = f"{facet}: {value}"
+    return whole if len(whole) <= most else "\n".join(filter(None, [value[:most], value[most : 2 * most]]))
+
+
 def _short(name: str) -> str:
-    return name if len(name) <= 22 else f"{name[:20]}..."
+    return name if len(name) <= 22 else f"{name[:10]}...{name[-9:]}"

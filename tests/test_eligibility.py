@@ -12,6 +12,7 @@ from sparselab.eligibility import layer_weights, why_not
         (nn.Linear(8, 4), "2:4", "divisible", None),
         (nn.Linear(10, 4), "2:4", "divisible", "10 input channels are not a multiple of 4"),
         (nn.Linear(10, 4), "unstructured,0.5", "divisible", None),
+        (nn.Linear(8, 6), "4:2:8", "divisible", "6 outputs are not a multiple of 4, as V:N:M needs"),
         (nn.Linear(8, 6), "m4n2_2d_best", "divisible", "6 outputs are not a multiple of 4, as a 2d mask needs"),
         (nn.Conv2d(8, 8, 3, groups=8), "2:4", "divisible", "depthwise: 1 input channel, nothing to choose from"),
         (nn.Conv2d(8, 8, 3, groups=4), "2:4", "divisible", "2 input channels are not a multiple of 4"),

@@ -12,6 +12,7 @@ from sparselab.patterns import Pattern
         (" 2:4 ", Pattern("1d", 2, 4, 0.5)),
         ("m4n2_1d", Pattern("1d", 2, 4, 0.5)),
         ("m8n2_2d_greedy", Pattern("2d_greedy", 2, 8, 0.25)),
+        ("64:2:8", Pattern("vnm", 2, 8, 0.25, 64)),
         ("unstructured,0.3", Pattern("unstructured", None, None, 0.3)),
         ("row,density=0.5", Pattern("row", None, None, 0.5)),
     ],
@@ -39,6 +40,16 @@ def test_texts_outside_the_grammar_say_what_to_write(text):
 def test_n_must_fit_m(text):
     with pytest.raises(ValueError, match="N must be at least 1 and at most M"):
         Pattern.parse(text)
+
+
+def test_v_must_be_positive():
+    with pytest.raises(ValueError, match="0:2:8 spans 0 outputs: V must be at least 1"):
+        Pattern.parse("0:2:8")
+
+
+def test_how_many_outputs_a_block_spans():
+    spans = {"2:4": 1, "m8n4_2d_fast": 8, "64:2:8": 64, "row,0.5": 1}
+    assert {text: Pattern.parse(text).block_rows for text in spans} == spans
 
 
 def test_densities():

@@ -82,6 +82,14 @@ class TestCheck:
         assert sl.check(quarter, "1:4")["reason"].item() == "kernels exist for 2:4, not for 1:4"
         assert sl.check(quarter, "2:4")["sparse"].item()
 
+    def test_vnm_blocks_hold_four_columns(self):
+        model = nn.Conv2d(16, 12, 3, bias=False)
+        model.weight.data.mul_(sl.create_mask(model.weight, "4:2:8"))
+        assert sl.check(model, "4:2:8")["violations"].item() == 0
+        model.weight.data.copy_(torch.rand_like(model.weight) * sl.create_mask(torch.rand_like(model.weight), "2:8"))
+        assert sl.check(model, "2:8")["sparse"].item()
+        assert not sl.check(model, "4:2:8")["sparse"].item()
+
     def test_2d_patterns_are_checked_both_ways(self):
         model = nn.Linear(16, 16)
         sl.Sparsifier(model, "2:4").compute()

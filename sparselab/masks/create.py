@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -39,11 +40,13 @@ CALCULATORS: Registry[MaskCalculator] = Registry(
     {
         "1d": "sparselab.masks.one_d:OneD",
         "2d_best": "sparselab.masks.two_d_best:TwoDBest",
+        "2d_fast": "sparselab.masks.two_d_fast:TwoDFast",
         "2d_greedy": "sparselab.masks.two_d_greedy:TwoDGreedy",
+        "vnm": "sparselab.masks.vnm:VNM",
         "unstructured": "sparselab.masks.unstructured:Unstructured",
         "row": "sparselab.masks.row:Row",
     },
-    aliases={"1d_best": "1d"},
+    aliases={"1d_best": "1d", "2d_2approx": "2d_greedy"},
 )
 
 
@@ -60,12 +63,16 @@ def calculator(pattern: str | Pattern | MaskCalculator) -> MaskCalculator:
         return pattern
     parsed = Pattern.parse(pattern)
     cls = CALCULATORS.get(parsed.calculator)
-    options = (parsed.density,) if parsed.n is None else (parsed.n, parsed.m)
+    sizes = [size for size in (parsed.v, parsed.n, parsed.m) if size is not None]
+    options: list[int] | list[float] = sizes or [parsed.density]
     try:
         return cls(*options)
     except TypeError:
-        wanted = "a density, e.g. 'row,0.5'" if parsed.n is not None else "N and M, e.g. 'm4n2_1d'"
+        wanted = _OPTIONS[len(dataclasses.fields(cls))]  # type: ignore[arg-type]
         raise ValueError(f"mask calculator {parsed.calculator!r} takes {wanted}; got '{parsed}'") from None
+
+
+_OPTIONS = {1: "a density, e.g. 'row,0.5'", 2: "N and M, e.g. 'm4n2_1d'", 3: "V, N and M, e.g. '64:2:8'"}
 
 
 def create_mask(
@@ -81,9 +88,9 @@ def create_mask(
 
     ``weight``: any float dtype and device; Linear ``(K, C)``, Conv ``(K, C, *S)``, or with ``channel_dim=0`` a
     transposed convolution or GPT-2's ``Conv1D``. Groups run along the input channels, at each kernel position on
-    their own. ``ragged`` says what to do with channels (for 2d masks outputs too) that M does not divide:
-    ``"error"``; ``"pad"``, the last short group keeps at most N of what is there; ``"skip"``, the last short group is
-    left dense. ``density`` is accepted as ASP's callers pass it, and must be the pattern's own.
+    their own. ``ragged`` says what to do with channels (for 2d and V:N:M masks outputs too) that blocks do not
+    divide: ``"error"``; ``"pad"``, the last short group keeps at most N of what is there; ``"skip"``, the last short group
+    is left dense. ``density`` is accepted as ASP's callers pass it, and must be the pattern's own.
 
     Deterministic: between equal scores the lower index is kept, on every device. Raises ``ValueError`` for an unknown
     pattern, saliency or ``ragged``, for integer weights, for NaN and infinity, and for ragged shapes.
@@ -127,8 +134,9 @@ def _ragged_mask(slices: Tensor, calculate: MaskCalculator, ragged: str, shape: 
     if ragged == "error":
         axis = "input channels" if short[1] else "outputs"
         size, multiple = (slices.shape[2], multiples[1]) if short[1] else (slices.shape[1], multiples[0])
+        letter = "M" if multiple == multiples[1] else "V"
         raise ValueError(
-            f"weight of shape {tuple(shape)}: {size} {axis} are not a multiple of M = {multiple}; "
+            f"weight of shape {tuple(shape)}: {size} {axis} are not a multiple of {letter} = {multiple}; "
             "ragged='pad' prunes the last short group too, ragged='skip' leaves it dense"
         )
     outputs, channels = slices.shape[1:]

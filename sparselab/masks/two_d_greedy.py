@@ -13,8 +13,10 @@ from sparselab.ops import masks
 class TwoDGreedy:
     """In every ``m`` x ``m`` block take entries by falling score while their row and column hold under ``n``.
 
-    ASP's ``m4n2_2d_greedy``, for any ``m``. Rows and columns keep at most ``n``: greed can leave one short.
-    Ties go to the lower row, then column.
+    ASP's ``m4n2_2d_greedy``, for any ``m``, and the 2-approximation of Hubara et al. 2021, "Accelerated Sparse Neural
+    Training" (``2d_2approx`` is another name for it): whatever the block, it keeps at least half of what the best choice
+    does. Rows and columns keep at most ``n``: greed can leave one short, with room only where it has been already; ``2d_fast``
+    fills those up. Ties go to the lower row, then column.
     """
 
     n: int

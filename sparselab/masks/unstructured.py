@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from sparselab.ops.masks import keep_count, require_finite
+from sparselab.ops.masks import keep_count, largest
 
 
 @dataclass(frozen=True)
@@ -26,13 +25,4 @@ class Unstructured:
 
     def __call__(self, scores: Tensor) -> Tensor:
         """The mask of ``(positions, outputs, channels)`` scores."""
-        require_finite(scores)
-        flat = scores.abs().reshape(-1)
-        keep = keep_count(flat.numel(), self.density)
-        mask = torch.zeros_like(flat, dtype=torch.bool)
-        if keep:
-            threshold = flat.kthvalue(flat.numel() - keep + 1).values
-            mask = flat > threshold
-            ties = (flat == threshold).nonzero()[: keep - int(mask.sum()), 0]
-            mask[ties] = True
-        return mask.view(scores.shape)
+        return largest(scores, keep_count(scores.numel(), self.density))

@@ -88,10 +88,14 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class Objective:
-    """One context's problem, ``None`` where no units fill groups, and the ``place`` of the order to be found."""
+    """One context's problem, ``None`` where no units fill groups, and the ``place`` of the order to be found.
+
+    ``consumers`` are the names of the weights whose scores the problem holds.
+    """
 
     place: Place
     problem: SearchProblem | None
+    consumers: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,12 +126,14 @@ def objectives(
         return
     largest = max(entries, key=lambda entry: entry.consumer.layer.weight.numel())
     units = np.argsort(largest.columns[0, :, 0], kind="stable")  # in the order in which they stand there
+    names = tuple(entry.consumer.name for entry in entries)
     share = max_scores / sum(entry.consumer.layer.weight.numel() for entry in entries)
     if share < 1:
         rng = np.random.default_rng(seed)
         for context in range(axis.contexts):
             whole = functools.partial(_whole, axis, entries, scores, context, units, m)
-            yield Objective(Place(context, units, whole), _sample(axis, entries, scores, context, units, m, share, rng))
+            sample = _sample(axis, entries, scores, context, units, m, share, rng)
+            yield Objective(Place(context, units, whole), sample, names)
         return
     matrices = [_wide(scores(entry.consumer.layer)(slice(None))) for entry in entries]
     for context in range(axis.contexts):
@@ -135,7 +141,7 @@ def objectives(
             term for entry, matrix in zip(entries, matrices) for term in _terms(axis, entry, matrix, context, units, m)
         ]
         problem = SearchProblem(tuple(terms), axis.size)
-        yield Objective(Place(context, units), problem if problem.has_searchable(m) else None)
+        yield Objective(Place(context, units), problem if problem.has_searchable(m) else None, names)
 
 
 def _wide(matrix: Tensor) -> Tensor:

@@ -12,18 +12,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from sparselab import saliency as saliency_module
-from sparselab.eligibility import LayerWeight, layer_weights, why_not
-from sparselab.layout import to_matrix
+from sparselab.eligibility import LayerWeight
 from sparselab.modes import unwrap
 from sparselab.network.analysis import Analysis, Member, analyse
-from sparselab.network.axes import Indices, leaves_of, reasons_of
+from sparselab.network.axes import Indices, reasons_of
 from sparselab.network.freedom import Axis, Orders, free_axes
 from sparselab.network.interrupts import interrupts_noticed
-from sparselab.network.objective import Consumer, Place, Rows, consumers_of, objectives
+from sparselab.network.objective import Consumer, Place, consumers_of, objectives
 from sparselab.network.plan import Plan
+from sparselab.network.problems import axis_members, axis_names, chosen_layers, layer_scores
 from sparselab.network.ranks import on_one_rank
 from sparselab.network.report import COLUMNS, PermutationReport
 from sparselab.network.tracing import UntraceableError
@@ -83,7 +82,7 @@ def permute(
     if verify not in (True, False, OWN_DTYPE):
         raise ValueError(f"verify is True, False or {OWN_DTYPE!r}, got {verify!r}")
     inner = unwrap(model)
-    layers = _chosen_layers(inner, parsed, include, exclude)
+    layers = chosen_layers(inner, parsed, include, exclude)
     search = _Settings(parsed, strategy, saliency, seed, backend)
     report = on_one_rank(lambda: _found(inner, example_inputs, layers, search, verify, strict))
     report.plan.apply(inner, optimizer)
@@ -120,9 +119,9 @@ def _found(
         if verdict.blamed and strict:
             raise RuntimeError(f"{len(verdict.blamed)} axes changed the model's outputs; the model is as it was")
         orders = {axis: order for axis, order in orders.items() if axis not in verdict.blamed}
-    names = _axis_names(analysis, [search.axis for search in searches])
+    members = axis_members(analysis, [search.axis for search in searches])
     return PermutationReport(
-        _frame(searches, consumers, names, layers),
+        _frame(searches, consumers, members, layers),
         _weights(searches, consumers, layers),
         Plan.from_orders(analysis, orders),
         str(settings.pattern),
@@ -133,29 +132,6 @@ def _found(
         ),
         seconds=time.perf_counter() - started,
     )
-
-
-# ------------------------------------------------------------------------------------------------------------ choice
-
-
-def _chosen_layers(
-    model: nn.Module, pattern: Pattern, include: Iterable[str] | None, exclude: Iterable[str] | None
-) -> list[LayerWeight]:
-    wanted, unwanted = (None if include is None else list(include)), list(exclude or ())
-    layers = list(layer_weights(model))
-    for name in wanted or ():
-        if not any(layer.matches([name]) for layer in layers):
-            raise ValueError(f"include names {name!r}, which matches no weight or module of the model")
-    for layer in layers:
-        if hasattr(layer.module, f"__{layer.attribute}_mma_mask"):
-            raise ValueError(f"{layer.name!r} is masked already: permute first, then prune (finalize() removes masks)")
-    return [
-        layer
-        for layer in layers
-        if why_not(layer.module, layer.attribute, pattern) is None
-        and (wanted is None or layer.matches(wanted))
-        and not layer.matches(unwanted)
-    ]
 
 
 # ------------------------------------------------------------------------------------------------------------ search
@@ -209,21 +185,6 @@ class _Settings:
         """The size of a group."""
         return self.pattern.require_nm("permute")[1]
 
-    def scores(self, layer: LayerWeight) -> Rows:
-        """The matrix of a weight's scores. Magnitudes are made of those rows that are asked for, and of no others."""
-        weight, criterion = layer.weight.detach(), saliency_module.for_layer(self.saliency, layer.name)
-        plain = isinstance(criterion, str) and criterion == "magnitude"
-        matrix = to_matrix(weight if plain else saliency_module.scores(weight, criterion), layer.channel_dim)
-
-        def read(rows: Indices | slice) -> Tensor:
-            part = matrix[rows if isinstance(rows, slice) else torch.from_numpy(rows).to(matrix.device)]
-            found = part.abs() if plain else part
-            if not bool(torch.isfinite(found).all()):
-                raise ValueError(f"the scores of {layer.name!r} are not all finite: is the weight?")
-            return found
-
-        return read
-
 
 def _search_all(analysis: Analysis, consumers: Sequence[Consumer], settings: _Settings) -> list[_Search]:
     """An order for every axis that a consumer reads."""
@@ -255,7 +216,9 @@ def _search_axis(
 ) -> list[tuple[Place, SearchResult]]:
     """What was found for each context in which there is something to search."""
     found = []
-    for objective in objectives(axis, readers, settings.scores, settings.m, seed=settings.seed + number):
+    for objective in objectives(
+        axis, readers, layer_scores(settings.saliency), settings.m, seed=settings.seed + number
+    ):
         if objective.problem is not None:
             result = search_permutation(
                 objective.problem,
@@ -285,34 +248,19 @@ def _verified(witness: Witness, analysis: Analysis, orders: Orders) -> Verdict:
 # ------------------------------------------------------------------------------------------------------------ report
 
 
-def _axis_names(analysis: Analysis, axes: Sequence[Axis]) -> dict[Axis, tuple[str, ...]]:
-    """The ``"tensor:dim"`` in which each axis occurs, in the model's order."""
-    owner = {leaf: axis for axis in axes for leaf in axis.leaves}
-    found: dict[Axis, dict[str, None]] = {axis: {} for axis in axes}
-    for member in analysis.members:
-        for dim, made_of in enumerate(member.dims):
-            for leaf in leaves_of(made_of):
-                if leaf in owner:
-                    found[owner[leaf]][f"{member.name}:{dim}"] = None
-    return {axis: tuple(names) for axis, names in found.items()}
-
-
 def _frame(
     searches: Sequence[_Search],
     consumers: Sequence[Consumer],
-    names: Mapping[Axis, tuple[str, ...]],
+    moved: Mapping[Axis, tuple[str, ...]],
     layers: Sequence[LayerWeight],
 ) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
-    taken: dict[str, int] = {}
-    for search in searches:
-        name = names[search.axis][0]
-        taken[name] = taken.get(name, 0) + 1
+    for search, name in zip(searches, axis_names(moved[search.axis] for search in searches)):
         rows.append(
             {
-                "axis": name if taken[name] == 1 else f"{name}#{taken[name]}",
+                "axis": name,
                 "size": search.axis.size,
-                "members": names[search.axis],
+                "members": moved[search.axis],
                 "consumers": tuple(consumer.name for consumer in search.consumers),
                 **_worth(search),
                 "seconds": search.seconds,

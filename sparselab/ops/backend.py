@@ -7,6 +7,8 @@ stay where the backend put them.
 from __future__ import annotations
 
 import importlib
+import logging
+import math
 from typing import Protocol
 
 import numpy as np
@@ -76,27 +78,52 @@ class Handle(Protocol):
         """
 
 
-BACKENDS = ("cpu", "reference")
+BACKENDS = ("cpu", "cuda", "reference")
+_WORTH_A_GPU = 2**29  # rows * channels^2 from which "auto" takes one: some 800 x 800, an estimate (docs/performance.md)
+_log = logging.getLogger("sparselab")
 
 
 def load(values: Floats, n: int, m: int, backend: str = "auto") -> Handle:
     """The resident handle of ``values``, non-negative and finite, ``(channels, rows)``: channels first.
 
-    ``backend`` is ``"cpu"`` (numba), ``"reference"`` (numpy, slow and obvious) or ``"auto"``, which is ``"cpu"``.
-    Raises ``ValueError`` for another name.
+    ``backend`` is one that ``resolve`` takes. Raises ``ValueError`` for another name.
     """
-    name = resolve(backend)
+    name = resolve(backend, work(values.shape[1], values.shape[0]))
     module = importlib.import_module(f"sparselab.ops.{name}")
     handle: Handle = module.load(values, n, m)
     return handle
 
 
-def resolve(backend: str) -> str:
-    """The backend that ``backend`` stands for; ``ValueError`` listing those there are for any other name."""
+def work(rows: int, channels: int) -> int:
+    """How large a problem is: the steps of its (max, +) table."""
+    return rows * channels**2
+
+
+def resolve(backend: str, size: float = math.inf) -> str:
+    """The backend that ``backend`` stands for, for a problem of ``size`` (``work``).
+
+    ``"cpu"`` (numba), ``"cuda"`` (CuPy), ``"reference"`` (numpy, slow and obvious) or ``"auto"``: ``"cuda"`` where there
+    is a GPU to use and the problem is large enough to gain, else ``"cpu"``; it logs which. Raises ``ValueError`` for
+    another name, listing those there are, and for ``"cuda"`` where it cannot be used, saying what is missing.
+    """
     if backend == "auto":
-        return "cpu"
-    if backend == "cuda":
-        raise ValueError(f"backend 'cuda' is not part of this version; valid: auto, {', '.join(BACKENDS)}")
+        reason = "a small problem" if size < _WORTH_A_GPU else _cuda_missing()
+        _log.info("backend auto: %s", "cuda" if reason is None else f"cpu ({reason})")
+        return "cuda" if reason is None else "cpu"
     if backend not in BACKENDS:
         raise unknown_name("backend", backend, ("auto", *BACKENDS))
+    if backend == "cuda" and (reason := _cuda_missing()) is not None:
+        raise ValueError(f"backend 'cuda' cannot be used here: {reason}; valid here: auto, cpu, reference")
     return backend
+
+
+def power_of_two(values: Floats) -> float:
+    """The scale of a handle: scores divided by it are exact, and the largest is between 1 and 2."""
+    largest = float(values.max(initial=0.0))
+    return float(2.0 ** np.floor(np.log2(largest))) if largest > 0 else 1.0
+
+
+def _cuda_missing() -> str | None:
+    from sparselab.ops import cuda
+
+    return cuda.missing()

@@ -14,6 +14,7 @@ from sparselab.ops.threads import map_blocks, row_blocks
 
 Floats: TypeAlias = NDArray[np.floating[Any]]
 Bools: TypeAlias = NDArray[np.bool_]
+Ints: TypeAlias = NDArray[np.int64]
 Kernel: TypeAlias = Callable[..., bool]
 
 BLOCK_ELEMENTS = 1 << 20
@@ -88,33 +89,61 @@ def _greedy_kernel(m: int) -> Kernel:
     """A kernel ``(scores, n, mask) -> all finite`` over blocks of ``m`` rows and ``m`` columns."""
 
     @jit
+    def rank(value: Floats, largest: Any, starts: Ints, ranked: Floats, place: Ints) -> None:
+        # Dealt out into as many buckets as there are entries, they are nearly sorted; an insertion sort does the rest.
+        starts[:] = 0
+        scale = min(1e300, m * m / np.float64(largest))  # finite for scores of zero too
+        for entry in range(m * m):
+            starts[1 + min(m * m - 1, int((largest - value[entry]) * scale))] += 1
+        for bucket in range(m * m):
+            starts[bucket + 1] += starts[bucket]
+        for entry in range(m * m):
+            bucket = min(m * m - 1, int((largest - value[entry]) * scale))
+            ranked[starts[bucket]] = value[entry]
+            place[starts[bucket]] = entry
+            starts[bucket] += 1
+        for start in range(1, m * m):
+            score, entry = ranked[start], place[start]
+            slot = start
+            while slot > 0 and ranked[slot - 1] < score:
+                ranked[slot] = ranked[slot - 1]
+                place[slot] = place[slot - 1]
+                slot -= 1
+            ranked[slot] = score
+            place[slot] = entry
+
+    @jit
     def greedy(scores: Floats, n: int, mask: Bools) -> bool:
-        finite = True
         value = np.empty(m * m, scores.dtype)
+        ranked = np.empty(m * m, scores.dtype)
         place = np.empty(m * m, np.int64)
+        starts = np.empty(m * m + 1, np.int64)
         rows_left = np.empty(m, np.int64)
         columns_left = np.empty(m, np.int64)
         for top in range(0, scores.shape[0], m):
             for left in range(0, scores.shape[1], m):
-                for entry in range(m * m):
-                    score = abs(scores[top + entry // m, left + entry % m])
-                    finite &= score < np.inf
-                    slot = entry
-                    while slot > 0 and value[slot - 1] < score:
-                        value[slot] = value[slot - 1]
-                        place[slot] = place[slot - 1]
-                        slot -= 1
-                    value[slot] = score
-                    place[slot] = entry
+                largest = scores.dtype.type(0)
+                for row in range(m):
+                    for column in range(m):
+                        score = abs(scores[top + row, left + column])
+                        if not score < np.inf:
+                            return False
+                        largest = max(largest, score)
+                        value[row * m + column] = score
+                rank(value, largest, starts, ranked, place)
                 rows_left[:] = n
                 columns_left[:] = n
+                left_to_take = m * n
                 for slot in range(m * m):
                     row, column = place[slot] // m, place[slot] % m
                     if rows_left[row] > 0 and columns_left[column] > 0:
                         rows_left[row] -= 1
                         columns_left[column] -= 1
                         mask[top + row, left + column] = True
-        return finite
+                        left_to_take -= 1
+                        if left_to_take == 0:
+                            break
+        return True
 
     return greedy
 
@@ -129,4 +158,44 @@ def greedy_blocks(scores: Floats, n: int, m: int) -> tuple[Bools, bool]:
     kernel = _greedy_kernel(m)
     rows_a_block = max(1, BLOCK_ELEMENTS // max(1, m * scores.shape[1])) * m
     finite = map_blocks(lambda block: kernel(scores[block], n, mask[block]), row_blocks(scores.shape[0], rows_a_block))
+    return mask, all(finite)
+
+
+@jit
+def _best_choices(scores: Floats, choices: Floats, m: int, mask: Bools) -> bool:
+    """In every block of ``scores`` the first of the choices with the largest sum; whether all scores were finite.
+
+    ``choices`` is ``(m * m, choices)`` of zeros and ones: each score is added to the sums of all choices at once.
+    """
+    finite = True
+    sums = np.empty(choices.shape[1], scores.dtype)
+    for top in range(0, scores.shape[0], m):
+        for left in range(0, scores.shape[1], m):
+            sums[:] = 0
+            for entry in range(m * m):
+                score = abs(scores[top + entry // m, left + entry % m])
+                finite &= score < np.inf
+                for choice in range(np.uint64(len(sums))):
+                    sums[choice] += score * choices[entry, choice]
+            best = 0
+            for choice in range(1, len(sums)):
+                if sums[choice] > sums[best]:
+                    best = choice
+            for entry in range(m * m):
+                mask[top + entry // m, left + entry % m] = choices[entry, best] > 0
+    return finite
+
+
+def best_blocks(scores: Floats, choices: Bools, m: int) -> tuple[Bools, bool]:
+    """In every ``m`` x ``m`` block the one of ``choices`` ``(choices, m * m)`` that keeps the most; the first of equals.
+
+    ``scores`` is ``(rows, channels)``, float32 or float64, both divisible by ``m``. Returns the mask and whether every
+    score was finite.
+    """
+    mask = np.empty(scores.shape, np.bool_)
+    ones = np.ascontiguousarray(choices.T).astype(scores.dtype)
+    rows_a_block = max(1, BLOCK_ELEMENTS // max(1, len(choices) * scores.shape[1])) * m
+    finite = map_blocks(
+        lambda block: _best_choices(scores[block], ones, m, mask[block]), row_blocks(scores.shape[0], rows_a_block)
+    )
     return mask, all(finite)

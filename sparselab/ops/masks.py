@@ -31,6 +31,32 @@ def _raise_not_finite(count: int | None = None) -> None:
     raise ValueError(f"{found}: a mask would be arbitrary there; find where the weights (or the saliency) diverged")
 
 
+def largest(scores: Tensor, keep: int) -> Tensor:
+    """Keep the ``keep`` largest ``|scores|`` of all; ties go to the lower index.
+
+    Any shape, float dtype and device; a bool tensor of that shape. Raises ``ValueError`` for NaN or infinite scores.
+    """
+    require_finite(scores)
+    if not keep:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    if scores.device.type != "cpu":
+        return largest_torch(scores, keep)
+    sizes, place = np.abs(as_numpy_floats(scores)).ravel(), scores.numel() - keep
+    least = np.partition(sizes, place)[place]  # in vector registers: many times as fast as ``kthvalue``
+    kept = sizes > least
+    kept[np.flatnonzero(sizes == least)[: keep - np.count_nonzero(kept)]] = True
+    return torch.from_numpy(kept).view(scores.shape)
+
+
+def largest_torch(scores: Tensor, keep: int) -> Tensor:
+    """``largest`` in PyTorch operations, for devices without a kernel of ours; ``keep`` is at least 1."""
+    flat = scores.abs().reshape(-1)
+    least = flat.kthvalue(flat.numel() - keep + 1).values
+    kept = flat > least
+    kept[(flat == least).nonzero()[: keep - int(kept.sum()), 0]] = True
+    return kept.view(scores.shape)
+
+
 def keep_count(size: int, density: float) -> int:
     """How many of ``size`` weights the share ``density`` is, rounded down (0.29 of 100 is 29, whatever floats say)."""
     return math.floor(size * density + 1e-9)
@@ -44,10 +70,16 @@ def top_n_of_m(scores: Tensor, n: int, m: int) -> Tensor:
     """
     if scores.device.type != "cpu":
         require_finite(scores)
+        if scores.device.type == "cuda":
+            from sparselab.ops import cuda
+            from sparselab.ops.cuda import device, masks
+
+            if masks.takes(scores, m) and cuda.missing() is None:
+                return masks.top_n_of_m(scores, n, m, device.device_of(scores))
         return top_n_of_m_torch(scores, n, m)
     from sparselab.ops import mask_kernels
 
-    return _checked(*mask_kernels.top_n_of_m(_as_numpy_floats(scores), n, m))
+    return _checked(*mask_kernels.top_n_of_m(as_numpy_floats(scores), n, m))
 
 
 def top_n_of_m_torch(scores: Tensor, n: int, m: int) -> Tensor:
@@ -78,12 +110,12 @@ def greedy_blocks(scores: Tensor, n: int, m: int) -> Tensor:
         return greedy_blocks_torch(scores, n, m)
     from sparselab.ops import mask_kernels
 
-    return _checked(*mask_kernels.greedy_blocks(_as_numpy_floats(scores), n, m))
+    return _checked(*mask_kernels.greedy_blocks(as_numpy_floats(scores), n, m))
 
 
 def greedy_blocks_torch(scores: Tensor, n: int, m: int) -> Tensor:
     """``greedy_blocks`` in PyTorch operations, for devices without a kernel of ours."""
-    blocks = _to_blocks(scores.abs(), m)
+    blocks = to_blocks(scores.abs(), m)
     free = torch.ones_like(blocks, dtype=torch.bool)
     kept = torch.zeros_like(free)
     for _ in range(m * n):
@@ -93,7 +125,7 @@ def greedy_blocks_torch(scores: Tensor, n: int, m: int) -> Tensor:
         square = kept.view(-1, m, m)
         full = (square.sum(1, keepdim=True) >= n) | (square.sum(2, keepdim=True) >= n)
         free &= ~(full.reshape(free.shape) | kept)
-    return _from_blocks(kept, scores.shape, m)
+    return from_blocks(kept, scores.shape, m)
 
 
 def best_blocks(scores: Tensor, n: int, m: int) -> Tensor:
@@ -103,15 +135,26 @@ def best_blocks(scores: Tensor, n: int, m: int) -> Tensor:
     device, both divisible by ``m``. Returns a bool tensor. Sums are float32 (float64 for float64 scores); between
     equal sums the first choice in lexicographic order wins. Raises ``ValueError`` for NaN or infinite scores.
     """
-    require_finite(scores)
+    if scores.device.type != "cpu":
+        require_finite(scores)
+        return best_blocks_torch(scores, n, m)
+    from sparselab.ops import mask_kernels
+
+    dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32
+    values = as_numpy_floats(without_overflow(scores.detach().to(dtype), n * m))
+    return _checked(*mask_kernels.best_blocks(values, block_choices(n, m).numpy(), m))
+
+
+def best_blocks_torch(scores: Tensor, n: int, m: int) -> Tensor:
+    """``best_blocks`` in PyTorch operations, for devices without a kernel of ours."""
     choices = block_choices(n, m).to(scores.device)
     dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32
-    blocks = _to_blocks(scores.abs().to(dtype), m)
+    blocks = to_blocks(without_overflow(scores.abs().to(dtype), n * m), m)
     weights = choices.to(dtype).T.contiguous()
     best = [
         (chunk @ weights).argmax(dim=1) for chunk in torch.split(blocks, max(1, _CHUNK_ELEMENTS // choices.shape[0]))
     ]
-    return _from_blocks(choices[torch.cat(best)], scores.shape, m)
+    return from_blocks(choices[torch.cat(best)], scores.shape, m)
 
 
 @cache
@@ -126,12 +169,23 @@ def block_choices(n: int, m: int) -> Tensor:
     return torch.tensor(valid, dtype=torch.bool).reshape(len(valid), m * m)
 
 
-def _to_blocks(matrix: Tensor, m: int) -> Tensor:
+def without_overflow(values: Tensor, terms: int) -> Tensor:
+    """``values``, by a power of two smaller where a sum of ``terms`` of them could overflow."""
+    if values.numel():
+        lowest, highest = torch.aminmax(values)
+        if float(torch.maximum(-lowest, highest)) > torch.finfo(values.dtype).max / terms:
+            return values * 2.0 ** -terms.bit_length()
+    return values
+
+
+def to_blocks(matrix: Tensor, m: int) -> Tensor:
+    """The ``m`` x ``m`` blocks of ``(rows, channels)``, ``(blocks, m * m)``, left to right, then down."""
     rows, channels = matrix.shape
     return matrix.reshape(rows // m, m, channels // m, m).transpose(1, 2).reshape(-1, m * m)
 
 
-def _from_blocks(blocks: Tensor, shape: torch.Size, m: int) -> Tensor:
+def from_blocks(blocks: Tensor, shape: torch.Size, m: int) -> Tensor:
+    """The inverse of ``to_blocks``: a matrix of ``shape``."""
     rows, channels = shape
     return blocks.reshape(rows // m, channels // m, m, m).transpose(1, 2).reshape(rows, channels)
 
@@ -142,8 +196,8 @@ def _checked(mask: NDArray[np.bool_], finite: bool) -> Tensor:
     return torch.from_numpy(mask)
 
 
-def _as_numpy_floats(scores: Tensor) -> NDArray[np.floating[Any]]:
-    """A C-contiguous float32 or float64 array; half precision widens, which changes no comparison."""
+def as_numpy_floats(scores: Tensor) -> NDArray[np.floating[Any]]:
+    """A C-contiguous float32 or float64 array of CPU ``scores``; half precision widens, which changes no comparison."""
     if scores.dtype not in (torch.float32, torch.float64):
         scores = scores.float()
     array: NDArray[np.floating[Any]] = scores.detach().contiguous().numpy()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sparselab.permutation.problem import SearchProblem, Term
 from sparselab.permutation.result import SearchResult
-from sparselab.permutation.search import search_permutation, search_permutations
+from sparselab.permutation.search import search_permutation, search_permutations, warm_up
 from sparselab.permutation.strategy import STRATEGIES, Search, Strategy
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "Term",
     "search_permutation",
     "search_permutations",
+    "warm_up",
 ]

@@ -139,18 +139,30 @@ class SearchProblem:
 
         Exact for any columns: groups are cut along the flat columns of each consumer, whatever shares them.
         """
+        return sum(self.retained_each(order, pattern))
+
+    def retained_each(self, order: Any = None, pattern: str | Pattern = "2:4") -> list[float]:
+        """The share of each of ``consumers`` in ``retained``."""
         n, m = Pattern.parse(pattern).require_nm("a permutation search")
         self.check(m)
         index = np.arange(self.size) if order is None else np.asarray(order)
-        return sum(
+        return [
             consumer.weight * _retained(consumer.saliency, _moved(consumer, index), n, m) for consumer in self.consumers
-        )
+        ]
+
+    def ideal_each(self, pattern: str | Pattern = "2:4") -> list[float]:
+        """The share of each of ``consumers`` in ``ideal``."""
+        n, m = Pattern.parse(pattern).require_nm("a permutation search")
+        self.check(m)
+        return [consumer.weight * _ideal(consumer.saliency, n, m) for consumer in self.consumers]
+
+    def total_each(self) -> list[float]:
+        """The saliency of each of ``consumers``, counted in float64."""
+        return [consumer.weight * float(consumer.saliency.sum(dtype=np.float64)) for consumer in self.consumers]
 
     def ideal(self, pattern: str | Pattern = "2:4") -> float:
         """Saliency that keeping the best N/M of every row would retain, with no structure, counted in float64."""
-        n, m = Pattern.parse(pattern).require_nm("a permutation search")
-        self.check(m)
-        return sum(consumer.weight * _ideal(consumer.saliency, n, m) for consumer in self.consumers)
+        return sum(self.ideal_each(pattern))
 
     def _runs(self) -> Iterator[tuple[_Consumer, NDArray[np.int64]]]:
         return ((consumer, run) for consumer in self.consumers for run in consumer.runs)

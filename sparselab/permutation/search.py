@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from sparselab.layout import to_matrix
+from sparselab.ops.backend import load, resolve, work
 from sparselab.patterns import Pattern
 from sparselab.permutation.auto import usual_seconds
 from sparselab.permutation.bounds import prove_bound
@@ -51,11 +53,14 @@ def search_permutation(
     then the search goes on for about that long (compiling, once on a machine, does not count). ``KeyboardInterrupt`` ends it too; either way the best order so far
     comes back. ``callback(seconds, retained)`` hears of every candidate. ``bound=True`` adds ``upper_bound``.
 
+    ``backend`` is ``"cpu"``, ``"cuda"`` (a GPU, by CuPy; the same orders on integer scores), ``"reference"`` (plain numpy)
+    or ``"auto"``, which takes a GPU where there is one to use and the problem is large enough, and is in the result.
+
     Takes up to 2^28 scores and 16,384 channels. Memory, in bytes a score: 4 for the resident float32 copy, 1 for its
     8-bit shadow, and twice what the scores themselves take while they are stacked; tables add at most 256 MiB.
 
     Raises ``ValueError`` for scores that are negative or not finite, for channels that do not divide into groups, and
-    for unknown names, before anything is searched.
+    for unknown names, and for ``"cuda"`` where it cannot be used, before anything is searched.
 
     >>> import torch
     >>> result = search_permutation(torch.arange(32.0).reshape(4, 8), strategy="channel_swap")
@@ -72,8 +77,9 @@ def search_permutation(
     problem = as_problem(matrix_or_problem, saliency)
     problem.check(m)
     chosen = STRATEGIES.resolve(strategy)
+    backend = resolve(backend, work(sum(len(consumer.saliency) for consumer in problem.consumers), problem.size))
     if time_limit is not None and isinstance(strategy, str):
-        started += _seconds_to_warm_up(strategy, n, m, backend)
+        started += warm_up(strategy, parsed, backend)
     with _progress_bar(progress, time_limit, callback) as report:
         search = _start(problem, n, m, seed, backend, started, time_limit, report)
         try:
@@ -128,10 +134,13 @@ def as_problem(item: Searchable, saliency: Saliency = "magnitude") -> SearchProb
     return SearchProblem.from_matrix(to_matrix(scores(weight.detach(), saliency)))
 
 
-def _seconds_to_warm_up(strategy: str, n: int, m: int, backend: str) -> float:
-    """Have what ``strategy`` needs compiled before its clock starts, and say how long that took."""
+def warm_up(strategy: str, pattern: str | Pattern = "2:4", backend: str = "auto") -> float:
+    """Have what a search by ``strategy`` needs compiled, once on a machine; returns the seconds that it took now.
+
+    A ``time_limit`` never counts this. For clocks of one's own: call it before they start.
+    """
     began = time.perf_counter()
-    _warm_up(strategy, n, m, backend)
+    _warm_up(strategy, *Pattern.parse(pattern).require_nm("a permutation search"), backend)
     return time.perf_counter() - began
 
 
@@ -156,8 +165,6 @@ def _start(
     time_limit: float | None,
     callback: Callback | None,
 ) -> Search:
-    from sparselab.ops.backend import load
-
     handle = load(problem.searchable(m).T, n, m, backend)
     exact = None if problem.is_wholly_searchable(m) else lambda order: problem.retained(order, f"{n}:{m}")
     return Search(handle, np.random.default_rng(seed), started, time_limit, exact, callback)
@@ -173,8 +180,6 @@ def _result(
     seconds: float,
     bound: bool,
 ) -> SearchResult:
-    from sparselab.ops.backend import resolve
-
     baseline, retained = problem.retained(None, pattern), problem.retained(search.best, pattern)
     order: NDArray[np.int64] = search.best
     if retained <= baseline:  # what the search took for a gain was rounding
@@ -195,7 +200,7 @@ def _result(
         seconds=seconds,
         evaluations=search.evaluations,
         strategy=strategy,
-        backend=resolve(backend),
+        backend=backend,
         pattern=str(pattern),
         seed=seed,
         history=history,
@@ -205,17 +210,19 @@ def _result(
 
 @contextmanager
 def _progress_bar(wanted: bool, time_limit: float | None, callback: Callback | None) -> Iterator[Callback | None]:
-    """``callback``, with a tqdm bar of seconds in front of it where one is ``wanted``."""
+    """``callback``, with a tqdm bar of seconds in front of it where one is ``wanted``; in a file once a second."""
     if not wanted:
         yield callback
         return
     from tqdm import tqdm
 
-    with tqdm(total=time_limit, unit="s", bar_format="{l_bar}{bar}| {elapsed}{postfix}") as bar:
+    pace = 0.1 if sys.stderr.isatty() else 1.0
+    looks = "{l_bar}{bar}| {elapsed}{postfix}"
+    with tqdm(total=time_limit, unit="s", bar_format=looks, mininterval=pace, miniters=0) as bar:
 
         def report(seconds: float, retained: float) -> None:
-            bar.n = seconds if time_limit is None else min(seconds, time_limit)
-            bar.set_postfix_str(f"retained {retained:.6g}")
+            bar.set_postfix_str(f"retained {retained:.6g}", refresh=False)
+            bar.update((seconds if time_limit is None else min(seconds, time_limit)) - bar.n)
             if callback is not None:
                 callback(seconds, retained)
 

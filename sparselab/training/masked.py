@@ -36,6 +36,7 @@ class MaskedWeights:
         self.saliency = saliency
         self.keep_pruned = keep_pruned
         self.fading = False
+        self.uncovered = False
         self.generation = 0
         self.shares: dict[str, float] = {}
         self.before_first: Callable[[], None] | None = None
@@ -71,7 +72,7 @@ class MaskedWeights:
     def dense(self, layer: LayerWeight) -> Tensor:
         """The weight with its pruned values back, as far as they were kept."""
         weight = layer.weight.detach()
-        if not self.keep_pruned:
+        if not self.keep_pruned or self.uncovered:
             return weight
         pruned: Tensor = getattr(layer.module, pruned_buffer(layer))
         return torch.where(_mask(layer), weight, pruned.to(weight.device, weight.dtype))
@@ -98,7 +99,7 @@ class MaskedWeights:
                     getattr(layer.module, pruned_buffer(layer)).copy_(torch.where(mask, 0, weight))
                 _mask(layer).copy_(mask)
                 layer.weight.copy_(torch.where(mask, weight, 0) if vanish else weight)
-        self.shares, self.fading = shares, not vanish
+        self.shares, self.fading, self.uncovered = shares, not vanish, False
         self.generation += 1
 
     def lift(self) -> None:
@@ -110,24 +111,44 @@ class MaskedWeights:
                 _mask(layer).fill_(True)
                 if self.keep_pruned:
                     getattr(layer.module, pruned_buffer(layer)).zero_()
-        self.shares, self.fading = {}, False
+        self.shares, self.fading, self.uncovered = {}, False, False
         self.generation += 1
+
+    def uncover(self) -> None:
+        """Put kept pruned values back into the weights, masks staying, so that an optimizer moves the dense weights.
+
+        The next ``apply`` or ``compute`` takes them out and keeps them again.
+        """
+        if not self.keep_pruned:
+            raise RuntimeError("pruned values were not kept, so they cannot be put back: use keep_pruned=True")
+        with torch.no_grad():
+            for layer in self.layers:
+                layer.weight.copy_(self.dense(layer))
+        self.uncovered = True
 
     def apply(self, fade: float = 0.0) -> None:
         """Multiply what the masks take by ``fade``; at 0, the default, it is pruned."""
         with torch.no_grad():
             for layer in self.layers:
+                if self.uncovered:
+                    getattr(layer.module, pruned_buffer(layer)).copy_(torch.where(_mask(layer), 0, layer.weight))
                 if fade:
                     layer.weight.mul_(torch.where(_mask(layer), 1.0, fade))
                 else:
                     layer.weight.mul_(_mask(layer))
-        self.fading = self.fading and fade > 0
+        self.fading, self.uncovered = self.fading and fade > 0, False
 
     def apply_to_gradients(self) -> None:
         """Zero the gradients of pruned weights, so that neither they nor norms and momenta see them."""
         for layer in self.layers:
             if (gradient := layer.weight.grad) is not None:
                 gradient.mul_(_mask(layer))
+
+    def decay_pruned(self, decay: float) -> None:
+        """Add ``decay`` times each pruned weight to its gradient, so that a step draws it towards zero."""
+        for layer in self.layers:
+            if (gradient := layer.weight.grad) is not None:
+                gradient.add_(torch.where(_mask(layer), 0, self.dense(layer)), alpha=decay)
 
     # ------------------------------------------------------------------------------------------------------- the rest
 

@@ -52,5 +52,5 @@ def _shape_pattern(pattern: AnyPattern) -> Pattern:
     """The pattern whose M the eligibility rule checks; a user's own function may take any shape."""
     if isinstance(pattern, MaskCalculator):
         outputs, channels = pattern.multiples
-        return Pattern("1d" if outputs == 1 else "2d", channels, channels, 1.0)
+        return Pattern("2d" if outputs == channels > 1 else "own", channels, channels, 1.0, outputs)
     return Pattern.parse(pattern) if isinstance(pattern, (str, Pattern)) else Pattern("function", 1, 1, 1.0)

@@ -34,7 +34,8 @@ class Sparsifier:
     Masks live in the model as bool buffers under ASP's names (``__weight_mma_mask``), so they follow ``.to(device)``
     and ``state_dict``; with ``keep_pruned`` the pruned values are kept too (``__weight_mma_pruned_p``), and come back
     before a mask is computed again. Nothing is pruned before ``compute()``, which starts the ``schedule``:
-    ``"one_shot"``, ``"recompute,100"``, ``"gradual,100,500"``, ``"decay,0,500"`` or an object.
+    ``"one_shot"``, ``"recompute,100"``, ``"gradual,100,500"``, ``"decay,0,500"``, ``"sr_ste,0.0002"``, ``"transposable"`` or
+    an object.
 
     ``model`` may be wrapped (``torch.compile``, ``DistributedDataParallel``). ``pattern`` is a pattern, a mask calculator
     or a function ``weight -> mask``. ``include`` and ``exclude`` are names of weights or modules, ``*`` and ``?`` allowed.
@@ -201,10 +202,15 @@ class Sparsifier:
         """Keep masks through ``optimizer``'s steps: gradients are masked before a step, weights after it.
 
         Uses PyTorch's step hooks, so any optimizer will do; a closure's gradients are masked each time it is called.
-        The first optimizer attached is the schedule's clock. Attaching twice changes nothing.
+        The first optimizer attached is the schedule's clock. Attaching twice changes nothing. Raises ``ValueError`` for a
+        second optimizer where the schedule lets the first move the dense weights.
         """
         if any(known is optimizer for known, _ in self._attached):
             return
+        if self._attached and self.schedule.straight_through:
+            raise ValueError(
+                f"{self.schedule} works with one optimizer: give it all the parameters, in groups if need be"
+            )
         clock = not self._attached
         handles = [
             optimizer.register_step_pre_hook(functools.partial(self._before_step, clock)),
@@ -243,9 +249,9 @@ class Sparsifier:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         self._settle()
         self._mid_step = True
-        self._mask_gradients()
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
+            self._mask_gradients()
             return None
         masked = self._masking(closure)
         if len(args) > 1:
@@ -263,6 +269,8 @@ class Sparsifier:
     def _masking(self, closure: Callable[[], Any]) -> Callable[[], Any]:
         @functools.wraps(closure)
         def masked() -> Any:
+            if self.weights.uncovered:  # by the evaluation before this one
+                self.weights.apply()
             loss = closure()
             self._mask_gradients()
             return loss

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import threading
 import time
@@ -33,6 +34,7 @@ class Job:
     def start(self) -> Job:
         """Begin; returns at once."""
         self._began = time.perf_counter()
+        atexit.register(self._end_with_python)
         self._thread.start()
         with contextlib.suppress(RuntimeError):  # no event loop: whoever started this waits
             asyncio.get_running_loop().call_later(self._interval, self._tick)
@@ -69,6 +71,11 @@ class Job:
             raise TimeoutError(f"the work still runs after {timeout} s; stop() ends it")
         self._finish()
 
+    def _end_with_python(self) -> None:
+        """A thread inside torch when the interpreter is torn down would abort the process."""
+        self.stop()
+        self._thread.join(10)
+
     def _run(self) -> None:
         try:
             self._work(self)
@@ -78,6 +85,7 @@ class Job:
             self.error = error
         finally:
             self._ended = time.perf_counter()
+            atexit.unregister(self._end_with_python)
 
     def _tick(self) -> None:
         if self.running:

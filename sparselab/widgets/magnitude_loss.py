@@ -19,7 +19,7 @@ from sparselab.saliency import ModelSaliency
 from sparselab.specs import unknown_name
 from sparselab.widgets import layers as logic
 from sparselab.widgets.job import Job
-from sparselab.widgets.panel import Panel, Picture, controls, in_words, numbers, pictures, soon, wide
+from sparselab.widgets.panel import LONG, Panel, Picture, controls, in_words, numbers, pictures, soon, wide
 
 
 class MagnitudeLoss(Panel):
@@ -52,15 +52,16 @@ class MagnitudeLoss(Panel):
         self._scored: tuple[tuple[str, str], logic.ScoredLayer] | None = None
         self._seen: tuple[tuple[str, str, str], logic.MaskedLayer] | None = None
         self._drawn: tuple[object, ...] | None = None
-        self._sized: logic.MaskedLayer | None = None
         text = str(Pattern.parse(pattern))
-        self._picture, self._sizes, self._strip = Picture(), Picture(), Picture()
+        self._all, self._picture, self._sizes, self._strip = (Picture() for _ in range(4))
         self._numbers, self._whole = numbers(), numbers()
         self._controls = self._make_controls(text)
         first = controls(*(self._controls[name] for name in ("layer", "pattern", "saliency")))
         fields = self._numbers_beside()
         second = controls(self._controls["row"], fields["row"], self._controls["channel"], fields["channel"])
-        super().__init__([first, second, self._numbers, pictures(self._picture, self._sizes), self._whole, self._strip])
+        super().__init__(
+            [first, second, self._numbers, pictures(self._all, self._picture, self._sizes), self._whole, self._strip]
+        )
         self.layer, self.pattern = layer or logic.first_choice(self._layers, text), text
         for name, control in self._controls.items():
             traitlets.link((self, name), (control, "value"))
@@ -117,7 +118,9 @@ class MagnitudeLoss(Panel):
         dropdown, slider = ipywidgets.Dropdown, ipywidgets.IntSlider
         plain = {"style": {"description_width": "initial"}}
         return {
-            "layer": dropdown(options=names, description="Layer", tooltip="The weight to look at", **plain),
+            "layer": dropdown(
+                options=names, description="Layer", tooltip="The weight to look at", layout=LONG, **plain
+            ),
             "pattern": dropdown(options=patterns, value=pattern, description="Pattern", tooltip="Keep N of M", **plain),
             "saliency": dropdown(options=list(self._saliencies), description="Saliency", tooltip="Score", **plain),
             "row": slider(max=0, description="Window: row", readout=False, **wide(layout={"width": "290px"})),
@@ -159,20 +162,22 @@ class MagnitudeLoss(Panel):
         with self.problems_shown():
             view = self._view()
             text = logic.described(view, self.saliency)
-            window = matrix_plots.mask_window(
-                view.weights, view.mask, view.pattern.m, row=self.row, channel=self.channel
+            weights, mask, at = view.weights, view.mask, {"row": self.row, "channel": self.channel}
+            self._all.show_of(
+                (self.layer, self.row, self.channel),
+                lambda: matrix_plots.whole_matrix(weights, **at),
+                "The magnitude of all weights, and where the window stands",
             )
-            self._picture.show(window, text)
-            if view is not self._sized:
-                self._sizes.show(
-                    matrix_plots.weight_sizes(view.weights, view.mask), "How large the weights kept and pruned are"
-                )
-                self._sized = view
+            self._picture.show(matrix_plots.mask_window(weights, mask, view.pattern.m, **at), text)
+            self._sizes.show_of(
+                (self.layer, *self._key),
+                lambda: matrix_plots.weight_sizes(weights, mask),
+                "How large the weights kept and pruned are",
+            )
             self._numbers.value = html.escape(text)
         if self.problem:
-            self._sized = None
-            self._picture.clear()
-            self._sizes.clear()
+            for picture in (self._all, self._picture, self._sizes):
+                picture.clear()
             self._numbers.value = ""
 
     def _view(self) -> logic.MaskedLayer:

@@ -17,11 +17,12 @@ from sparselab.patterns import Pattern
 from sparselab.tasks import Task, dense_baseline, get_task
 from sparselab.widgets import recomputing as logic
 from sparselab.widgets.job import Job
-from sparselab.widgets.panel import Panel, Picture, controls, in_words, numbers, wide
+from sparselab.widgets.panel import Picture, controls, numbers, wide
 from sparselab.widgets.searches import PATTERNS
+from sparselab.widgets.working import WorkingPanel, state_of
 
 
-class MaskRecomputation(Panel):
+class MaskRecomputation(WorkingPanel):
     """Fine-tune the same dense network under two or three schedules; see accuracy, loss, what masks retain and how many flip.
 
     ``task`` is a name (``"digits"``) or a ``Task`` whose metrics have ``top1`` and ``loss``. State: ``schedules`` (one to
@@ -48,7 +49,6 @@ class MaskRecomputation(Panel):
         self.task = get_task(task)
         self._dense = dense
         self._runs: list[logic.Run] = []
-        self._job: Job | None = None
         self._status, self._picture = numbers(), Picture()
         text = str(Pattern.parse(pattern))
         self._make_controls(text)
@@ -64,7 +64,9 @@ class MaskRecomputation(Panel):
         ]
         chosen = controls(*(self._controls[name] for name in ("pattern", "steps", "seed")))
         super().__init__(
-            [controls(*self._fields), chosen, controls(self._run, self._stop), self._status, self._picture]
+            [controls(*self._fields), chosen, controls(self._run, self._stop), self._status, self._picture],
+            starters=[self._run],
+            stopper=self._stop,
         )
         self.schedules, self.pattern, self.steps, self.seed = tuple(schedules), text, steps, seed
         for name, control in self._controls.items():
@@ -84,15 +86,9 @@ class MaskRecomputation(Panel):
         """Accuracy, loss, retained magnitude and flips over the steps, a line a run."""
         return matrix_plots.training_curves(self.frame)
 
-    @property
-    def running(self) -> bool:
-        """Whether runs are under way."""
-        return self._job is not None and self._job.running
-
     def run(self) -> None:
         """Start the runs, one after the other, in a thread. ``ValueError`` for schedules that do not fit."""
-        if self.running:
-            raise ValueError("runs are under way: stop them first")
+        self._require_idle()
         logic.require_schedules(self.schedules, self.pattern)
         runs = self._runs = []
         names, pattern, steps, seed = self.schedules, self.pattern, self.steps, self.seed
@@ -108,19 +104,7 @@ class MaskRecomputation(Panel):
                     self.task, self._dense, runs[-1], pattern, job.check, steps=steps, seed=seed, every=every
                 )
 
-        self._run.disabled, self._stop.disabled = True, False
-        self._job = Job(work, self._refresh, interval=0.5).start()
-        self._refresh()
-
-    def stop(self) -> None:
-        """End the runs, keeping what was seen so far."""
-        if self._job is not None:
-            self._job.stop()
-
-    def wait(self, timeout: float | None = None) -> None:
-        """Wait until the runs have ended. Raises ``TimeoutError`` after ``timeout`` seconds."""
-        if self._job is not None:
-            self._job.wait(timeout)
+        self._start(work, self._show, interval=0.5)
 
     def _make_controls(self, pattern: str) -> None:
         patterns = list(dict.fromkeys([*PATTERNS, pattern]))
@@ -134,12 +118,8 @@ class MaskRecomputation(Panel):
         }
         self._run = ipywidgets.Button(description="Run", button_style="primary", tooltip="Train under each schedule")
         self._stop = ipywidgets.Button(description="Stop", disabled=True, tooltip="End it, keep what was seen")
-        self._run.on_click(self._run_clicked)
-        self._stop.on_click(lambda _: self.stop())
-
-    def _run_clicked(self, _: Any) -> None:
-        with self.problems_shown():
-            self.run()
+        self._run.on_click(self._answering(self.run))
+        self._stop.on_click(self._answering(self.stop))
 
     def _typed(self, _: Any) -> None:
         self.schedules = tuple(field.value.strip() for field in self._fields if field.value.strip())
@@ -149,19 +129,8 @@ class MaskRecomputation(Panel):
             for field, value in zip(self._fields, [*self.schedules, *[""] * len(self._fields)]):
                 field.value = value
 
-    def _refresh(self) -> None:
-        job = self._job
-        assert job is not None
-        with self.problems_shown():
-            self._show(job)
-        if not job.running:
-            self._run.disabled, self._stop.disabled = False, True
-            if job.error is not None:
-                self.problem = in_words(job.error)
-
     def _show(self, job: Job) -> None:
-        runs = list(self._runs)
-        state = "Running" if job.running else "Stopped" if job.stopping else "Done"
+        runs, state = list(self._runs), state_of(job)
         if not runs:
             doing = "Training the dense network first, once" if job.running else "nothing trained"
             self._status.value = f"{state}: {doing}, {job.seconds:.1f} s."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import html
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
@@ -26,7 +26,7 @@ _STYLE = """<style>
 .sparselab .sparselab-numbers b { font-variant-numeric: tabular-nums; }
 .sparselab .sparselab-problem { color: #B00020; font-weight: 600; }
 .sparselab .sparselab-picture { margin: 0; flex: 0 1 auto; max-width: 100%; overflow-x: auto; overflow-y: hidden; }
-.sparselab img { display: block; height: auto; max-width: 100%; min-width: min(var(--wide), 440px); }
+.sparselab img { display: block; height: auto; max-width: 100%; min-width: min(var(--wide), 460px); }
 .sparselab .sparselab-numbers th { text-align: left; padding-right: 1em; }
 .sparselab :focus-visible { outline: 2px solid #0072B2; outline-offset: 1px; }
 body[data-jp-theme-light="false"] .sparselab img,
@@ -55,9 +55,17 @@ class Picture(ipywidgets.HTML):
     def __init__(self) -> None:
         super().__init__()
         self.add_class("sparselab-picture")
+        self._key: Hashable = None
+
+    def show_of(self, key: Hashable, draw: Callable[[], Figure], text: str) -> None:
+        """Show what ``draw`` draws, unless the picture of this ``key`` is there already."""
+        if key != self._key:
+            self.show(draw(), text)
+            self._key = key
 
     def show(self, figure: Figure, text: str) -> None:
         """Replace the picture."""
+        self._key = None
         data = base64.b64encode(png(figure)).decode()
         width, height = (round(side * figure.dpi) for side in figure.get_size_inches())
         self.value = (
@@ -67,6 +75,7 @@ class Picture(ipywidgets.HTML):
 
     def clear(self) -> None:
         """No picture."""
+        self._key = None
         self.value = ""
 
 
@@ -130,7 +139,7 @@ def controls(*widgets: ipywidgets.Widget) -> ipywidgets.HBox:
     return box
 
 
-def pictures(*shown: Picture) -> ipywidgets.HBox:
+def pictures(*shown: ipywidgets.Widget) -> ipywidgets.HBox:
     """Pictures side by side, one below the other where there is no room."""
     box = ipywidgets.HBox(shown)
     box.add_class("sparselab-pictures")
@@ -157,6 +166,10 @@ def soon(call: Callable[[], None]) -> None:
         asyncio.get_running_loop().call_soon(call)
     except RuntimeError:
         call()
+
+
+LONG = {"width": "440px", "max_width": "98%"}
+"""The layout of a control that holds long names."""
 
 
 def wide(**options: Any) -> dict[str, Any]:

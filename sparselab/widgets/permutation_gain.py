@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +18,33 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sparselab import matrix_plots
-from sparselab.masks import create_mask
+from sparselab.eligibility import LayerWeight
+from sparselab.network.problems import NetworkAxes
 from sparselab.patterns import Pattern
-from sparselab.permutation import STRATEGIES, SearchResult
+from sparselab.permutation import STRATEGIES, SearchResult, warm_up
 from sparselab.saliency import ModelSaliency, for_layer
 from sparselab.specs import unknown_name
 from sparselab.widgets import searches as logic
 from sparselab.widgets.job import Job
 from sparselab.widgets.layers import choosable_layers, first_choice
-from sparselab.widgets.panel import Panel, Picture, controls, in_words, numbers, pictures, wide
+from sparselab.widgets.panel import Picture, controls, numbers, pictures, wide
+from sparselab.widgets.working import WorkingPanel, state_of
 
 _MATRIX = "matrix"
 
 
-class PermutationGain(Panel):
-    """Choose a layer and strategies, run, and see efficacy against time, what moved where, and what is lost less.
+class PermutationGain(WorkingPanel):
+    """Choose a layer or an axis and strategies, run, and see efficacy against time, what moved where, what is lost less.
 
-    ``model_or_matrix`` is a model, a weight, or a matrix ``(rows, channels)`` (torch or numpy). State: ``layer`` (the
-    weight's name), ``pattern`` (``"N:M"``), ``strategies``, ``seconds`` (for each search; 0: until it converges), ``seed``.
+    ``model_or_matrix`` is a model, a weight, or a matrix ``(rows, channels)`` (torch or numpy). With ``example_inputs``,
+    as ``permute`` takes them, the model's axes can be chosen too: the channels that one order moves through all tensors,
+    for all the weights that read them. State: ``layer`` (the weight's name, or the axis's, such as ``"0.weight:0"``),
+    ``pattern`` (``"N:M"``), ``strategies``, ``seconds`` (for each search; 0: until it converges), ``seed``.
     ``run()`` starts in a thread, ``stop()`` ends it and keeps what was found, ``wait()`` waits. ``results`` are the
     ``SearchResult``s, ``best`` the one that retains the most, ``frame`` a row a search, ``figure`` their traces,
-    ``order_figure`` the matrix before and after; ``save(path)`` keeps the best order. With a model, ``run_layers()``
-    searches every layer by the first strategy: ``layers_frame``. Changes nothing in the model.
+    ``order_figure`` the matrix before and after; ``save(path)`` keeps the best order (of an axis a ``Plan`` that moves the
+    network). With a model, ``run_layers()`` searches all of it by the first strategy: ``layers_frame``; by axes where they
+    are known, as ``permute`` does, else every layer by itself. Changes nothing in the model.
     """
 
     layer = traitlets.Unicode()
@@ -52,6 +58,7 @@ class PermutationGain(Panel):
         model_or_matrix: nn.Module | torch.Tensor | NDArray[Any],
         pattern: str = "2:4",
         *,
+        example_inputs: Any = None,
         layer: str | None = None,
         strategies: Sequence[str] = ("auto", "stripe_groups", "channel_swap"),
         saliency: ModelSaliency = "magnitude",
@@ -60,22 +67,21 @@ class PermutationGain(Panel):
     ) -> None:
         self._model = model_or_matrix if isinstance(model_or_matrix, nn.Module) else None
         self._saliency = saliency
-        self._matrices = _choices(model_or_matrix, saliency)
-        self._matrix: logic.Matrix | None = None
+        self._axes = None if not self._model or example_inputs is None else NetworkAxes.of(self._model, example_inputs)
+        self._matrices = _choices(model_or_matrix, saliency, self._axes)
+        self._matrix: tuple[tuple[str, str], logic.Matrix] | None = None
         self._traces: list[logic.Trace] = []
-        self._layer_rows: list[dict[str, Any]] = []
-        self._searchable = 0
-        self._job: Job | None = None
+        self._network = logic.NetworkSearch()
         first = layer or (first_choice(choosable_layers(self._model), pattern) if self._model else _MATRIX)
-        self._status, self._best_line, self._layers_line = numbers(), numbers(), numbers()
-        self._traces_picture, self._layers_picture = Picture(), Picture()
+        self._about, self._status, self._best_line, self._layers_line = (numbers() for _ in range(4))
+        self._traces_picture, self._consumers_picture, self._layers_picture = (Picture() for _ in range(3))
         self._order_picture, self._moves_picture = Picture(), Picture()
         self._make_controls(list(self._matrices), str(Pattern.parse(pattern)), strategies)
         self._checks = {
             name: ipywidgets.Checkbox(False, description=name, indent=False, layout={"width": "auto"})
             for name in dict.fromkeys([*logic.STRATEGIES, *strategies])
         }
-        super().__init__(self._parts())
+        super().__init__(self._parts(), starters=[self._run, self._all], stopper=self._stop)
         self.layer, self.pattern, self.seconds, self.seed = first, str(Pattern.parse(pattern)), seconds, seed
         self.strategies = tuple(strategies)
         for name, control in self._controls.items():
@@ -104,16 +110,22 @@ class PermutationGain(Panel):
 
     @property
     def layers_frame(self) -> pd.DataFrame:
-        """A row a layer that ``run_layers`` has searched: lost before, after, ideal (percent), efficacy."""
-        columns = ["layer", "lost_percent", "permuted_lost_percent", "ideal_lost_percent", "efficacy"]
-        return pd.DataFrame(list(self._layer_rows), columns=columns)
+        """A row a layer of what ``run_layers`` has searched: lost before, after, ideal (percent), efficacy."""
+        return pd.DataFrame(list(self._network.rows), columns=list(logic.LAYER_COLUMNS))
 
     @property
     def matrix(self) -> logic.Matrix:
-        """What is searched now."""
-        if self._matrix is None or self._matrix.name != self.layer:
-            self._matrix = self._matrices[self.layer]()
-        return self._matrix
+        """What is searched now. Raises ``ValueError`` for an axis that no order of can win anything."""
+        key = (self.layer, self.pattern)
+        if self._matrix is None or self._matrix[0] != key:
+            matrix = self._matrices[self.layer](self.pattern)
+            if matrix is None:
+                raise ValueError(
+                    f"nothing to win along {self.layer}: its channels fill no groups of {self.pattern} in a weight that "
+                    "can be pruned so"
+                )
+            self._matrix = key, matrix
+        return self._matrix[1]
 
     @property
     def figure(self) -> Figure:
@@ -123,11 +135,11 @@ class PermutationGain(Panel):
     @property
     def order_figure(self) -> Figure:
         """The matrix before and after the best order, or as it is before there is one."""
-        weights = self.matrix.weights
-        order = np.arange(weights.shape[1]) if self.best is None else self.best.order
-        tensor = torch.from_numpy(weights)
-        masks = (create_mask(tensor, self.pattern).numpy(), create_mask(tensor[:, order], self.pattern).numpy())
-        return matrix_plots.order_view(weights, order, masks, Pattern.parse(self.pattern).require_nm("this widget")[1])
+        matrix, m = self.matrix, Pattern.parse(self.pattern).require_nm("this widget")[1]
+        kept = np.arange(matrix.weights.shape[1])
+        order = kept if self.best is None else self.best.order
+        masks = (matrix.mask(kept, self.pattern), matrix.mask(order, self.pattern))
+        return matrix_plots.order_view(matrix.weights, order, masks, m)
 
     @property
     def layers_figure(self) -> Figure:
@@ -137,11 +149,6 @@ class PermutationGain(Panel):
     def portrait(self) -> Figure:
         """The traces where there are any, else the matrix."""
         return self.figure if self._traces else self.order_figure
-
-    @property
-    def running(self) -> bool:
-        """Whether a search runs."""
-        return self._job is not None and self._job.running
 
     def run(self) -> None:
         """Start the searches, one after the other, in a thread. ``ValueError`` where nothing can be searched."""
@@ -157,7 +164,7 @@ class PermutationGain(Panel):
 
         def work(job: Job) -> None:
             for name in names:
-                logic.warm_up(name, pattern)
+                warm_up(name, pattern)
                 job.check()
                 traces.append(logic.Trace(name))
                 logic.run_search(matrix, pattern, traces[-1], job.check, seconds=seconds, seed=seed)
@@ -166,32 +173,24 @@ class PermutationGain(Panel):
         self._start(work, self._show_search)
 
     def run_layers(self) -> None:
-        """Start a search of every eligible layer by the first strategy, in a thread."""
+        """Start a search of the whole network by the first strategy, in a thread."""
         self._require_idle()
         if self._model is None:
             raise ValueError("there is one matrix here, and no network whose layers could be searched")
         if not self.strategies:
             raise ValueError("no strategy is chosen: tick at least one")
-        model = self._model
-        self._searchable = logic.count_searchable(model, self.pattern)
-        rows = self._layer_rows = list[dict[str, Any]]()
+        model, axes = self._model, self._axes
+        found = self._network = logic.NetworkSearch()
         pattern, strategy, saliency, seed = self.pattern, self.strategies[0], self._saliency, self.seed
 
         def work(job: Job) -> None:
-            logic.warm_up(strategy, pattern)
-            logic.search_layers(model, pattern, strategy, rows, job.check, saliency=saliency, seed=seed)
+            warm_up(strategy, pattern)
+            if axes is None:
+                logic.search_layers(model, pattern, strategy, found, job.check, saliency=saliency, seed=seed)
+            else:
+                logic.search_axes(axes, pattern, strategy, found, job.check, saliency=saliency, seed=seed)
 
         self._start(work, self._show_layers)
-
-    def stop(self) -> None:
-        """End what runs, keeping what was found so far."""
-        if self._job is not None:
-            self._job.stop()
-
-    def wait(self, timeout: float | None = None) -> None:
-        """Wait until what runs has ended. Raises ``TimeoutError`` after ``timeout`` seconds."""
-        if self._job is not None:
-            self._job.wait(timeout)
 
     def save(self, path: str | Path) -> Path:
         """Keep the best order as JSON; ``ValueError`` before there is one."""
@@ -207,11 +206,18 @@ class PermutationGain(Panel):
 
     def _make_controls(self, layers: list[str], pattern: str, strategies: Sequence[str]) -> None:
         plain = {"style": {"description_width": "initial"}}
-        names = [(name.removesuffix(".weight"), name) for name in layers]
+        names = [(self._label(name), name) for name in layers]
         patterns = list(dict.fromkeys([*logic.PATTERNS, pattern]))
         self._controls: dict[str, ipywidgets.Widget] = {
-            "layer": ipywidgets.Dropdown(options=names, description="Layer", tooltip="The weight to permute", **plain),
-            "pattern": ipywidgets.Dropdown(options=patterns, description="Pattern", tooltip="Keep N of M", **plain),
+            "layer": ipywidgets.Dropdown(
+                options=names,
+                description="Layer or axis" if self._axes else "Layer",
+                tooltip="What to permute",
+                **plain,
+            ),
+            "pattern": ipywidgets.Dropdown(
+                options=patterns, description="Pattern", tooltip="Keep N of M", layout={"width": "140px"}, **plain
+            ),
             "seconds": ipywidgets.BoundedFloatText(
                 min=0, max=3600, step=0.5, description="Seconds each (0: until done)", **wide(layout={"width": "240px"})
             ),
@@ -222,7 +228,7 @@ class PermutationGain(Panel):
         button = ipywidgets.Button
         self._run = button(description="Run", button_style="primary", tooltip="Run the strategies that are ticked")
         self._stop = button(description="Stop", disabled=True, tooltip="End it, keep what was found")
-        self._all = button(description="Every layer", tooltip="Search every layer by the first strategy ticked")
+        self._all = button(description="Whole network", tooltip="Search all of it by the first strategy ticked")
         self._save = button(description="Save order", disabled=True, tooltip="Write the best order as JSON")
         self._file = ipywidgets.Text("order.json", description="File", layout={"width": "220px"}, **plain)
         for press, action in (
@@ -240,63 +246,37 @@ class PermutationGain(Panel):
             controls(*(self._controls[name] for name in wanted)),
             controls(ipywidgets.Label("Strategies:"), *self._checks.values()),
             controls(*buttons),
+            self._about,
             self._status,
             self._traces_picture,
             self._best_line,
             pictures(self._order_picture, self._moves_picture),
+            self._consumers_picture,
             self._layers_line,
             self._layers_picture,
         ]
 
-    def _answering(self, action: Callable[[], object]) -> Callable[[Any], None]:
-        def clicked(_: Any) -> None:
-            with self.problems_shown():
-                action()
-
-        return clicked
+    def _label(self, name: str) -> str:
+        if self._axes is None or name not in self._axes.named:
+            return name.removesuffix(".weight")
+        named = self._axes.named[name]
+        return f"axis {name} ({named.axis.size} channels, read by {len(named.readers)})"
 
     def _save_clicked(self) -> None:
         self._status.value = f"Saved in {html.escape(str(self.save(self._file.value)))}."
 
-    def _require_idle(self) -> None:
-        if self.running:
-            raise ValueError("a search is running: stop it first")
-
-    def _start(self, work: Callable[[Job], object], show: Callable[[], None]) -> None:
-        self._run.disabled = self._all.disabled = self._save.disabled = True
-        self._stop.disabled = False
-        self._job = Job(work, lambda: self._refresh(show)).start()
-        self._refresh(show)
-
-    def _refresh(self, show: Callable[[], None]) -> None:
-        job = self._job
-        assert job is not None
-        with self.problems_shown():
-            show()
-        if job.running:
-            return
-        self._run.disabled = self._all.disabled = False
-        self._stop.disabled, self._save.disabled = True, self.best is None
-        if job.error is not None:
-            self.problem = in_words(job.error)
-
-    def _show_search(self) -> None:
+    def _show_search(self, job: Job) -> None:
         traces = list(self._traces)
-        if not traces:
-            self._status.value = self._doing(0, len(self.strategies)) + " Compiling, once on this machine ..."
+        if not traces:  # not begun yet, or another layer was chosen meanwhile
+            compiling = job.running and not job.stopping
+            self._status.value = "Compiling, once on this machine ..." if compiling else "Ready."
             return
         found = ", ".join(f"{trace.strategy} {trace.efficacy:.1f}" for trace in traces)
-        self._status.value = f"{self._doing(len(traces), len(self.strategies))} Efficacy: {html.escape(found)}."
+        self._status.value = f"{_doing(job, len(traces), len(self.strategies))} Efficacy: {html.escape(found)}."
         self._traces_picture.show(self.figure, f"Efficacy against time: {found}")
-        if not self.running:
+        if not job.running:
             self._show_order()
-
-    def _doing(self, done: int, of: int) -> str:
-        job = self._job
-        if job is None:
-            return ""
-        state = "Running" if job.running else "Stopped" if job.stopping else "Done"
-        return f"{state}, {done} of {of}, {job.seconds:.1f} s."
+            self._save.disabled = self.best is None
 
     def _show_order(self) -> None:
         best = self.best
@@ -311,16 +291,22 @@ class PermutationGain(Panel):
                 f"{moved:.0f} % of the channels have new neighbours."
             )
             self._moves_picture.show(matrix_plots.order_moves(best.order), "Where every channel went")
+            if len(self.matrix.consumers) > 1:
+                shared = matrix_plots.loss_strip(
+                    self.matrix.consumers_frame(best), title="Lost by the weights that share the order"
+                )
+                self._consumers_picture.show(shared, f"Lost by each weight that reads {self.layer}, before and after")
         self._order_picture.show(self.order_figure, f"{self.layer} before and after the best order")
 
-    def _show_layers(self) -> None:
+    def _show_layers(self, job: Job) -> None:
         frame = self.layers_frame
-        self._status.value = self._doing(len(frame), self._searchable)
+        self._status.value = _doing(job, self._network.done, self._network.of)
         if frame.empty:
             return
         means = frame[["lost_percent", "permuted_lost_percent"]].mean()
+        how = "orders shared as sl.permute does" if self._axes else "each by itself, so at most"
         self._layers_line.value = (
-            f"Mean of {len(frame)} layers, each by itself: lost <b>{means['lost_percent']:.2f} %</b> as trained, "
+            f"Mean of {len(frame)} layers, {how}: lost <b>{means['lost_percent']:.2f} %</b> as trained, "
             f"<b>{means['permuted_lost_percent']:.2f} %</b> permuted."
         )
         self._layers_picture.show(self.layers_figure, "Magnitude lost by every layer before and after")
@@ -339,30 +325,40 @@ class PermutationGain(Panel):
         self.stop()
         self._traces = []
         self._save.disabled = True
-        self._best_line.value, self._status.value = "", "Ready."
-        self._traces_picture.clear()
-        self._moves_picture.clear()
+        self._best_line.value, self._about.value, self._status.value = "", "", "Ready."
+        for picture in (self._traces_picture, self._moves_picture, self._consumers_picture):
+            picture.clear()
         with self.problems_shown():
+            self._about.value = html.escape(self.matrix.about)
             self.matrix.problem.check(Pattern.parse(self.pattern).require_nm("a permutation search")[1])
             self._show_order()
         if self.problem:
             self._order_picture.clear()
 
 
+def _doing(job: Job, done: int, of: int) -> str:
+    return f"{state_of(job)}, {done} of {of}, {job.seconds:.1f} s."
+
+
 def _choices(
-    model_or_matrix: nn.Module | torch.Tensor | NDArray[Any], saliency: ModelSaliency
-) -> dict[str, Callable[[], logic.Matrix]]:
-    """What can be searched, by name, each made when it is chosen."""
+    model_or_matrix: nn.Module | torch.Tensor | NDArray[Any], saliency: ModelSaliency, axes: NetworkAxes | None
+) -> dict[str, Callable[[str], logic.Matrix | None]]:
+    """What can be searched, by name: a function of the pattern for each, called when it is chosen."""
     if isinstance(model_or_matrix, nn.Module):
-        return {
-            name: lambda name=name, layer=layer: logic.Matrix.of(  # type: ignore[misc]
-                name, layer.weight, layer.channel_dim, for_layer(saliency, name)
-            )
-            for name, layer in choosable_layers(model_or_matrix).items()
+        layers = {
+            name: partial(_layer_matrix, layer, saliency) for name, layer in choosable_layers(model_or_matrix).items()
         }
+        shared = (
+            {name: partial(logic.Matrix.of_axis, axes, name, saliency=saliency) for name in axes.named} if axes else {}
+        )
+        return {**layers, **shared}
     weight = torch.as_tensor(model_or_matrix)
     if weight.ndim < 2:
         raise ValueError(f"a permutation needs a weight of at least 2 dimensions, got shape {tuple(weight.shape)}")
-    if isinstance(saliency, dict):
+    if isinstance(saliency, Mapping):
         raise ValueError("a mapping of saliencies is for a model; give a matrix one saliency")
-    return {_MATRIX: lambda: logic.Matrix.of(_MATRIX, weight, 1, saliency)}  # type: ignore[arg-type]
+    return {_MATRIX: lambda _: logic.Matrix.of(_MATRIX, weight, 1, saliency)}
+
+
+def _layer_matrix(layer: LayerWeight, saliency: ModelSaliency, pattern: str) -> logic.Matrix:
+    return logic.Matrix.of(layer.name, layer.weight, layer.channel_dim, for_layer(saliency, layer.name))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -17,7 +19,12 @@ from sparselab import measures
 from sparselab import saliency as saliency_module
 from sparselab.eligibility import layer_weights, why_not
 from sparselab.layout import to_matrix
+from sparselab.masks import create_mask
+from sparselab.network.plan import Plan
+from sparselab.network.problems import NetworkAxes
+from sparselab.patterns import Pattern
 from sparselab.permutation import SearchProblem, SearchResult, search_permutation
+from sparselab.reports import magnitude_report
 from sparselab.saliency import ModelSaliency, Saliency
 
 PATTERNS = ("1:4", "2:4", "3:4", "1:8", "2:8", "4:8", "8:16")
@@ -53,24 +60,85 @@ class Trace:
 
 @dataclass(frozen=True, eq=False)
 class Matrix:
-    """What is searched: ``weights`` as they are drawn, ``(rows, channels)``, and the ``problem`` of their saliency."""
+    """What is searched: ``weights`` as they are drawn, ``(rows, channels)``, the ``scores`` that mask them, the ``problem``.
+
+    Of an axis, whose order several weights share, the weights that count are stacked, and what is drawn are their scores.
+    ``plan`` says what an order of it means for the network.
+    """
 
     name: str
     weights: NDArray[Any]
+    scores: NDArray[Any]
     problem: SearchProblem
-    total: float
+    consumers: tuple[str, ...]
+    about: str
+    plan: Callable[[NDArray[np.int64]], Plan] | None = None
 
     @classmethod
     def of(cls, name: str, weight: Tensor, channel_dim: int = 1, saliency: Saliency = "magnitude") -> Matrix:
         """The matrix of a layer's weight, scored by ``saliency``."""
         weight = weight.detach().cpu().float()
         scores = to_matrix(saliency_module.scores(weight, saliency), channel_dim)
-        problem = SearchProblem.from_matrix(scores)
-        return cls(name, to_matrix(weight, channel_dim).numpy(), problem, float(scores.double().sum()))
+        rows, channels = scores.shape
+        return cls(
+            name=name,
+            weights=to_matrix(weight, channel_dim).numpy(),
+            scores=scores.numpy(),
+            problem=SearchProblem.from_matrix(scores),
+            consumers=(name,),
+            about=f"{name}: {rows:,} rows x {channels:,} channels.",
+        )
+
+    @classmethod
+    def of_axis(
+        cls, axes: NetworkAxes, name: str, pattern: str, saliency: ModelSaliency = "magnitude"
+    ) -> Matrix | None:
+        """The matrix of an axis of a network; ``None`` where its channels fill no groups of a weight that can be pruned."""
+        axis = axes.problem(name, pattern, saliency)
+        if axis is None:
+            return None
+        problem = axis.problem
+        scores = problem.searchable(Pattern.parse(pattern).require_nm("a permutation search")[1])
+        if not len(scores):
+            return None
+        about = (
+            f"{axis.name}: one order of {problem.size:,} channels for {len(axis.consumers)} "
+            f"{'weights' if len(axis.consumers) > 1 else 'weight'} ({', '.join(axis.consumers)}; {len(scores):,} rows), "
+            f"with which {len(axis.members)} dimensions of tensors move."
+        )
+        return cls(axis.name, scores, scores, problem, axis.consumers, about, axis.plan)
+
+    @cached_property
+    def total(self) -> float:
+        """The saliency of everything."""
+        return sum(self.problem.total_each())
 
     def lost_percent(self, retained: float) -> float:
         """Saliency lost where ``retained`` is left, in percent."""
-        return 100 * (1 - retained / self.total) if self.total else 0.0
+        return _lost_percent(retained, self.total)
+
+    def mask(self, order: NDArray[np.int64], pattern: str) -> NDArray[np.bool_]:
+        """What ``pattern`` keeps with the channels in ``order``."""
+        return create_mask(torch.from_numpy(self.scores[:, order]), pattern).numpy()
+
+    def consumers_frame(self, result: SearchResult) -> pd.DataFrame:
+        """A row for each weight that the order of ``result`` is for: percent lost before, after and by the ideal."""
+        problem, pattern = self.problem, result.pattern
+        kept = (problem.retained_each(None, pattern), problem.retained_each(result.order, pattern))
+        sums = zip(self.consumers, problem.total_each(), *kept, problem.ideal_each(pattern), strict=True)
+        return pd.DataFrame([_layer_row(*each) for each in sums], columns=list(LAYER_COLUMNS))
+
+
+LAYER_COLUMNS = ("layer", "lost_percent", "permuted_lost_percent", "ideal_lost_percent", "efficacy")
+
+
+def _layer_row(name: str, total: float, baseline: float, retained: float, ideal: float) -> dict[str, Any]:
+    lost = [_lost_percent(kept, total) for kept in (baseline, retained, ideal)]
+    return dict(zip(LAYER_COLUMNS, [name, *lost, measures.efficacy(retained, baseline, ideal)]))
+
+
+def _lost_percent(retained: float, total: float) -> float:
+    return 100 * (1 - retained / total) if total else 0.0
 
 
 def run_search(
@@ -93,12 +161,6 @@ def run_search(
         matrix.problem, pattern, strategy=trace.strategy, seed=seed, time_limit=seconds, callback=heard
     )
     trace.points.append((max(trace.result.seconds, trace.points[-1][0]), trace.result.efficacy))
-
-
-def warm_up(strategy: str, pattern: str) -> None:
-    """Have what ``strategy`` needs compiled: on the first use on a machine that takes seconds, which are not a search's."""
-    scores = np.random.default_rng(0).random((8, 8 * int(pattern.split(":")[1])), np.float32)
-    search_permutation(scores, pattern, strategy=strategy)
 
 
 def traces_frame(traces: Sequence[Trace]) -> pd.DataFrame:
@@ -150,30 +212,34 @@ def best_of(traces: Sequence[Trace]) -> SearchResult | None:
     return max(results, key=lambda result: result.retained) if results else None
 
 
-def count_searchable(model: nn.Module, pattern: str) -> int:
-    """How many layers ``search_layers`` will go through."""
-    return sum(why_not(layer.module, layer.attribute, pattern) is None for layer in layer_weights(model))
+@dataclass(eq=False)
+class NetworkSearch:
+    """A search of a whole network, running or finished: a row a layer, and ``done`` of the orders ``of`` which it consists."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    done: int = 0
+    of: int = 0
 
 
 def search_layers(
     model: nn.Module,
     pattern: str,
     strategy: str,
-    rows: list[dict[str, Any]],
+    found: NetworkSearch,
     check: Check,
     *,
     saliency: ModelSaliency = "magnitude",
     seconds: float | None = None,
     seed: int = 0,
 ) -> None:
-    """Search every eligible layer of ``model`` by itself, appending to ``rows`` what each loses before and after.
+    """Search every eligible layer of ``model`` by itself, writing into ``found`` what each loses before and after.
 
     By itself: in the network, layers that read the same channels must share an order, so this is what permuting could
     win at most. ``seconds`` is for each.
     """
-    for layer in layer_weights(model):
-        if why_not(layer.module, layer.attribute, pattern) is not None:
-            continue
+    layers = [layer for layer in layer_weights(model) if why_not(layer.module, layer.attribute, pattern) is None]
+    found.of = len(layers)
+    for layer in layers:
         scored = saliency_module.for_layer(saliency, layer.name)
         matrix = Matrix.of(layer.name, layer.weight, layer.channel_dim, scored)
         trace = Trace(strategy)
@@ -181,20 +247,57 @@ def search_layers(
         check()
         result = trace.result
         assert result is not None
-        rows.append(
-            {
-                "layer": layer.name,
-                "lost_percent": matrix.lost_percent(result.baseline),
-                "permuted_lost_percent": matrix.lost_percent(result.retained),
-                "ideal_lost_percent": matrix.lost_percent(result.ideal),
-                "efficacy": result.efficacy,
-            }
-        )
+        found.rows.append(_layer_row(layer.name, matrix.total, result.baseline, result.retained, result.ideal))
+        found.done += 1
+
+
+def search_axes(
+    axes: NetworkAxes,
+    pattern: str,
+    strategy: str,
+    found: NetworkSearch,
+    check: Check,
+    *,
+    saliency: ModelSaliency = "magnitude",
+    seed: int = 0,
+) -> None:
+    """Search every axis of a network, writing into ``found``, a row for each eligible layer, what it loses then.
+
+    What ``permute`` would win: layers that read the same channels share an order.
+    """
+    report = magnitude_report(axes.model, pattern, saliency=saliency)
+    report = report[report["eligible"]].set_index("layer")
+    total, baseline, ideal = (report[name].to_dict() for name in ("total", "retained", "ideal"))
+    places = {str(name): place for place, name in enumerate(report.index)}
+    retained = dict(baseline)
+
+    def row(name: str) -> dict[str, Any]:
+        return _layer_row(name, total[name], baseline[name], retained[name], ideal[name])
+
+    found.rows[:], found.of = map(row, places), len(axes.named)
+    for found.done, name in enumerate(axes.named):
+        check()
+        matrix, trace = Matrix.of_axis(axes, name, pattern, saliency), Trace(strategy)
+        if matrix is None:
+            continue
+        run_search(matrix, pattern, trace, check, seed=seed)
+        assert trace.result is not None
+        before, after = (matrix.problem.retained_each(order, pattern) for order in (None, trace.result.order))
+        for consumer, old, new in zip(matrix.consumers, before, after, strict=True):
+            retained[consumer] += new - old
+            found.rows[places[consumer]] = row(consumer)
+    found.done = found.of
 
 
 def save_order(path: str | Path, matrix: Matrix, result: SearchResult) -> Path:
-    """Write the order and where it comes from as JSON; ``weight[:, order]`` is the permuted weight. Returns the path."""
+    """Write the order and where it comes from as JSON; ``weight[:, order]`` is the permuted weight. Returns the path.
+
+    Of an axis a ``Plan`` is written, for ``Plan.load(path).apply(model)``.
+    """
     path = Path(path)
+    if matrix.plan is not None:
+        matrix.plan(result.order).save(path)
+        return path
     kept = {
         "layer": matrix.name,
         "pattern": result.pattern,

@@ -16,9 +16,10 @@ from sparselab.figures import Figure as PlainFigure
 from sparselab.sweeps import load
 from sparselab.trial_plots import View
 from sparselab.widgets import exploring as logic
-from sparselab.widgets.panel import Panel, controls, numbers, scrolling, wide
+from sparselab.widgets.panel import Panel, controls, numbers, pictures, scrolling, wide
 
 _NONE = "(none)"
+_WIDTH = 460  # what there is beside JupyterLab's sidebar in a window of 900
 
 
 class SweepExplorer(Panel):
@@ -26,7 +27,7 @@ class SweepExplorer(Panel):
 
     State: ``x``, ``y``, ``colour``, ``facet`` (columns; ``""`` for none), ``query`` (a pandas query that chooses rows) and
     ``trial``, the place of the trial chosen among the rows shown (-1: none), by a click on a point or by number. ``frame``
-    is what is shown, ``figure`` its picture. A store is read again by ``refresh()``, and in a notebook by itself whenever
+    is what is shown, ``figure`` its picture, ``width`` pixels wide. A store is read again by ``refresh()``, and in a notebook by itself whenever
     it has changed, until ``live`` is false.
     """
 
@@ -36,6 +37,7 @@ class SweepExplorer(Panel):
     facet = traitlets.Unicode("")
     query = traitlets.Unicode("")
     trial = traitlets.Int(-1, min=-1)
+    width = traitlets.Int(_WIDTH, min=300, max=2000)
     live = traitlets.Bool(True)
 
     def __init__(
@@ -64,6 +66,7 @@ class SweepExplorer(Panel):
         for name, control in self._controls.items():
             traitlets.link((self, name), (control, "value"))
         self.observe(self._redraw, ["x", "y", "colour", "facet", "query", "trial"])
+        self.observe(self._resize, "width")
         self._redraw()
         if self._store is not None:
             self._watch()
@@ -97,7 +100,7 @@ class SweepExplorer(Panel):
     def _make_canvas(self) -> Any:
         from ipympl.backend_nbagg import Canvas, FigureManager
 
-        canvas = Canvas(PlainFigure(figsize=(7.2, 4.2), dpi=100))
+        canvas = Canvas(PlainFigure(figsize=(_WIDTH / 100, 4.0), dpi=100))
         self._manager = FigureManager(canvas, 0)
         canvas.header_visible = canvas.footer_visible = canvas.toolbar_visible = canvas.resizable = False
         canvas.mpl_connect("button_press_event", self._clicked)
@@ -116,6 +119,14 @@ class SweepExplorer(Panel):
             ),
             "trial": ipywidgets.BoundedIntText(
                 min=-1, description="Trial (or click a point)", **wide(layout={"width": "230px"})
+            ),
+            "width": ipywidgets.BoundedIntText(
+                min=300,
+                max=2000,
+                step=100,
+                description="Width",
+                tooltip="Of the picture, in pixels",
+                **wide(layout={"width": "130px"}),
             ),
             "live": ipywidgets.Checkbox(description="live", indent=False, layout={"width": "auto"}),
         }
@@ -138,13 +149,12 @@ class SweepExplorer(Panel):
                     control.value = value
 
     def _parts(self) -> list[ipywidgets.Widget]:
-        shown = ["query", "trial", *(["live"] if self._store is not None else [])]
+        shown = ["query", "trial", "width", *(["live"] if self._store is not None else [])]
         return [
             controls(*(self._controls[name] for name in ("y", "x", "colour", "facet"))),
             controls(*(self._controls[name] for name in shown)),
             self._status,
-            scrolling(self._canvas),
-            self._details,
+            pictures(scrolling(self._canvas), self._details),
         ]
 
     def _chosen(self, frame: pd.DataFrame) -> Any:
@@ -164,6 +174,10 @@ class SweepExplorer(Panel):
             self._canvas.figure.clear()
             self._status.value = self._details.value = ""
         self._canvas.draw_idle()
+
+    def _resize(self, change: Any) -> None:
+        self._canvas.figure.set_figwidth(change["new"] / 100)
+        self._redraw()
 
     def _clicked(self, event: Any) -> None:
         if self._points is None:

@@ -1,8 +1,10 @@
 """What every mask calculator must do. A new one adds a line to CALCULATORS."""
 
+import functools
 import itertools
 
 import hypothesis.strategies as st
+import networkx
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,10 @@ from sparselab.masks import CALCULATORS, calculator, create_mask
 PATTERNS = [
     "2:4", "1:4", "3:4", "4:4", "4:8", "1:8", "8:16", "3:5", "1:2", "1:1", "7:20", "16:32",
     "m4n2_2d_best", "m4n1_2d_best", "m3n2_2d_best", "m2n1_2d_best",
-    "m4n2_2d_greedy", "m8n4_2d_greedy", "m3n1_2d_greedy",
+    "m5n2_2d_best", "m8n4_2d_best", "m8n1_2d_best",
+    "m4n2_2d_fast", "m8n4_2d_fast", "m16n8_2d_fast", "m5n2_2d_fast", "m8n1_2d_fast", "m2n2_2d_fast",
+    "m4n2_2d_greedy", "m8n4_2d_greedy", "m3n1_2d_greedy", "m8n2_2d_2approx",
+    "4:2:8", "3:1:6", "16:2:8", "2:2:4",
     "unstructured,0.5", "unstructured,0.3", "row,0.5", "row,0.25",
 ]  # fmt: skip
 
@@ -52,13 +57,16 @@ def oracle(scores, pattern):
         keep = int(np.floor(scores.size * kind.density + 1e-9))
         order = sorted(range(scores.size), key=lambda i: (-scores.flat[i], i))[:keep]
         mask.flat[order] = True
+    elif name == "VNM":
+        for top, left in itertools.product(range(0, rows, kind.v), range(0, channels, kind.m)):
+            block = scores[top : top + kind.v, left : left + kind.m]
+            mask[top : top + kind.v, left : left + kind.m] = vnm_block(block, kind.n)
     else:
         blocks = itertools.product(range(0, rows, kind.m), range(0, channels, kind.m))
         for top, left in blocks:
             block = scores[top : top + kind.m, left : left + kind.m]
-            mask[top : top + kind.m, left : left + kind.m] = {"TwoDBest": best_block, "TwoDGreedy": greedy_block}[name](
-                block, kind.n
-            )
+            solve = greedy_block if name == "TwoDGreedy" else best_block if kind.m <= 5 else flow_block
+            mask[top : top + kind.m, left : left + kind.m] = solve(block, kind.n)
     return mask
 
 
@@ -70,11 +78,40 @@ def greedy_block(block, n):
     return kept
 
 
+def vnm_block(block, n):
+    masks = []
+    for columns in itertools.combinations(range(block.shape[1]), 4):
+        kept = np.zeros(block.shape, bool)
+        for row in range(len(block)):
+            kept[row, sorted(columns, key=lambda c: (-block[row, c], c))[:n]] = True
+        masks.append(kept)
+    return max(masks, key=lambda kept: block[kept].sum())
+
+
+@functools.cache
+def all_choices(n, m):
+    rows = np.array([np.isin(range(m), kept) for kept in itertools.combinations(range(m), n)])
+    choices = rows[np.indices((len(rows),) * m).reshape(m, -1).T]
+    return choices[(choices.sum(1) == n).all(1)]
+
+
 def best_block(block, n):
+    choices = all_choices(n, len(block))
+    return choices[(choices * block).sum((1, 2)).argmax()]
+
+
+def flow_block(block, n):
+    """The best choice as a min-cost flow from rows to columns, in whole numbers."""
     m = len(block)
-    rows = [np.isin(range(m), kept) for kept in itertools.combinations(range(m), n)]
-    choices = (np.array(choice) for choice in itertools.product(rows, repeat=m))
-    return max((choice for choice in choices if (choice.sum(0) == n).all()), key=lambda choice: block[choice].sum())
+    costs = np.round(-block * 10**6).astype(int)
+    graph = networkx.DiGraph()
+    for i in range(m):
+        graph.add_node(("row", i), demand=-n)
+        graph.add_node(("column", i), demand=n)
+    for i, j in itertools.product(range(m), repeat=2):
+        graph.add_edge(("row", i), ("column", j), capacity=1, weight=int(costs[i, j]))
+    flow = networkx.min_cost_flow(graph)
+    return np.array([[flow["row", i]["column", j] for j in range(m)] for i in range(m)], bool)
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
@@ -84,8 +121,9 @@ def test_agrees_with_the_definition(pattern, integers):
         weight = weights(pattern, seed, integers)
         scores = weight.abs().double().numpy()
         mask, expected = create_mask(weight, pattern).numpy(), oracle(scores, pattern)
-        if "2d_best" in pattern:  # between choices of equal sum any is right
-            assert scores[mask].sum() == pytest.approx(scores[expected].sum(), rel=1e-6)
+        if "2d_best" in pattern or "2d_fast" in pattern:  # between choices of equal sum any is right
+            loss = 0.06 if "2d_fast" in pattern else 1e-6
+            assert (1 - loss) * scores[expected].sum() <= scores[mask].sum() <= scores[expected].sum() * (1 + 1e-6)
             blocks = mask.reshape(-1, calculator(pattern).m, mask.shape[1])
             assert (blocks.sum(1) == calculator(pattern).n).all()
             assert (mask.reshape(len(mask), -1, calculator(pattern).m).sum(2) == calculator(pattern).n).all()

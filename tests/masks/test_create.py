@@ -91,6 +91,17 @@ class TestRagged:
         assert (padded[:4].sum(0) == 2).all()
         assert sl.create_mask(weight, "m4n2_2d_best", ragged="skip")[4:].all()
 
+    def test_outputs_of_vnm_masks(self):
+        weight = torch.rand(10, 16)
+        with pytest.raises(ValueError, match="10 outputs are not a multiple of V = 4"):
+            sl.create_mask(weight, "4:2:8")
+        padded = sl.create_mask(weight, "4:2:8", ragged="pad")
+        assert (padded.reshape(10, 2, 8).sum(2) == 2).all()
+        assert (padded[8:].any(0).reshape(2, 8).sum(1) <= 4).all()
+        skipped = sl.create_mask(weight, "4:2:8", ragged="skip")
+        assert torch.equal(skipped[:8], padded[:8])
+        assert skipped[8:].all()
+
     def test_misspelt(self):
         with pytest.raises(ValueError, match=r"unknown ragged 'padd'; valid: error, pad, skip"):
             sl.create_mask(self.weight, "2:4", ragged="padd")
@@ -99,7 +110,7 @@ class TestRagged:
 class TestBadInput:
     @pytest.mark.parametrize("pattern", ["m4n2_3d", "m4n2_2d_bets", "structured,0.5"])
     def test_unknown_calculators_list_the_valid_ones(self, pattern):
-        with pytest.raises(ValueError, match=r"valid: 1d, 2d_best, 2d_greedy, row, unstructured"):
+        with pytest.raises(ValueError, match=r"valid: 1d, 2d_best, 2d_fast, 2d_greedy, row, unstructured, vnm"):
             sl.create_mask(torch.ones(4, 4), pattern)
 
     def test_wrong_kind_of_options(self):
@@ -107,10 +118,14 @@ class TestBadInput:
             sl.create_mask(torch.ones(4, 4), "m4n2_row")
         with pytest.raises(ValueError, match=r"'2d_best' takes N and M"):
             sl.create_mask(torch.ones(4, 4), Pattern("2d_best", None, None, 0.5))
+        with pytest.raises(ValueError, match=r"'vnm' takes V, N and M, e.g. '64:2:8'; got 'm8n2_vnm'"):
+            sl.create_mask(torch.ones(4, 8), "m8n2_vnm")
 
-    def test_2d_best_ends_at_four(self):
-        with pytest.raises(ValueError, match=r"ends at M = 4; got M = 8. 'm8n4_2d_greedy' does any M"):
-            sl.create_mask(torch.ones(8, 8), "m8n4_2d_best")
+    def test_vnm_limits(self):
+        with pytest.raises(ValueError, match=r"'64:3:8': N must be 1 or 2"):
+            sl.create_mask(torch.ones(64, 8), "64:3:8")
+        with pytest.raises(ValueError, match=r"'64:2:64': M must lie between 4 and 32"):
+            sl.create_mask(torch.ones(64, 64), "64:2:64")
 
     def test_integer_weights(self):
         with pytest.raises(ValueError, match=r"floating-point dtype, got torch.int64"):
@@ -144,6 +159,9 @@ def test_both_backends_agree(n, m):
     assert torch.equal(ops.top_n_of_m(scores, n, m), ops.top_n_of_m_torch(scores, n, m))
     square = torch.from_numpy(np.random.default_rng(m).integers(-3, 4, (m * 2, m * 3)).astype(np.float32))
     assert torch.equal(ops.greedy_blocks(square, n, m), ops.greedy_blocks_torch(square, n, m))
+    assert torch.equal(ops.largest(scores, n * 7), ops.largest_torch(scores, n * 7))
+    if m <= 4:
+        assert torch.equal(ops.best_blocks(square, n, m), ops.best_blocks_torch(square, n, m))
 
 
 def test_the_mask_does_not_depend_on_the_number_of_threads():
@@ -159,5 +177,6 @@ def test_the_mask_does_not_depend_on_the_number_of_threads():
 
 
 def test_names_of_the_registry_are_those_of_the_grammar():
-    assert CALCULATORS.names() == ["1d", "2d_best", "2d_greedy", "row", "unstructured"]
+    assert CALCULATORS.names() == ["1d", "2d_best", "2d_fast", "2d_greedy", "row", "unstructured", "vnm"]
     assert CALCULATORS.get("1d_best") is OneD
+    assert CALCULATORS.get("2d_2approx") is CALCULATORS.get("2d_greedy")

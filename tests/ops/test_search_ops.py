@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from sparselab.ops.backend import BACKENDS, load
+from sparselab.ops.backend import load
 from sparselab.ops.cpu import annealing, differences, tables
 from sparselab.ops.cpu.matching import match
 
@@ -62,7 +62,7 @@ def test_rows_are_summed_in_blocks(monkeypatch):
     close(cpu, reference, cpu.table(order, order, order), reference.table(order, order, order))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize(("n", "m"), PATTERNS[:4])
 def test_annealing_permutes_and_quiet_moves_gain(backend, n, m):
     values = np.random.default_rng(5).random((16, 20)).astype(np.float32)
@@ -140,7 +140,7 @@ def test_matching_is_the_best(size, spread):
         assert cost[np.arange(size), found].sum() == cost[rows, columns].sum()
 
 
-@pytest.mark.parametrize("name", ["cuda", "gpu", ""])
+@pytest.mark.parametrize("name", ["gpu", ""])
 def test_unknown_backends_say_what_there_is(name):
-    with pytest.raises(ValueError, match=r"valid: auto, cpu, reference"):
+    with pytest.raises(ValueError, match=r"valid: auto, cpu, cuda, reference"):
         load(np.ones((4, 4), np.float32), 2, 4, name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -22,6 +24,9 @@ CASES = [
     ("gradual,0,4", 4),
     ("decay,0,6", 6),
     ("decay,2,7,exponential", 7),
+    ("sr_ste", 0),
+    ("sr_ste,0.01,every=2", 0),
+    ("transposable,every=2", 0),
 ]
 X = torch.randn(16, 32, generator=torch.Generator().manual_seed(1))
 
@@ -58,7 +63,8 @@ def test_every_schedule_is_in_the_contract():
 @pytest.mark.parametrize(("spec", "done"), CASES)
 def test_ends_exactly_sparse_and_trains_on_the_way(spec, done):
     assert isinstance(SCHEDULES.resolve(spec), Schedule)
-    history = run(spec, done + 4)
+    pattern = "m4n2_2d_best" if "transposable" in spec else "2:4"
+    history = run(spec, done + 4, pattern=pattern)
     for weights in history[done:]:
         assert most_in_a_group(weights["0.weight"]) == 2
         assert most_in_a_group(weights["2.weight"]) == 2
@@ -144,7 +150,105 @@ def test_decay_lets_fading_weights_train():
     assert (still[3]["0.weight"] != training[3]["0.weight"])[~mask].any()
 
 
+@pytest.mark.parametrize("every", [1, 2])
+def test_sr_ste_against_its_definition(every):
+    """Dense weights w and w <- w - rate * (gradient at mask * w + decay * ~mask * w), masks from w."""
+    decay, rate = 0.5, 0.3
+    history = run(f"sr_ste,{decay},{every}", 7, rate=rate)
+    model = mlp()
+    names = ["0.weight", "2.weight"]
+    dense = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    masks = {name: top_two_of_four(dense[name]) for name in names}
+    for step in range(8):
+        for name, parameter in model.named_parameters():
+            parameter.data.copy_(dense[name] * masks.get(name, 1))
+            torch.testing.assert_close(parameter.detach(), history[step][name])
+        model.zero_grad()
+        model(X).square().mean().backward()
+        for name, parameter in model.named_parameters():
+            penalty = decay * ~masks[name] * dense[name] if name in masks else 0
+            dense[name] -= rate * (parameter.grad + penalty)
+        if (step + 1) % every == 0:
+            masks = {name: top_two_of_four(dense[name]) for name in names}
+    assert any((history[0][n] != 0).ne(history[7][n] != 0).any() for n in names)
+
+
+def test_without_decay_or_training_straight_through_changes_nothing():
+    history = run("sr_ste,0", 3, rate=0.0)
+    assert all(torch.equal(weights["0.weight"], history[0]["0.weight"]) for weights in history)
+
+
+def test_transposable_masks_serve_both_products_and_stay_a_while():
+    history = run("transposable,every=3", 7, pattern="m4n2_2d_best", rate=0.3)
+    masks = [weights["0.weight"] != 0 for weights in history]
+    for mask in masks:
+        assert most_in_a_group(mask) == most_in_a_group(mask.T) == 2
+    changed = [not torch.equal(one, other) for one, other in itertools.pairwise(masks)]
+    assert changed == [False, False, True, False, False, True, False]
+    for pattern in ("2:4", "unstructured,0.5"):
+        with pytest.raises(ValueError, match="'transposable' needs a 2d pattern such as 'm4n2_2d_best', got"):
+            sl.Sparsifier(mlp(), pattern, schedule="transposable")
+
+
+class TestStraightThrough:
+    """What a schedule that moves dense weights does where a step is not the usual one."""
+
+    def start(self, optimizer_of):
+        model = mlp()
+        optimizer = optimizer_of(model.parameters())
+        sparsifier = sl.Sparsifier(model, schedule="sr_ste,0.1")
+        sparsifier.attach(optimizer)
+        sparsifier.compute()
+
+        def closure() -> Tensor:
+            assert sparsifier.enabled  # gradients are always those of the pruned weights
+            optimizer.zero_grad()
+            loss = model(X).square().mean()
+            loss.backward()
+            return loss
+
+        return model, optimizer, sparsifier, closure
+
+    def test_a_closure_gives_the_same_step(self):
+        expected = run("sr_ste,0.1", 3, rate=0.05)[-1]
+        model, optimizer, _, closure = self.start(lambda parameters: torch.optim.SGD(parameters, 0.05))
+        for _ in range(3):
+            optimizer.step(closure)
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(parameter.detach(), expected[name])
+
+    def test_an_optimizer_that_evaluates_often_sees_pruned_weights_each_time(self):
+        _, optimizer, sparsifier, closure = self.start(lambda parameters: torch.optim.LBFGS(parameters, max_iter=4))
+        optimizer.step(closure)
+        assert sparsifier.enabled
+
+    def test_a_step_that_fails_half_way_loses_nothing(self):
+        _, optimizer, sparsifier, closure = self.start(lambda parameters: torch.optim.SGD(parameters, 0.05))
+        dense = [sparsifier.weights.dense(layer).clone() for layer in sparsifier.weights.layers]
+        closure()
+        handle = optimizer.register_step_pre_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            optimizer.step()
+        handle.remove()
+        sparsifier.state_dict()
+        assert sparsifier.enabled
+        for layer, before in zip(sparsifier.weights.layers, dense):
+            assert torch.equal(sparsifier.weights.dense(layer), before)
+
+    def test_a_second_optimizer_is_refused(self):
+        model, _, sparsifier, _ = self.start(lambda parameters: torch.optim.SGD(parameters, 0.05))
+        with pytest.raises(ValueError, match=r"SrSte\(decay=0.1, every=1\) works with one optimizer"):
+            sparsifier.attach(torch.optim.SGD(model.parameters(), 0.1))
+
+
 def test_options_out_of_range_are_refused():
-    for spec in ("one_shot,-1", "recompute,3,regrow=true,grow=3", "gradual,5,2", "decay,0,9,quadratic"):
+    for spec in (
+        "one_shot,-1",
+        "recompute,3,regrow=true,grow=3",
+        "gradual,5,2",
+        "decay,0,9,quadratic",
+        "sr_ste,-1",
+        "sr_ste,every=0",
+    ):
         with pytest.raises(ValueError, match=r"must|valid"):
             SCHEDULES.resolve(spec)

@@ -1,6 +1,8 @@
 """Work in a thread: watched, stopped, and its failures kept."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -65,3 +67,13 @@ def test_in_an_event_loop_it_refreshes_now_and_then_and_at_the_end_on_the_same_t
     assert all(main for _, main in calls)
     assert [running for running, _ in calls[:3]] == [True, True, True]
     assert [running for running, _ in calls].count(False) == 1
+
+
+def test_python_ends_in_good_order_while_one_runs():
+    code = (
+        "import time, torch\nfrom sparselab.widgets.job import Job\n"
+        "def work(job):\n    while True:\n        job.check()\n        torch.randn(300, 300) @ torch.randn(300, 300)\n"
+        "job = Job(work, lambda: None).start()\ntime.sleep(0.2)\nassert job.running\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

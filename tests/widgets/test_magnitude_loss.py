@@ -7,6 +7,7 @@ from torch import nn
 
 pytest.importorskip("ipywidgets", reason="needs the extra 'lab'")
 import sparselab as sl
+from sparselab import matrix_plots
 from sparselab.widgets import layers as logic
 
 
@@ -95,6 +96,23 @@ def test_one_move_is_one_redraw(panel, monkeypatch):
     panel.layer = "3.weight"
     panel.row = 0
     assert drawn == ["3.weight"]
+
+
+def test_a_change_draws_only_what_it_changes(panel, monkeypatch):
+    drawn = []
+    for name in ("whole_matrix", "mask_window", "weight_sizes"):
+        draw = getattr(matrix_plots, name)
+        monkeypatch.setattr(
+            matrix_plots, name, lambda *a, draw=draw, name=name, **k: drawn.append(name) or draw(*a, **k)
+        )
+    panel.pattern = "1:4"
+    assert drawn == ["mask_window", "weight_sizes"]
+    drawn.clear()
+    panel.row = 7
+    assert drawn == ["whole_matrix", "mask_window"]
+    drawn.clear()
+    panel.layer = "3.weight"
+    assert drawn == ["whole_matrix", "mask_window", "weight_sizes"]
 
 
 def test_the_window_follows_the_sliders_and_stays_inside(panel):

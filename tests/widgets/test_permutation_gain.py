@@ -8,6 +8,7 @@ from torch import nn
 
 pytest.importorskip("ipywidgets", reason="needs the extra 'lab'")
 import sparselab as sl
+from sparselab.permutation import warm_up
 from sparselab.widgets import searches as logic
 
 
@@ -54,7 +55,7 @@ def test_traces_rise_and_end_at_the_result(panel):
 def test_stop_keeps_the_best_so_far(matrix):
     big = np.random.default_rng(1).random((256, 256), np.float32)
     panel = sl.widgets.PermutationGain(big, strategies=["channel_swap,100000", "random"], seconds=0)
-    logic.warm_up("channel_swap", "2:4")
+    warm_up("channel_swap", "2:4")
     panel.run()
     deadline = time.monotonic() + 60
     while panel.running and not (panel._traces and len(panel._traces[0].points) > 3):
@@ -136,6 +137,81 @@ def test_another_layer_forgets_what_was_found():
     assert panel.best is None
     with pytest.raises(ValueError, match="unknown layer '7'"):
         panel.layer = "7"
+
+
+class Residual(nn.Module):
+    """Two weights read the same 16 channels, one reads 24, and the head's 10 inputs fill no groups."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 24), nn.Linear(24, 16)
+        self.out, self.head = nn.Linear(16, 10), nn.Linear(10, 3)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.head(torch.relu(self.out(x + self.down(torch.relu(self.up(x))))))
+
+
+@pytest.fixture
+def residual():
+    torch.manual_seed(0)
+    return Residual()
+
+
+def gain_of(model, **options):
+    return sl.widgets.PermutationGain(model, example_inputs=torch.randn(2, 8), strategies=["channel_swap"], **options)
+
+
+def test_the_order_of_an_axis_is_saved_as_a_plan_that_moves_the_network(residual, tmp_path):
+    panel = gain_of(residual, layer="stem.weight:0")
+    assert panel.matrix.consumers == ("up.weight", "out.weight")
+    assert "one order of 16 channels for 2 weights (up.weight, out.weight; 34 rows)" in panel._about.value
+    assert ("axis stem.weight:0 (16 channels, read by 2)", "stem.weight:0") in panel._controls["layer"].options
+    panel.run()
+    panel.wait(120)
+    frame = panel.matrix.consumers_frame(panel.best).set_index("layer")
+
+    moved, x = Residual(), torch.randn(5, 8)
+    moved.load_state_dict(residual.state_dict())
+    before = moved.double()(x.double())
+    report = sl.magnitude_report(moved, "2:4").set_index("layer")
+    assert frame["lost_percent"].tolist() == pytest.approx(report.loc[frame.index, "lost_percent"].tolist())
+    sl.Plan.load(panel.save(tmp_path / "plan.json")).apply(moved)
+    assert torch.allclose(moved(x.double()), before, atol=1e-12)
+    report = sl.magnitude_report(moved, "2:4").set_index("layer")
+    assert frame["permuted_lost_percent"].tolist() == pytest.approx(report.loc[frame.index, "lost_percent"].tolist())
+    both = report.loc[frame.index]
+    assert panel.best.retained == pytest.approx(both["retained"].sum())
+    assert panel.best.retained > panel.best.baseline
+    assert "<img" in panel._consumers_picture.value
+
+
+def test_the_whole_network_by_axes_is_what_permute_does(residual):
+    panel = gain_of(residual)
+    panel.run_layers()
+    panel.wait(120)
+    moved = Residual()
+    moved.load_state_dict(residual.state_dict())
+    sl.permute(moved, torch.randn(2, 8), strategy="channel_swap")
+    for model, column in ((residual, "lost_percent"), (moved, "permuted_lost_percent")):
+        report = sl.magnitude_report(model, "2:4").set_index("layer").loc[panel.layers_frame["layer"]]
+        assert panel.layers_frame[column].tolist() == pytest.approx(report["lost_percent"].tolist())
+    assert panel._status.value.startswith("Done, 3 of 3")
+
+
+def test_an_axis_that_nothing_can_win_says_so(residual):
+    panel = gain_of(residual, layer="out.weight:0")
+    assert "nothing to win along out.weight:0: its channels fill no groups of 2:4" in panel.problem
+    panel._run.click()
+    assert "nothing to win" in panel.problem
+    panel.layer = "down.weight"
+    assert panel.problem == ""
+
+
+def test_masks_are_by_the_saliency_that_is_searched():
+    weight = torch.tensor([[4.0, 3, 2, 1]])
+    panel = sl.widgets.PermutationGain(weight, saliency=lambda w: 1 / w)
+    assert panel.matrix.mask(np.arange(4), "2:4").tolist() == [[False, False, True, True]]
 
 
 def test_moved_is_about_neighbours():

@@ -7,7 +7,7 @@ from math import comb
 
 import numpy as np
 
-from sparselab.ops.backend import Doubles, Floats, Ints
+from sparselab.ops.backend import Doubles, Floats, Ints, power_of_two
 from sparselab.ops.cpu import annealing, partitions, tables
 from sparselab.ops.cpu.differences import Bytes, quantised
 from sparselab.ops.threads import map_blocks, row_blocks
@@ -32,8 +32,7 @@ class CpuHandle:
     """
 
     def __init__(self, values: Floats, n: int, m: int) -> None:
-        largest = float(values.max(initial=0.0))
-        self.scale = 2.0 ** np.floor(np.log2(largest)) if largest > 0 else 1.0
+        self.scale = power_of_two(values)
         self._values = np.empty(values.shape, np.float32)
         np.divide(values, values.dtype.type(self.scale), out=self._values, casting="same_kind")
         self.channels, self.rows = values.shape

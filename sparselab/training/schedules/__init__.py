@@ -12,6 +12,8 @@ SCHEDULES: Registry[Schedule] = Registry(
         "recompute": "sparselab.training.schedules.recompute:Recompute",
         "gradual": "sparselab.training.schedules.gradual:Gradual",
         "decay": "sparselab.training.schedules.decay:Decay",
+        "sr_ste": "sparselab.training.schedules.sr_ste:SrSte",
+        "transposable": "sparselab.training.schedules.transposable:Transposable",
     },
 )
 

@@ -27,7 +27,7 @@ class Gradual(Schedule):
 
     def check(self, pattern: Pattern | None) -> None:
         """Needs an N and an M."""
-        if pattern is None or pattern.n is None:
+        if pattern is None or pattern.n is None or pattern.v is not None:
             raise ValueError("schedule 'gradual' needs an N:M pattern such as '2:4'")
 
     def keep(self, step: int, n: int, m: int) -> int:

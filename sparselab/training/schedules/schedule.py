@@ -19,6 +19,11 @@ class Schedule:
         """Whether the schedule needs the values that masks take."""
         return False
 
+    @property
+    def straight_through(self) -> bool:
+        """Whether the optimizer moves the dense weights, by gradients that are taken at the pruned ones."""
+        return False
+
     def check(self, pattern: Pattern | None) -> None:
         """Raise ``ValueError`` for a pattern that the schedule cannot follow (``None``: the user's own function)."""
 

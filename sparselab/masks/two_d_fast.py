@@ -1,0 +1,30 @@
+"""N:M along rows and columns at once, near the optimum in a hundredth of the time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sparselab.ops.transposable import fast_blocks
+
+
+@dataclass(frozen=True)
+class TwoDFast:
+    """In every ``m`` x ``m`` block a good choice with exactly ``n`` in each row and each column, for any ``m``.
+
+    The greedy choice, filled up where greed left a row short, then improved by exchanges between every two rows and every
+    two columns. Keeps 0.1 to 0.5 percent less than ``2d_best`` does (random weights).
+    """
+
+    n: int
+    m: int
+
+    @property
+    def multiples(self) -> tuple[int, int]:
+        """Outputs and channels come in blocks of ``m``."""
+        return self.m, self.m
+
+    def __call__(self, scores: Tensor) -> Tensor:
+        """The mask of ``(positions, outputs, channels)`` scores."""
+        return fast_blocks(scores.flatten(0, 1), self.n, self.m).view(scores.shape)

@@ -1,0 +1,44 @@
+"""V:N:M: sparser than 2:4, and still what 2:4 hardware takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sparselab.ops.vnm import KEPT_COLUMNS, best_columns
+
+LARGEST_GROUP = 32
+
+
+@dataclass(frozen=True)
+class VNM:
+    """Of every ``m`` input channels keep four, the same for ``v`` outputs, and of those the ``n`` largest in every output.
+
+    The pattern of VENOM (Castro et al. 2023, "VENOM: A Vectorized N:M Format for Unleashing the Power of Sparse Tensor
+    Cores", section 4): with its four columns gathered, a block is ``n``:4, so 2:4 hardware does any density. Rows are
+    ``n``:``m`` too. The four columns are the best there are, by trying all choices. Raises ``ValueError`` for ``n`` other
+    than 1 and 2 and for ``m`` outside 4 to 32 (above, there are too many choices).
+    """
+
+    v: int
+    n: int
+    m: int
+
+    def __post_init__(self) -> None:
+        if self.n not in (1, 2):
+            raise ValueError(f"'{self.v}:{self.n}:{self.m}': N must be 1 or 2, what 2:4 hardware takes of four columns")
+        if not KEPT_COLUMNS <= self.m <= LARGEST_GROUP:
+            raise ValueError(
+                f"'{self.v}:{self.n}:{self.m}': M must lie between {KEPT_COLUMNS} and {LARGEST_GROUP}: of {self.m} columns "
+                "there are too few, or too many choices of four"
+            )
+
+    @property
+    def multiples(self) -> tuple[int, int]:
+        """Blocks of ``v`` outputs and ``m`` channels."""
+        return self.v, self.m
+
+    def __call__(self, scores: Tensor) -> Tensor:
+        """The mask of ``(positions, outputs, channels)`` scores."""
+        return best_columns(scores.flatten(0, 1), self.v, self.n, self.m).view(scores.shape)

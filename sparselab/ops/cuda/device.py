@@ -1,0 +1,181 @@
+"""CuPy: whether there is a GPU to use, memory on it, compiled kernels, and torch's tensors without a copy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sparselab.ops.cuda.kernels import source
+
+
+@cache
+def missing() -> str | None:
+    """What keeps a GPU from being used here: CuPy, the driver, a device, or NVRTC; ``None`` where nothing does."""
+    try:
+        import cupy
+    except ModuleNotFoundError as error:
+        if error.name == "cupy":
+            return (
+                'CuPy is not installed: pip install "sparselab[gpu]" for CUDA 13, "sparselab[gpu-cuda12]" for CUDA 12'
+            )
+        return f"CuPy cannot be imported: {error}"
+    except Exception as error:  # a broken installation raises whatever it raises
+        return f"CuPy cannot be imported: {type(error).__name__}: {error}"
+    driver = cupy.cuda.runtime.driverGetVersion()
+    if driver == 0:
+        return "there is no NVIDIA driver: install one, and in a container pass the GPU through (docker run --gpus all)"
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        if "InsufficientDriver" in str(error):
+            return (
+                f"the NVIDIA driver is for CUDA {_version(driver)}, older than CuPy's: update the driver, or take "
+                '"sparselab[gpu-cuda12]"'
+            )
+        return f"the NVIDIA driver (CUDA {_version(driver)}) offers no GPU: {error}"
+    if not count:
+        return f"the NVIDIA driver (CUDA {_version(driver)}) offers no GPU: look at CUDA_VISIBLE_DEVICES and nvidia-smi"
+    try:
+        cupy.cuda.nvrtc.getVersion()
+    except Exception as error:  # OSError, ImportError or CuPy's own, by version
+        return f'NVRTC, which compiles the kernels, is not there: pip install "cupy-cuda13x[ctk]" ({error})'
+    return None
+
+
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def current_device() -> CupyDevice:
+    """The GPU that torch (or, where torch has no CUDA, CuPy) has current, on the stream that it has current.
+
+    Raises ``ValueError`` saying what is missing.
+    """
+    reason = missing()
+    if reason is not None:
+        raise ValueError(f"CUDA cannot be used here: {reason}")
+    import cupy
+
+    if torch.version.cuda is not None and torch.cuda.is_available():
+        number = torch.cuda.current_device()
+        return CupyDevice(number, torch.cuda.current_stream(number).cuda_stream)
+    number = cupy.cuda.Device().id
+    return CupyDevice(number, cupy.cuda.get_current_stream().ptr)
+
+
+def device_of(tensor: torch.Tensor) -> CupyDevice:
+    """The GPU of a CUDA tensor, on the stream that torch has current there."""
+    number = tensor.get_device()
+    return CupyDevice(number, torch.cuda.current_stream(number).cuda_stream)
+
+
+@cache
+def _compiled(number: int, module: str, n: int, m: int) -> Any:
+    """The compiled module; CuPy keeps its binary on disk, by a hash of this one text, its options and the architecture."""
+    import cupy
+
+    # No contraction to fused multiply-adds: the last bit of a temperature is then the CPU's.
+    options = ("--std=c++17", "--fmad=false", f"-DN={n}", f"-DM={m}")
+    with cupy.cuda.Device(number):
+        compiled = cupy.RawModule(code=source(module), options=options)
+        compiled.compile()
+    return compiled
+
+
+@dataclass(frozen=True)
+class CupyDevice:
+    """One GPU and one of its streams. Every call names both, so threads may share it."""
+
+    number: int
+    stream: int
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """See ``Device``."""
+        import cupy
+
+        try:
+            with cupy.cuda.Device(self.number), self._stream():
+                return cupy.empty(shape, dtype)
+        except cupy.cuda.memory.OutOfMemoryError as error:
+            wanted = int(np.prod(shape)) * np.dtype(dtype).itemsize
+            raise MemoryError(
+                f"GPU {self.number} has {self.room() / 2**20:.0f} MiB left and {wanted / 2**20:.0f} MiB are needed at "
+                "once: free what else is on it, search a sample of the rows, or take backend='cpu'"
+            ) from error
+
+    def upload(self, array: NDArray[Any]) -> Any:
+        """See ``Device``."""
+        import cupy
+
+        there = self.empty(array.shape, array.dtype)
+        with cupy.cuda.Device(self.number), self._stream() as stream:
+            there.set(np.ascontiguousarray(array), stream=stream)
+        return there
+
+    def download(self, array: Any, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """See ``Device``."""
+        import cupy
+
+        with cupy.cuda.Device(self.number), self._stream() as stream:
+            host: NDArray[Any] = array.get(stream=stream, out=out)
+            stream.synchronize()
+        return host
+
+    def staging(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        """See ``Device``: page-locked memory."""
+        import cupyx
+
+        host: NDArray[Any] = cupyx.empty_pinned(shape, dtype)
+        return host
+
+    def borrow(self, tensor: torch.Tensor) -> Any:
+        """``tensor``'s memory as an array here, by DLPack, without a copy; both work on the same stream."""
+        import cupy
+
+        with cupy.cuda.Device(self.number), self._stream():
+            return cupy.from_dlpack(tensor)
+
+    def owns(self, array: Any) -> bool:
+        """See ``Device``."""
+        import cupy
+
+        return isinstance(array, cupy.ndarray) and array.device.id == self.number
+
+    def room(self) -> int:
+        """See ``Device``: what the driver has free, and what CuPy's pool holds without using it."""
+        import cupy
+
+        with cupy.cuda.Device(self.number) as device:
+            return int(device.mem_info[0] + cupy.get_default_memory_pool().free_bytes())
+
+    def launch(
+        self,
+        module: str,
+        kernel: str,
+        n: int,
+        m: int,
+        grid: tuple[int, int, int],
+        threads: int,
+        arguments: Sequence[Any],
+    ) -> None:
+        """See ``Device``."""
+        import cupy
+
+        function = _compiled(self.number, module, n, m).get_function(kernel)
+        with cupy.cuda.Device(self.number), self._stream():
+            function(grid, (threads, 1, 1), tuple(arguments))
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        """The protocol by which CuPy takes a stream that is not its own: a version, and the handle."""
+        return 0, self.stream
+
+    def _stream(self) -> Any:
+        import cupy
+
+        return cupy.cuda.Stream.from_external(self)

@@ -1,0 +1,233 @@
+"""A saliency matrix resident on a GPU, and the primitives on it: what is launched, in which pieces, and what comes back.
+
+Nothing here depends on how much memory or how many processors a device has but the number of pieces, and a piece's
+results do not depend on the others: the same values on every GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparselab.ops.backend import Doubles, Floats, Ints, power_of_two
+from sparselab.ops.cuda.kernels import Device, Launcher
+
+_TILE = (64, 128)  # slots and channels of a block of product.cu
+_SLICE = 512  # rows that a block of sum_of_maxima adds in float32: their sum is good to some 1e-6
+_WORDS = 128  # words of four rows that a block of sum_of_differences adds
+_SLICES = 65_535  # blocks along z, at most
+_A_THREADS_WORK = 256**2  # entries of cost matrices for which starting a thread pays
+_SET = 32  # channels of a set that partitions.cu takes
+
+
+def _blocks(size: int, block: int) -> int:
+    return -(-size // block)
+
+
+class CudaHandle:
+    """The primitives of ``sparselab.ops.backend.Handle`` on a ``Device``. One thread at a time.
+
+    Holds 4 bytes a score on the device, and 1 more once something anneals; what else a call needs is cut into pieces that
+    fit into half of what is free. Moves are the CPU's: the same bytes, the same random numbers, the same matching, which
+    stays on the host (``sparselab.ops.cpu.matching``), where its branches belong.
+    """
+
+    def __init__(self, values: Floats, n: int, m: int, device: Device) -> None:
+        self._launch, self._device = Launcher(device, n, m), device
+        self.scale = power_of_two(values)
+        self.channels, self.rows = values.shape
+        self.n, self.m = n, m
+        scaled = np.ascontiguousarray(values / values.dtype.type(self.scale), np.float32)
+        self._values = device.upload(scaled)
+
+    def retained(self, order: Ints) -> float:
+        """See ``Handle``."""
+        return float(self.group_table(order.reshape(-1, self.m)).sum())
+
+    def channel_sums(self) -> Doubles:
+        """See ``Handle``."""
+        sums = self._device.empty((self.channels,), np.float64)
+        self._launch("channel_sums", (self.channels,), 128, self._values, self.rows, sums)
+        return self._device.download(sums)
+
+    def group_table(self, groups: Ints) -> Doubles:
+        """See ``Handle``."""
+        return self._device.download(self._group_values(groups))
+
+    def _group_values(self, groups: Ints) -> Any:
+        out = self._device.empty((len(groups),), np.float64)
+        self._launch("group_values", (len(groups),), 128, self._values, self.rows, self._indices(groups), out)
+        return out
+
+    def completions(self, prefixes: Ints) -> Floats:
+        """See ``Handle``."""
+        groups = np.zeros((len(prefixes), self.m), np.int64)  # a last member, for the kernel to leave out
+        groups[:, :-1] = prefixes
+        return self._complete(groups, np.full(len(prefixes), self.m - 1), np.arange(self.channels))
+
+    def table(self, order: Ints, slots: Ints, channels: Ints) -> Floats:
+        """See ``Handle``."""
+        return self._complete(order.reshape(-1, self.m)[slots // self.m], slots % self.m, channels)
+
+    def _complete(self, groups: Ints, skipped: Ints, channels: Ints) -> Floats:
+        """What each of ``groups``, without its member ``skipped``, retains with each of ``channels``."""
+        out = np.empty((len(groups), len(channels)), np.float32)
+        columns, (_, slices) = self._indices(channels), self._slices
+        for part in self._pieces(len(groups), 8 + 4 * self.rows + 4 * (slices + 1) * len(channels)):
+            out[part] = self._device.download(self._product(groups[part], skipped[part], columns))
+        return out
+
+    def _product(self, groups: Ints, skipped: Ints, columns: Any) -> Any:
+        """``_complete`` in one piece, on the device."""
+        count, width, (slice_, slices) = len(groups), len(columns), self._slices
+        bounds = self._device.empty((count, self.rows), np.float32)
+        base = self._device.empty((count,), np.float64)
+        partial = self._device.empty((slices, count, width), np.float32)
+        table = self._device.empty((count, width), np.float32)
+        members, left_out = self._indices(groups), self._indices(skipped)
+        self._launch("boundaries", (count,), 128, self._values, self.rows, members, left_out, bounds, base)
+        tiles = (_blocks(width, _TILE[1]), _blocks(count, _TILE[0]), slices)
+        self._launch(
+            "sum_of_maxima", tiles, 256, bounds, count, self._values, columns, width, self.rows, slice_, partial
+        )
+        self._launch("add_slices", (_blocks(count * width, 1024),), 256, partial, slices, base, count, width, table)
+        return table
+
+    @property
+    def _slices(self) -> tuple[int, int]:
+        """Rows a slice of the product, and how many slices: by the shape alone, so that sums are too."""
+        rows = max(_SLICE, _blocks(self.rows, _SLICES))
+        return rows, _blocks(self.rows, rows)
+
+    def swap_gains(self, order: Ints, slots: Ints) -> Floats:
+        """See ``Handle``."""
+        out = np.empty((len(slots), self.channels), np.float32)
+        groups, everywhere = order.reshape(-1, self.m), np.arange(self.channels)
+        value, by_slot = self._group_values(groups), np.repeat(groups, self.m, axis=0)
+        slices = self._slices[1]
+        for part in self._pieces(len(slots), 4 * self.rows + 4 * (2 * slices + 3) * self.channels):
+            here = slots[part]
+            there = self._product(groups[here // self.m], here % self.m, self._indices(order))
+            back = self._product(by_slot, everywhere % self.m, self._indices(order[here]))
+            gains = self._device.empty(out[part].shape, np.float32)
+            grid = (_blocks(out[part].size, 1024),)
+            index = self._indices(here)
+            self._launch("swap_gains", grid, 256, there, back, value, index, len(here), self.channels, gains)
+            out[part] = self._device.download(gains)
+        return out
+
+    def best_partitions(self, order: Ints, sets: Ints, subsets: Ints, parts: Ints) -> tuple[Doubles, Ints]:
+        """See ``Handle``. Raises ``ValueError`` for sets of more than 32 channels."""
+        members, size = sets.shape[1], sets.shape[1] * self.m
+        if size > _SET:
+            raise ValueError(f"the CUDA kernels partition up to {_SET} channels, got {size}: backend='cpu' takes any")
+        gains, dealt = np.empty(len(sets)), np.empty((len(sets), size), np.int64)
+        value = self._group_values(order.reshape(-1, self.m))
+        index, groups, ways = self._indices(order), self._indices(subsets), self._indices(parts.T)
+        for part in self._pieces(len(sets), 8 * len(subsets) + 8 * size + 16):
+            count = len(sets[part])
+            chosen, best = (self._device.empty((count, size), np.int32) for _ in range(2))
+            worth = self._device.empty((count, len(subsets)), np.float64)
+            gain = self._device.empty((count,), np.float64)
+            here = self._indices(sets[part])
+            self._launch(
+                "subset_values", (count,), 256,
+                self._values, self.rows, index, here, members, groups, len(subsets), chosen, worth,
+            )  # fmt: skip
+            self._launch(
+                "best_partitions", (count,), 128,
+                here, members, groups, len(subsets), ways, len(parts), chosen, worth, value, gain, best,
+            )  # fmt: skip
+            gains[part], dealt[part] = self._device.download(gain), self._device.download(best)
+        return gains, dealt
+
+    @cached_property
+    def _bytes(self) -> tuple[Any, float]:
+        """The scores as words of four bytes, on the device, and how many differences one unit of ``retained`` is."""
+        from sparselab.ops.cpu.differences import quantised
+
+        scores, levels = quantised(self._device.download(self._values))
+        return self._device.upload(scores.view(np.uint32)), 2.0 * levels
+
+    def anneal(self, orders: Ints, steps: int, hot: float, cold: float, seeds: Ints) -> Ints:
+        """See ``Handle``: a block a chain."""
+        scores, unit = self._bytes
+        words, groups = scores.shape[1], self.channels // self.m
+        if steps < 1 or groups < 2:
+            return orders.copy()
+        hot, cold = hot * unit, cold * unit
+        cooling = (cold / hot) ** (64 / steps) if hot > 0 else 1.0
+        threads = min(256, 32 * _blocks(words, 32))
+        out = np.empty_like(orders)
+        for part in self._pieces(len(orders), self.channels * (4 * words + 12)):
+            chains = len(orders[part])
+            bounds = self._device.empty((chains, self.channels, words), np.uint32)
+            own, best = (self._device.empty((chains, self.channels), np.int32) for _ in range(2))
+            self._launch(
+                "anneal_swaps", (chains,), threads,
+                scores, words, self.channels, self._seeds(seeds[part]), steps, hot, cooling,
+                bounds, own, self._indices(orders[part]), best,
+            )  # fmt: skip
+            out[part] = self._device.download(best)
+        return out
+
+    def assign(self, orders: Ints, noise: Doubles, seeds: Ints) -> Ints:
+        """See ``Handle``: all chains at once but for the matching."""
+        scores, unit = self._bytes
+        groups, out = self.channels // self.m, np.empty_like(orders)
+        most = max(1, _SLICES // _blocks(scores.shape[1], _WORDS))  # chains that one grid takes
+        for part in self._pieces(len(orders), 4 * groups * (scores.shape[1] + groups + self.m + 3), most):
+            out[part] = self._assign(scores, orders[part], noise * unit, seeds[part])
+        return out
+
+    def _assign(self, scores: Any, orders: Ints, noise: Doubles, seeds: Ints) -> Ints:
+        chains, groups, words = len(orders), self.channels // self.m, scores.shape[1]
+        slots, index = (self._device.empty((chains, groups), np.int32) for _ in range(2))
+        bounds = self._device.empty((chains, groups, words), np.uint32)
+        sums = self._device.empty((chains, groups, groups), np.int32)
+        cost = self._device.staging((chains, groups, groups), np.int32)
+        state, seed = self._indices(orders), self._seeds(seeds)
+        slices = _blocks(words, _WORDS)
+        tiles = (_blocks(groups, _TILE[1]), _blocks(groups, _TILE[0]), chains * slices)
+        cells, threads_a_block = (groups, chains), 128
+        for move, temperature in enumerate(noise):
+            self._launch(
+                "open_slots", cells, threads_a_block, scores, words, state, seed, move, slots, index, bounds, sums
+            )
+            self._launch("sum_of_differences", tiles, 256, bounds, scores, index, groups, words, _WORDS, slices, sums)
+            self._launch("charge", cells, threads_a_block, sums, seed, move, temperature)
+            target = self._device.upload(_matchings(self._device.download(sums, cost)))
+            grid = (_blocks(chains * groups, 256),)
+            self._launch("close_slots", grid, 256, slots, index, target, groups, chains, state)
+        return self._device.download(state).astype(np.int64)
+
+    def _indices(self, array: Ints) -> Any:
+        return self._device.upload(np.ascontiguousarray(array, np.int32))
+
+    def _seeds(self, seeds: Ints) -> Any:
+        return self._device.upload(np.ascontiguousarray(seeds, np.int64).view(np.uint64))
+
+    def _pieces(self, count: int, bytes_each: int, most: int = 2**31) -> Iterator[slice]:
+        """``count`` things in pieces that fit into half of the free memory; one a piece where not even one does."""
+        size = min(most, max(1, self._device.room() // 2 // bytes_each))
+        return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def _matchings(cost: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The best matching ``(chains, groups)`` of every chain's costs, on threads."""
+    from sparselab.ops.cpu.matching import match
+    from sparselab.ops.threads import map_blocks, row_blocks
+
+    chains, groups = cost.shape[:2]
+    target = np.empty((chains, groups), np.int32)
+
+    def solve(block: slice) -> None:
+        for chain in range(block.start, block.stop):
+            match(cost[chain], groups, target[chain])
+
+    map_blocks(solve, row_blocks(chains, max(1, _A_THREADS_WORK // groups**2)))
+    return target

@@ -1,0 +1,192 @@
+"""What the kernels take, and launches that check it: a raw kernel would read anything it is handed as what it expects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparselab.ops.kernel_sources import kernel_source
+
+MAX_GROUP = 64
+
+# One compiled text each: the files, in order.
+MODULES = {
+    "search": ("common", "groups", "product", "swap_gains", "partitions", "deal", "anneal"),
+    "mask": ("mask_1d",),
+}
+
+# A parameter is ``dtype name`` or ``dtype name[shape]``. Equal names are equal sizes; M is the group's.
+SIGNATURES = {
+    "group_values": "float32 values[channels,rows], int64 rows, int32 groups[count,M], float64 out[count]",
+    "channel_sums": "float32 values[channels,rows], int64 rows, float64 out[channels]",
+    "boundaries": "float32 values[channels,rows], int64 rows, int32 groups[count,M], int32 skipped[count], "
+    "float32 bounds[count,rows], float64 base[count]",
+    "sum_of_maxima": "float32 left[lefts,rows], int32 lefts, float32 right[channels,rows], int32 index[rights], "
+    "int32 rights, int64 rows, int32 slice, float32 partial[slices,lefts,rights]",
+    "add_slices": "float32 partial[slices,lefts,rights], int32 slices, float64 base[lefts], int32 lefts, int32 rights, "
+    "float32 table[lefts,rights]",
+    "sum_of_differences": "uint32 left[chains,groups,words], uint32 right[channels,words], int32 index[chains,groups], "
+    "int32 groups, int64 words, int32 slice, int32 slices, int32 sums[chains,groups,groups]",
+    "swap_gains": "float32 there[count,channels], float32 back[channels,count], float64 value[groups], "
+    "int32 slots[count], int32 count, int32 channels, float32 gains[count,channels]",
+    "subset_values": "float32 values[channels,rows], int64 rows, int32 order[channels], int32 sets[sets,members], "
+    "int32 members, int32 subsets[count,M], int32 count, int32 chosen[sets,size], float64 worth[sets,count]",
+    "best_partitions": "int32 sets[sets,members], int32 members, int32 subsets[count,M], int32 count, "
+    "int32 parts[members,ways], int32 ways, int32 chosen[sets,size], float64 worth[sets,count], float64 value[groups], "
+    "float64 gains[sets], int32 dealt[sets,size]",
+    "open_slots": "uint32 scores[channels,words], int64 words, int32 orders[chains,channels], uint64 seeds[chains], "
+    "int64 move, int32 slots[chains,groups], int32 index[chains,groups], uint32 bounds[chains,groups,words], "
+    "int32 sums[chains,groups,groups]",
+    "charge": "int32 sums[chains,groups,groups], uint64 seeds[chains], int64 move, float64 temperature",
+    "close_slots": "int32 slots[chains,groups], int32 index[chains,groups], int32 target[chains,groups], int32 groups, "
+    "int32 chains, int32 orders[chains,channels]",
+    "anneal_swaps": "uint32 scores[channels,words], int64 words, int32 channels, uint64 seeds[chains], int64 steps, "
+    "float64 hot, float64 cooling, uint32 bounds[chains,channels,words], int32 own[chains,channels], "
+    "int32 orders[chains,channels], int32 best[chains,channels]",
+    "mask_1d": "float32 scores[groups,M], uint8 mask[groups,M], int64 groups",
+}
+
+
+class Device(Protocol):
+    """Where kernels run: arrays there and back, and launches. CuPy's in production, a CPU that plays GPU in the tests.
+
+    Arrays on it are opaque but for ``shape``, ``dtype`` and ``flags.c_contiguous``. All work is in the order it was
+    asked for.
+    """
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """An array on the device, its content undefined. Raises ``MemoryError``."""
+
+    def upload(self, array: NDArray[Any]) -> Any:
+        """A copy of a host array on the device. Raises ``MemoryError``."""
+
+    def download(self, array: Any, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """A copy of a device array on the host, in ``out`` where that is given; waits for all work before."""
+
+    def staging(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        """A host array that downloads go to quickly."""
+
+    def owns(self, array: Any) -> bool:
+        """Whether ``array`` is on this device."""
+
+    def room(self) -> int:
+        """Bytes that can still be allocated."""
+
+    def launch(
+        self,
+        module: str,
+        kernel: str,
+        n: int,
+        m: int,
+        grid: tuple[int, int, int],
+        threads: int,
+        arguments: Sequence[Any],
+    ) -> None:
+        """Start a kernel on checked arguments: device arrays and numpy scalars."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a kernel; ``shape`` is ``None`` for a number."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[str, ...] | None
+
+
+@cache
+def signature(kernel: str) -> tuple[Parameter, ...]:
+    """The parameters of a kernel.
+
+    >>> [parameter.name for parameter in signature("channel_sums")]
+    ['values', 'rows', 'out']
+    """
+    parameters = []
+    for text in SIGNATURES[kernel].split(", "):
+        dtype, _, rest = text.partition(" ")
+        name, bracket, shape = rest.rstrip("]").partition("[")
+        parameters.append(Parameter(name, np.dtype(dtype), tuple(shape.split(",")) if bracket else None))
+    return tuple(parameters)
+
+
+def module_of(kernel: str) -> str:
+    """The compiled text that holds ``kernel``."""
+    return "mask" if kernel == "mask_1d" else "search"
+
+
+def source(module: str) -> str:
+    """The text that is compiled: its files one after the other, never ``#include``, which caches do not look into."""
+    return "\n".join(kernel_source(name) for name in MODULES[module])
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """Kernels of one N:M on one device: ``launch("group_values", grid, threads, *arguments)``.
+
+    Raises ``ValueError`` for an array on another device, of another dtype or shape or not C-contiguous, for numbers that
+    do not fit their type, and for grids that no device takes.
+    """
+
+    device: Device
+    n: int
+    m: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.n <= self.m <= MAX_GROUP:
+            raise ValueError(
+                f"the CUDA kernels take groups of up to {MAX_GROUP} channels, got {self.n}:{self.m}; "
+                "backend='cpu' takes any"
+            )
+
+    def __call__(self, kernel: str, grid: tuple[int, ...], threads: int, *arguments: Any) -> None:
+        """Check, then launch; empty grids are no work."""
+        if 0 in grid:
+            return
+        full = (*grid, 1, 1)[:3]
+        if full[0] >= 2**31 or max(full[1:]) > 65_535 or threads % 32 or not 0 < threads <= 1024:
+            raise ValueError(f"kernel {kernel}: no device takes a grid of {full} blocks of {threads} threads")
+        checked = self._checked(kernel, arguments)
+        self.device.launch(module_of(kernel), kernel, self.n, self.m, (full[0], full[1], full[2]), threads, checked)
+
+    def _checked(self, kernel: str, arguments: Sequence[Any]) -> list[Any]:
+        parameters = signature(kernel)
+        if len(arguments) != len(parameters):
+            raise ValueError(f"kernel {kernel} takes {len(parameters)} arguments, got {len(arguments)}")
+        sizes = {"M": self.m}
+        checked = []
+        for parameter, argument in zip(parameters, arguments):
+            what = f"kernel {kernel}: {parameter.name}"
+            if parameter.shape is None:
+                checked.append(_number(parameter, argument, what))
+                if parameter.dtype.kind == "i":
+                    _agree(sizes, parameter.name, int(argument), what)
+                continue
+            if not self.device.owns(argument):
+                raise ValueError(f"{what} is not on the device it runs on, but a {type(argument).__name__}")
+            if argument.dtype != parameter.dtype or not argument.flags.c_contiguous:
+                order = "" if argument.flags.c_contiguous else ", not C-contiguous"
+                raise ValueError(f"{what} must be C-contiguous {parameter.dtype}, got {argument.dtype}{order}")
+            if len(argument.shape) != len(parameter.shape):
+                raise ValueError(f"{what} must be [{', '.join(parameter.shape)}], got shape {argument.shape}")
+            for name, size in zip(parameter.shape, argument.shape):
+                _agree(sizes, name, size, what)
+            checked.append(argument)
+        return checked
+
+
+def _number(parameter: Parameter, value: Any, what: str) -> Any:
+    if parameter.dtype.kind == "i":
+        limits = np.iinfo(parameter.dtype)
+        if int(value) != value or not limits.min <= value <= limits.max:
+            raise ValueError(f"{what} must be an {parameter.dtype}, got {value!r}")
+    return parameter.dtype.type(value)
+
+
+def _agree(sizes: dict[str, int], name: str, size: int, what: str) -> None:
+    if sizes.setdefault(name, size) != size:
+        raise ValueError(f"{what}: {name} is {size} here, and {sizes[name]} in an argument before")
