@@ -6,14 +6,20 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 EXTRAS := lab,zoo,dask,dev
 
-.PHONY: help install reproduce reproduce-full test lab bench lint notebooks clean
+# CuPy for the driver's CUDA: gpu is for 13, make GPU=gpu-cuda12 ... for 12.
+GPU ?= gpu
+GPU_READY := $(VENV)/.ready-$(GPU)
+
+.PHONY: help install reproduce reproduce-full test test-gpu lab bench bench-gpu lint notebooks clean
 
 help:
 	@echo "make reproduce       tables, figures and a report into results/ (quick)"
 	@echo "make reproduce-full  the same, everything (hours)"
 	@echo "make test            every test that runs without a GPU"
+	@echo "make test-gpu        the tests that need one (make GPU=gpu-cuda12 test-gpu for a CUDA 12 driver)"
 	@echo "make lab             JupyterLab on notebooks/"
 	@echo "make bench           timings beside the reference"
+	@echo "make bench-gpu       the search on a GPU beside the CPU, and beside Apex in SPARSELAB_APEX"
 	@echo "make lint            formatter, linter, type checker"
 	@echo "make notebooks       run all notebooks again and keep their outputs"
 	@echo "make install         only the set-up, in $(VENV)"
@@ -27,6 +33,10 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
 	touch $(READY)
 
+$(GPU_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS),$(GPU)]"
+	touch $(GPU_READY)
+
 reproduce: $(READY)
 	$(BIN)/sparselab reproduce all --quick --out results
 
@@ -36,11 +46,17 @@ reproduce-full: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest
 
+test-gpu: $(GPU_READY)
+	$(BIN)/python -m pytest -m gpu
+
 lab: $(READY)
 	JUPYTER_CONFIG_PATH="$(CURDIR)/.jupyter:$$JUPYTER_CONFIG_PATH" $(BIN)/jupyter lab notebooks
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
+
+bench-gpu: $(GPU_READY)
+	$(BIN)/python -m benchmarks gpu
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Run the benchmarks named on the command line, or all; print a table of each and save it to results/."""
+"""Run the benchmarks named on the command line, or all that need no GPU; print a table of each and save it to results/."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import benchmarks
+
+ON_A_GPU = {"gpu"}
 
 
 def main(names: list[str]) -> int:
@@ -22,7 +24,7 @@ def main(names: list[str]) -> int:
         return 2
     folder = Path("results")
     folder.mkdir(exist_ok=True)
-    for name in names or known:
+    for name in names or [name for name in known if name not in ON_A_GPU]:
         frame = importlib.import_module(f"benchmarks.bench_{name}").run()
         print(f"\n{name}\n{frame.to_string(index=False, float_format=lambda value: f'{value:.4g}')}")
         frame.to_csv(folder / f"bench_{name}.csv", index=False)

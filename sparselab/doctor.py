@@ -48,8 +48,9 @@ def examine() -> Iterator[Finding]:
     for extra, packages in PACKAGES.items():
         for module, package in packages.items():
             yield _package(module, package, extra)
-    yield _tried("backend cpu", _cpu_agrees)
+    yield _tried("backend cpu", lambda: _agrees("cpu"))
     yield _cuda()
+    yield _backend_cuda()
     yield _tried("cache folder", lambda: _writable(cache_dir()))
     yield _tried("store (SQLite)", _wal)
     found = sorted(path.name for path in data_dir().glob("*") if path.is_dir()) if data_dir().is_dir() else []
@@ -84,14 +85,14 @@ def _tried(what: str, attempt: Callable[[], str]) -> Finding:
         return Finding(what, "broken", f"{type(error).__name__}: {error}")
 
 
-def _cpu_agrees() -> str:
+def _agrees(backend: str) -> str:
     """A small search, compiled and in plain numpy, must find the same order."""
     import numpy as np
 
     from sparselab.permutation import search_permutation
 
     matrix = np.random.default_rng(0).integers(0, 100, (8, 16)).astype(np.float32)
-    results = [search_permutation(matrix, strategy="channel_swap", backend=name) for name in ("cpu", "reference")]
+    results = [search_permutation(matrix, strategy="channel_swap", backend=name) for name in (backend, "reference")]
     if not np.array_equal(results[0].order, results[1].order):
         raise RuntimeError("the compiled search and the reference disagree; empty the cache folder and try again")
     return "a search agrees with the reference"
@@ -108,6 +109,15 @@ def _cuda() -> Finding:
         return Finding("cuda", "missing", f"torch has CUDA {torch.version.cuda}, but sees no device or driver")
     names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
     return Finding("cuda", "ok", f"CUDA {torch.version.cuda}: {names}")
+
+
+def _backend_cuda() -> Finding:
+    from sparselab.ops import cuda
+
+    reason = cuda.missing()
+    if reason is not None:
+        return Finding("backend cuda", "missing", reason)
+    return _tried("backend cuda", lambda: _agrees("cuda"))
 
 
 def _writable(folder: Path) -> str:

@@ -31,6 +31,7 @@ PARTS: Mapping[str, str] = {
     "figure4": "sparselab.reproduce.figure4",
     "whitepaper": "sparselab.reproduce.whitepaper",
     "beyond": "sparselab.reproduce.beyond",
+    "architectures": "sparselab.reproduce.architectures",
     "transformers": "sparselab.reproduce.transformers",
     "schedules": "sparselab.reproduce.schedules",
 }

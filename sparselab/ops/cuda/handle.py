@@ -159,6 +159,7 @@ class CudaHandle:
         words, groups = scores.shape[1], self.channels // self.m
         if steps < 1 or groups < 2:
             return orders.copy()
+        hot, cold = hot * unit, cold * unit
         cooling = (cold / hot) ** (64 / steps) if hot > 0 else 1.0
         threads = min(256, 32 * _blocks(words, 32))
         out = np.empty_like(orders)
@@ -168,7 +169,7 @@ class CudaHandle:
             own, best = (self._device.empty((chains, self.channels), np.int32) for _ in range(2))
             self._launch(
                 "anneal_swaps", (chains,), threads,
-                scores, words, self.channels, self._seeds(seeds[part]), steps, hot * unit, cooling,
+                scores, words, self.channels, self._seeds(seeds[part]), steps, hot, cooling,
                 bounds, own, self._indices(orders[part]), best,
             )  # fmt: skip
             out[part] = self._device.download(best)
