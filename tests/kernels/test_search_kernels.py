@@ -114,6 +114,21 @@ def test_chains_make_the_moves_of_the_cpu(device, n, m, whole):
     assert (cuda.anneal(orders, 0, 0.0, 0.0, seeds) == orders).all()
 
 
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 2), (4, 8)])
+@pytest.mark.parametrize("most", [4, 1000])  # many equal gains, and few
+def test_best_swaps_are_those_of_the_cpu(device, n, m, most):
+    values, order, slots = integers(32, 6, most), np.random.default_rng(0).permutation(32), np.arange(8, 32)
+    ours, theirs = (each.swaps(order, slots) for each in (CudaHandle(values, n, m, device), load(values, n, m, "cpu")))
+    rounds = 0
+    while len(pairs := theirs.best(1e-5, 1e-6)):
+        assert sorted(ours.best(1e-5, 1e-6).tolist()) == sorted(pairs.tolist())
+        assert (ours.make(pairs) == theirs.make(pairs)).all()
+        assert (ours.values == theirs.values).all()
+        rounds += 1
+    assert rounds
+    assert not len(ours.best(1e-5, 1e-6))
+
+
 def test_many_groups_and_wide_chains(device):
     """More than one tile of groups and more words than one slice takes."""
     values = integers(280, 700)
@@ -216,6 +231,7 @@ def test_every_kernel_has_run(played):
     handle = load(integers(8, 5), 2, 4, "cuda")
     order = np.arange(8)
     primitives(load(integers(16, 5), 2, 4, "cuda"), np.arange(16), order, order)
+    handle.swaps(order, order).best(0.0, 0.0)
     handle.anneal(order[None], 5, 0.0, 0.0, np.array([1]))
     handle.assign(order[None], np.zeros(1), np.array([1]))
     assert set(played.launched) == set(kernels.SIGNATURES) - {"mask_1d"}
