@@ -16,7 +16,7 @@ from .device_on_cpu import CpuDevice
 
 pytestmark = pytest.mark.skipif(not device_on_cpu.available, reason="needs g++")
 
-PATTERNS = [(2, 4), (1, 4), (1, 2), (4, 8), (3, 3)]
+PATTERNS = [(2, 4), (1, 4), (4, 8), (3, 3)]
 SPECS = [
     "identity",
     "random,5",
@@ -61,8 +61,8 @@ def primitives(handle, order, slots, columns):
         "completions": handle.completions(groups[:3, :-1]),
         "swap_gains": handle.swap_gains(order, slots),
     }
-    if handle.m in (2, 4, 8):
-        sets = np.array([[0, 2], [1, 2], [0, 1], [2, 1]])
+    if handle.m in (4, 8):
+        sets = np.array([[0, 2], [1, 2], [0, 1], [2, 1]])[: 16 // handle.m - 1]
         gains, dealt = handle.best_partitions(order, sets, *partitions(2 * handle.m, handle.m))
         values |= {"gains": gains, "dealt": dealt / handle.scale}
     return {name: np.asarray(value) * handle.scale for name, value in values.items()}
@@ -114,7 +114,7 @@ def test_chains_make_the_moves_of_the_cpu(device, n, m, whole):
     assert (cuda.anneal(orders, 0, 0.0, 0.0, seeds) == orders).all()
 
 
-@pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 2), (4, 8)])
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 4), (4, 8)])
 @pytest.mark.parametrize("most", [4, 1000])  # many equal gains, and few
 def test_best_swaps_are_those_of_the_cpu(device, n, m, most):
     values, order, slots = integers(32, 6, most), np.random.default_rng(0).permutation(32), np.arange(8, 32)
