@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -12,33 +13,43 @@ from matplotlib.figure import Figure
 
 @dataclass(frozen=True)
 class Settings:
-    """What the parts of a reproduction may ask: ``full`` (hours rather than minutes) and whether to show progress bars."""
+    """What the parts of a reproduction may ask.
+
+    ``full``: hours rather than minutes. ``store``: the SQLite file that trials are kept in and resumed from; ``None`` runs
+    all anew. ``progress``: show progress bars.
+    """
 
     full: bool = False
     progress: bool = True
+    store: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """One part's result. ``text`` is Markdown; tables become ``NAME.csv``, figures ``NAME.png`` beside the report."""
+    """One part's result. ``text`` is Markdown; tables become ``NAME.csv``, figures ``NAME.png`` beside the report.
+
+    ``trial_seconds`` is what its trials took when they ran, which may have been in an earlier run that this one resumed.
+    """
 
     title: str
     text: str
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     figures: Mapping[str, Figure] = field(default_factory=dict)
+    trial_seconds: float = 0.0
 
     def write(self, folder: Path, name: str) -> None:
         """Write everything, the text as ``NAME.md``; a file is replaced only when the new one is complete."""
         for table, frame in self.tables.items():
-            _replace(folder / f"{table}.csv", frame.to_csv(index=False))
+            replace_file(folder / f"{table}.csv", frame.to_csv(index=False))
         for figure_name, figure in self.figures.items():
             partial = folder / f".{figure_name}.partial.png"
             figure.savefig(partial)
             partial.replace(folder / f"{figure_name}.png")
-        _replace(folder / f"{name}.md", f"## {self.title}\n\n{self.text.strip()}\n")
+        replace_file(folder / f"{name}.md", f"## {self.title}\n\n{self.text.strip()}\n")
 
 
-def _replace(file: Path, text: str) -> None:
+def replace_file(file: Path, text: str) -> None:
+    """Write ``text`` to ``file``, which is as it was until all is written."""
     partial = file.with_name(f".{file.name}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(file)
@@ -66,3 +77,8 @@ def _cell(value: object, spec: str) -> str:
     if isinstance(value, float) and value != value:
         return ""
     return format(value, spec).replace("|", "\\|")
+
+
+def rows_of(frame: pd.DataFrame) -> Iterator[Any]:
+    """``frame``'s rows with a column an attribute, untyped: what pandas could hold in a cell is no help."""
+    yield from frame.itertuples(index=False)

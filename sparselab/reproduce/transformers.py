@@ -77,22 +77,21 @@ def agreement(task: Task, first: nn.Module, second: nn.Module, *, batch_size: in
 
 
 def run(settings: Settings) -> Section:
-    """How much of MiniLM moves and what that changes; in full also its accuracy, sparse, before and after fine-tuning."""
+    """How much of MiniLM moves, what that changes, and its accuracy when sparse, before and after fine-tuning."""
+    if not settings.full:
+        return Section(TITLE, "MiniLM on movie sentiment takes minutes a row: `--full` has it.")
     comparison = Comparison()
     try:
         task = get_task(comparison.task)
     except (FileNotFoundError, ModuleNotFoundError) as error:
         return Section(TITLE, f"**MiniLM** was skipped: {error}.")
-    model = dense_baseline(task, progress=settings.progress)[0] if settings.full else task.model()
+    model, _ = dense_baseline(task, progress=settings.progress)
     permuted = copy.deepcopy(model)
-    report = permute(permuted, task.example_inputs, "2:4", strategy="auto" if settings.full else "channel_swap")
-    text = [_moved(report)]
-    tables = {"transformers_weights": report.weights}
-    if settings.full:
-        frame = comparison.frame(progress=settings.progress)
-        text += [_agreed(agreement(task, model, permuted), len(task.eval_data)), accuracy_table(frame)]
-        tables["transformers"] = frame
-    return Section(TITLE, "\n\n".join(text), tables)
+    report = permute(permuted, task.example_inputs, "2:4")
+    agreed = agreement(task, model, permuted)
+    frame = comparison.frame(progress=settings.progress)
+    text = [_moved(report), _agreed(agreed, len(task.eval_data)), accuracy_table(frame)]
+    return Section(TITLE, "\n\n".join(text), {"transformers": frame, "transformers_weights": report.weights})
 
 
 def _moved(report: PermutationReport) -> str:
@@ -116,8 +115,9 @@ def _agreed(found: Agreement, examples: int) -> str:
 def accuracy_table(frame: pd.DataFrame) -> str:
     """The frame of a ``Comparison`` as a Markdown table: means over seeds, a row a pattern, saliency and channels."""
     done = frame[frame["state"] == "done"].copy()
-    done["channels"] = [CHANNELS.get(name if isinstance(name, str) else None, name) for name in done["permutation"]]
-    done["pattern"] = done["pattern"].fillna("dense")
+    done["channels"] = [CHANNELS[name if isinstance(name, str) else None] for name in done["permutation"]]
+    done["pattern"] = done["pattern"].astype(object).fillna("dense")
+    done["saliency"] = done["saliency"].astype(object)
     measures = {"retained_percent": "magnitude retained, %", "pruned_top1": "one shot", "finetuned_top1": "fine-tuned"}
     table = (
         done.groupby(["pattern", "saliency", "channels"], sort=False)[list(measures)].mean().rename(columns=measures)

@@ -21,13 +21,15 @@ from sparselab.tasks.task import Recipe, Task
 class Cifar10:
     """50,000 pictures to train on, 10,000 to evaluate.
 
-    ``folder`` holds ``train.parquet`` and ``test.parquet`` with the columns ``img.bytes`` (or ``img`` with ``bytes``) and
-    ``label``; by default ``cifar10`` in the data folder (``$SPARSELAB_DATA``).
+    ``examples`` and ``held_out`` take only the first of the pictures to train on and to evaluate. ``folder`` holds
+    ``train.parquet`` and ``test.parquet`` with the columns ``img.bytes`` (or ``img`` with ``bytes``) and ``label``; by
+    default ``cifar10`` in the data folder (``$SPARSELAB_DATA``).
     """
 
     network: str = "residual"
     epochs: float = 5.0
     examples: int | None = None
+    held_out: int | None = None
     folder: str | None = None
 
     def __call__(self) -> Task:
@@ -39,7 +41,7 @@ class Cifar10:
             name=f"cifar10_{self.network}",
             model=functools.partial(NETWORKS[self.network], 3, 10),
             train_data=read_parquet(folder / "train.parquet", self.examples),
-            eval_data=read_parquet(folder / "test.parquet"),
+            eval_data=read_parquet(folder / "test.parquet", self.held_out),
             example_inputs=torch.zeros(2, 3, 32, 32),
             recipe=Recipe("sgd,0.1", epochs=self.epochs, batch_size=128, warmup=0.1),
             finetuning=Recipe("sgd,0.02", epochs=self.epochs, batch_size=128),

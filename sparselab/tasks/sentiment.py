@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparselab.paths import data_dir
 from sparselab.tasks.task import Batch, Recipe, Task
@@ -57,7 +57,7 @@ class Sentiment:
         tokenizer = _from_package("AutoTokenizer")
         return Task(
             name="sentiment",
-            model=lambda: _from_package("AutoModelForSequenceClassification", num_labels=2),
+            model=minilm,
             train_data=Texts(train[0][: self.examples], train[1][: self.examples], tokenizer, self.length),
             eval_data=Texts(held_out[0][: self.held_out], held_out[1][: self.held_out], tokenizer, self.length),
             example_inputs=dict(tokenizer(["a good film", "a bad film"], return_tensors="pt")),
@@ -65,6 +65,12 @@ class Sentiment:
             include=("*encoder*",),
             version=f"{self.length} tokens",
         )
+
+
+def minilm(labels: int = 2) -> nn.Module:
+    """MiniLM-L6 with its real weights under a fresh head, in evaluation mode; ``ModuleNotFoundError`` says what is missing."""
+    model: nn.Module = _from_package("AutoModelForSequenceClassification", num_labels=labels)
+    return model.eval()
 
 
 def _read(folder: Path, part: str) -> tuple[tuple[str, ...], Tensor]:

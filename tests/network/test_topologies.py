@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sparselab.network.analysis import analyse
+from sparselab.network.freedom import free_axes
+
 from . import zoo_attention  # noqa: F401  (it registers itself)
 from .helpers import moved_dims, shuffled
 from .zoo import ZOO
@@ -21,3 +24,29 @@ def test_random_orders_of_every_axis_change_nothing(name: str) -> None:
         moved |= {f"{tensor}:{dim}" for tensor, dim in moved_dims(plan)}
     assert set(topology.moves) <= moved
     assert not set(topology.stays) & moved
+
+
+def contexts_of_the_width(name: str) -> set[int]:
+    """How many orders the widths of heads, 6 units each, may take."""
+    topology = ZOO[name]
+    axes = free_axes(analyse(topology.build().double(), topology.inputs().double()))
+    return {axis.contexts for axis in axes if axis.size == 6}
+
+
+def test_each_head_has_an_order_of_its_own_unless_heads_are_mixed() -> None:
+    assert contexts_of_the_width("HandWrittenAttention") == {4}
+    for name in (
+        "SoftmaxOverHeads",
+        "SharedHeadProjection",
+    ):  # of q with k there is one for each head, of v there is not
+        assert contexts_of_the_width(name) == {1, 4}
+
+
+def test_pairs_that_are_turned_together_stay() -> None:
+    topology = ZOO["RotaryPairs"]
+    for seed in range(3):
+        plan, _, _ = shuffled(topology.build(), topology.inputs(), seed)
+        for move in plan.moves:
+            if move.names[0] == "q.weight" and move.first == 0:
+                within = move.order.reshape(-1, 6) % 6  # heads may change places, what is inside may not
+                assert (within == range(6)).all()

@@ -243,3 +243,116 @@ class GramMatrix(nn.Module):
     def forward(self, x):
         x = self.inp(x)
         return self.out((x[:, :, None] * x[:, None, :]).flatten(1))
+
+
+# ------------------------------------------------------------------------------- masks, biases, scales, rotations
+
+
+@topology(vectors(2, 7, 5), _MOVES)
+class CausalByHand(_Attention):
+    def attend(self, q, k, v):
+        future = torch.ones(7, 7, dtype=torch.bool).triu(1)
+        return (q @ k.transpose(-2, -1)).masked_fill(future, float("-inf")).softmax(-1) @ v
+
+
+@topology(vectors(2, 7, 5), _MOVES)
+class AdditiveMaskSDPA(_Attention):
+    def attend(self, q, k, v):
+        mask = torch.zeros(7, 7).to(q).masked_fill(torch.ones(7, 7, dtype=torch.bool).triu(1), float("-inf"))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+@topology(vectors(2, 7, 5), _MOVES + " bias:0", "bias:1 bias:2")
+class LearnedBiasSDPA(_Attention):
+    """A bias for every head is added to the scores: it moves with the heads, its positions stay."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.empty(self.heads, 7, 7))
+
+    def attend(self, q, k, v):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias)
+
+
+@topology(vectors(2, 7, 5), _MOVES)
+class RotaryPairs(_Attention):
+    """Neighbours are turned together, as in GPT-J: the widths of q and k stay, those of v move."""
+
+    def attend(self, q, k, v):
+        angle = torch.arange(7.0).to(q)[:, None] * torch.tensor([1.0, 0.1, 0.01]).to(q)
+        cos, sin = angle.cos(), angle.sin()
+
+        def turned(x):
+            even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+            return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2)
+
+        return super().attend(turned(q), turned(k), v)
+
+
+@topology(
+    vectors(2, 7, 5),
+    "inp.weight:0 norm.weight:0 scale:0 gate.weight:0 up.weight:0 down.weight:1 down.weight:0 both.weight:1 back.weight:1 last.weight:1",
+)
+class GatedBlocks(nn.Module):
+    """SwiGLU in two projections, GEGLU in one, layer scale and RMSNorm around them."""
+
+    def __init__(self):
+        super().__init__()
+        self.inp, self.last, self.norm = nn.Linear(5, 16), nn.Linear(16, 3), nn.RMSNorm(16)
+        self.gate, self.up, self.down = (nn.Linear(a, b, bias=False) for a, b in ((16, 24), (16, 24), (24, 16)))
+        self.both, self.back, self.scale = nn.Linear(16, 40), nn.Linear(20, 16), nn.Parameter(torch.empty(16))
+
+    def forward(self, x):
+        x = self.inp(x)
+        y = self.norm(x)
+        x = x + self.scale * self.down(F.silu(self.gate(y)) * self.up(y))
+        gate, value = self.both(self.norm(x)).chunk(2, -1)
+        return self.last(x + self.scale * self.back(F.gelu(gate) * value))
+
+
+@topology(
+    picture(),
+    "patch.weight:0 qkv.weight:0 qkv.weight:1 table:1 out.weight:1 out.weight:0 last.weight:1",
+    "table:0",
+)
+class ShiftedWindows(nn.Module):
+    """Attention within windows of a rolled picture, with a relative position bias looked up for every head (Swin)."""
+
+    heads = 3
+
+    def __init__(self):
+        super().__init__()
+        self.patch, self.last = nn.Conv2d(3, 12, 2, stride=2), nn.Linear(12, 2)
+        self.qkv, self.out = nn.Linear(12, 36), nn.Linear(12, 12)
+        self.table = nn.Parameter(torch.empty(9, self.heads))
+        place = torch.stack(torch.meshgrid(torch.arange(2), torch.arange(2), indexing="ij")).flatten(1)
+        apart = (place[:, :, None] - place[:, None]) + 1
+        self.register_buffer("index", 3 * apart[0] + apart[1])
+
+    def forward(self, x):
+        x = self.patch(x).permute(0, 2, 3, 1)
+        b, h, w, c = x.shape
+        y = x.roll((-1, -1), (1, 2)).view(b, h // 2, 2, w // 2, 2, c).transpose(2, 3).reshape(-1, 4, c)
+        q, k, v = self.qkv(y).view(-1, 4, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        bias = self.table[self.index.view(-1)].view(4, 4, self.heads).permute(2, 0, 1)
+        y = ((q @ k.transpose(-2, -1) + bias).softmax(-1) @ v).transpose(1, 2).reshape(-1, 4, c)
+        y = self.out(y).view(b, h // 2, w // 2, 2, 2, c).transpose(2, 3).reshape(b, h, w, c).roll((1, 1), (1, 2))
+        return self.last((x + y).mean((1, 2)))
+
+
+@topology(
+    vectors(2, 7, 5),
+    "inp.weight:0 mha.q_proj_weight:1 mha.k_proj_weight:1 mha.v_proj_weight:0 mha.v_proj_weight:1 mha.out_proj.weight:1 other.weight:0 out.weight:1",
+)
+class AttentionOfTwoWidths(nn.Module):
+    """Queries and keys of different widths have weights of their own; a mask is added."""
+
+    def __init__(self):
+        super().__init__()
+        self.inp, self.other, self.out = nn.Linear(5, 16), nn.Linear(5, 12), nn.Linear(16, 2)
+        self.mha = nn.MultiheadAttention(16, 4, kdim=12, vdim=12, batch_first=True)
+
+    def forward(self, x):
+        memory = F.relu(self.other(x))
+        future = torch.ones(7, 7, dtype=torch.bool).triu(1)
+        return self.out(self.mha(F.relu(self.inp(x)), memory, memory, attn_mask=future, need_weights=False)[0])

@@ -1,14 +1,11 @@
-from collections import OrderedDict
-
 import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 import sparselab as sl
-from sparselab.reproduce import PARTS, Section, Settings, layers, network, pictures, reproduce, search
+from sparselab.reproduce import PARTS, Section, Settings, layers, network, reproduce, search, table2
 from sparselab.reproduce.section import markdown_table
-from sparselab.tasks import LabelledPictures
 
 
 def test_markdown_table():
@@ -30,13 +27,35 @@ def test_a_section_is_written_whole(tmp_path):
 
 def test_the_report_holds_every_part_that_is_there(tmp_path, monkeypatch):
     monkeypatch.setattr(layers, "run", lambda settings: Section("Layers", "L"))
-    monkeypatch.setattr(pictures, "run", lambda settings: Section("Pictures", "P"))
+    monkeypatch.setattr(search, "run", lambda settings: Section("Search", "S", trial_seconds=7200))
     quiet = Settings(progress=False)
-    first = reproduce("pictures", tmp_path, quiet).read_text()
-    assert "## Pictures" in first
+    first = reproduce("search", tmp_path, quiet).read_text()
+    assert "## Search" in first
     assert "## Layers" not in first
-    both = reproduce("layers", tmp_path, quiet).read_text()
-    assert both.index("## Layers") < both.index("## Pictures")
+    both = reproduce("layers", tmp_path, Settings(full=True, progress=False)).read_text()
+    assert both.index("## Layers") < both.index("## Search")
+    runs = pd.read_csv(tmp_path / "runs.csv").set_index("part")
+    assert list(runs.index) == ["layers", "search"]
+    assert list(runs["form"]) == ["full", "quick"]
+    assert runs.loc["search", "seconds"] < 60, "quick trials are never resumed, so only this run counts"
+    again = reproduce("search", tmp_path, Settings(full=True, progress=False)).read_text()
+    assert "120.0 minutes of work" in again, "a resumed run counts what its trials took"
+
+
+def test_only_full_trials_are_kept(tmp_path, monkeypatch):
+    stores = []
+
+    def run(settings):
+        stores.append(settings.store)
+        settings.store.touch()
+        return Section("Search", "S")
+
+    monkeypatch.setattr(search, "run", run)
+    reproduce("search", tmp_path, Settings(progress=False))
+    reproduce("search", tmp_path, Settings(full=True, progress=False))
+    reproduce("search", tmp_path, Settings(full=True, progress=False, store=tmp_path / "mine"))
+    assert not stores[0].exists()
+    assert stores[1:] == [tmp_path / "trials.sqlite", tmp_path / "mine"]
 
 
 def test_unknown_parts_are_refused_before_anything_is_written(tmp_path):
@@ -45,11 +64,14 @@ def test_unknown_parts_are_refused_before_anything_is_written(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_without_pictures_the_part_says_where_it_looked(tmp_path, monkeypatch):
+def test_without_data_a_part_says_where_it_looked(tmp_path, monkeypatch):
     monkeypatch.setenv("SPARSELAB_DATA", str(tmp_path))
-    section = pictures.run(Settings(progress=False))
-    assert "Skipped: no labelled pictures" in section.text
+    monkeypatch.setattr(table2, "QUICK", table2.QUICK[-1:])
+    section = table2.run(Settings(progress=False))
+    assert "was skipped: no labelled pictures" in section.text
     assert str(tmp_path / "imagenet-sample") in section.text
+    assert "was skipped: no CIFAR-10" in section.text
+    assert section.tables["table2"].empty
 
 
 def test_permuted_layers_has_consistent_columns():
@@ -69,36 +91,3 @@ def test_layers_before_and_after_side_by_side():
     assert list(frame["layer"]) == ["0.weight", "2.weight", "3.weight"]
     assert frame["permuted_lost_percent"][1] < frame["lost_percent"][1]
     assert (frame["ideal_lost_percent"] <= frame["permuted_lost_percent"] + 1e-6).all()
-
-
-def test_the_listing_agrees_with_the_authors():
-    frame = search.listing().set_index("strategy")
-    greedy = frame.loc[["channel_swap,0", "stripe_groups,8,0", "stripe_groups,12,0"]]
-    assert (greedy["retained"] - greedy["authors retained"]).abs().max() < 0.01
-    assert frame["efficacy"].idxmax() == "optimal"
-    assert frame.loc["auto", "efficacy"] > 38
-
-
-def test_quality_against_time_has_a_bound_and_every_strategy():
-    frame = search.quality_against_time([(8, 16)])
-    assert set(frame["strategy"]) == {*search.STRATEGIES, "auto"}
-    assert (frame["efficacy"] <= frame["bound"] + 1e-3).all()
-    assert frame[frame["strategy"].isin(["auto", "optimal"])]["efficacy"].nunique() == 1
-
-
-def test_accuracies_has_the_control(monkeypatch):
-    def small():
-        torch.manual_seed(0)
-        blocks = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))
-        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
-        return nn.Sequential(OrderedDict(stem=nn.Conv2d(3, 8, 3), _blocks=blocks, head=head)).eval()
-
-    monkeypatch.setattr(pictures, "efficientnet_lite0", small)
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(256, (8, 3, 16, 16), dtype=torch.uint8, generator=generator)
-    frame = pictures.accuracies(LabelledPictures(pixels, torch.arange(8) % 4), seeds=(0, 1))
-    assert list(frame["network"]) == ["dense", "2:4", *[pictures.RANDOM, pictures.PERMUTED] * 2]
-    lost = frame.groupby("network")["magnitude lost"].mean()
-    assert lost["dense"] == 0
-    assert lost[pictures.PERMUTED] < lost["2:4"]
-    assert frame["batch norm re-estimated"].between(0, 100).all()

@@ -1,0 +1,112 @@
+"""Networks that are trained here: dense, pruned in one shot, and after the training is repeated with the masks."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from sparselab.network.control import random_plan
+from sparselab.reproduce.answers import answers
+from sparselab.reproduce.section import Settings
+from sparselab.reproduce.trials import loaded_task, run_trials
+from sparselab.sweeps.trial import Trial
+from sparselab.tasks import Task, dense_baseline, recalibrate, train
+from sparselab.training.sparsifier import Sparsifier
+
+DENSE = "dense"
+AS_TRAINED, RANDOM, PERMUTED = "as trained", "random order", "permuted"
+CHANNELS = (AS_TRAINED, RANDOM, PERMUTED)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Which task is run how: ``dense_steps`` of training and ``steps`` of fine-tuning (``None``: what its recipes say)."""
+
+    task: str
+    seeds: int
+    patterns: tuple[str, ...] = ("2:4", "1:4", "1:8")
+    dense_steps: int | None = None
+    steps: int | None = None
+
+    def cases(self) -> list[dict[str, Any]]:
+        """The trials, seed by seed, so that a sweep that is stopped has whole seeds."""
+        one_seed = [(DENSE, AS_TRAINED), *((pattern, channels) for pattern in self.patterns for channels in CHANNELS)]
+        return [
+            {
+                "name": self.task,
+                "pattern": pattern,
+                "channels": channels,
+                "seed": seed,
+                "dense_steps": self.dense_steps,
+                "steps": self.steps,
+            }
+            for seed in range(self.seeds)
+            for pattern, channels in one_seed
+        ]
+
+
+def compare(comparison: Comparison, settings: Settings) -> pd.DataFrame:
+    """A row a trial. Raises ``FileNotFoundError`` or ``ModuleNotFoundError`` where the task's data are missing."""
+    loaded_task(comparison.task)
+    return run_trials(trial, settings, trials=comparison.cases())
+
+
+def trial(trial: Trial) -> dict[str, Any]:
+    """Prune the dense network of ``seed``, re-estimate its batch norms, and repeat the training with its masks.
+
+    A random order is the control for luck: every axis of the network in an order that ignores the weights. The dense
+    network is trained on alike. ``one_shot_divergence`` is from the dense network's answers, before fine-tuning.
+    """
+    task = loaded_task(trial.name)
+    model, _ = dense_baseline(task, seed=trial.seed, steps=trial.dense_steps)
+    dense = answers(task, model)
+    started = time.perf_counter()
+    sparsifier = None if trial.pattern == DENSE else pruned(task, model, trial.pattern, trial.channels, trial.seed)
+    one_shot = answers(task, model)
+    train(
+        task,
+        model,
+        recipe=task.finetuning_recipe,
+        steps=trial.steps,
+        seed=trial.seed + 1000,  # other batches than those it was trained with
+        sparsifier=sparsifier,
+    )
+    return {
+        "dense_top1": dense.top1,
+        "retained_percent": retained_percent(sparsifier),
+        "one_shot_top1": one_shot.top1,
+        "one_shot_divergence": one_shot.divergence_from(dense),
+        "finetuned_top1": answers(task, model).top1,
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def pruned(task: Task, model: nn.Module, pattern: str, channels: str, seed: int) -> Sparsifier:
+    """Prune ``model`` in place with its ``channels`` as they are, permuted or in random order; batch norms re-estimated."""
+    if channels == RANDOM:
+        random_plan(model, task.example_inputs, seed).apply(model)
+    inputs = task.example_inputs if channels == PERMUTED else None
+    sparsifier = Sparsifier(model, pattern, include=task.include, example_inputs=inputs)
+    sparsifier.compute()
+    recalibrate(task, model, seed=seed)
+    return sparsifier
+
+
+def retained_percent(sparsifier: Sparsifier | None) -> float:
+    """The share of the magnitude of all sparse layers together that their masks kept."""
+    if sparsifier is None:
+        return 100.0
+    kept = {layer.name: float(layer.weight.detach().abs().sum()) for layer in sparsifier.weights.layers}
+    total = sum(kept[name] / sparsifier.weights.shares[name] for name in kept)
+    return 100 * sum(kept.values()) / total
+
+
+def paired(frame: pd.DataFrame, pattern: str, value: str, against: str) -> list[float]:
+    """``value`` of the permuted network minus that with channels ``against``, for every task (``name``) and seed."""
+    rows = frame[frame["pattern"] == pattern].pivot_table(index=["name", "seed"], columns="channels", values=value)
+    difference: pd.Series[float] = (rows[PERMUTED] - rows[against]).dropna()
+    return difference.tolist()
