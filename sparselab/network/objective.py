@@ -186,6 +186,14 @@ def _sample(
     return SearchProblem.from_matrix(np.concatenate(parts)) if parts else None
 
 
+def touched_columns(axis: Axis, consumer: Consumer, m: int) -> Indices:
+    """The columns of all groups of ``m`` in which ``axis`` enters ``consumer``, rising; none where it cannot be searched."""
+    entry = _entry(axis, consumer)
+    groups = np.unique(entry.columns // m) if entry else np.empty(0, np.int64)
+    touched: Indices = (groups[:, None] * m + np.arange(m)).ravel()
+    return touched
+
+
 def _terms(axis: Axis, entry: _Entry, matrix: Tensor, context: int, units: Indices, m: int) -> Iterator[Term]:
     index = dict(zip(axis.outer, np.unravel_index(context, [leaf.size for leaf in axis.outer]), strict=True))
     columns = entry.columns[_ravel([(leaf, index[leaf]) for leaf in entry.column_leaves])]

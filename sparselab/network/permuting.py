@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -17,19 +15,17 @@ from torch import nn
 from sparselab.eligibility import LayerWeight
 from sparselab.modes import unwrap
 from sparselab.network.analysis import Analysis, Member, analyse
-from sparselab.network.axes import Indices, reasons_of
+from sparselab.network.axes import reasons_of
 from sparselab.network.freedom import Axis, Orders, free_axes
-from sparselab.network.interrupts import interrupts_noticed
-from sparselab.network.objective import Consumer, Place, consumers_of, objectives
+from sparselab.network.objective import Consumer, consumers_of
 from sparselab.network.plan import Plan
-from sparselab.network.problems import axis_members, axis_names, chosen_layers, layer_scores
+from sparselab.network.problems import axis_members, axis_names, chosen_layers
 from sparselab.network.ranks import on_one_rank
 from sparselab.network.report import COLUMNS, PermutationReport
+from sparselab.network.searching import AxisSearch, SearchSettings, search_each, search_in_turn
 from sparselab.network.tracing import UntraceableError
 from sparselab.network.verify import Verdict, Witness, verify
 from sparselab.patterns import Pattern
-from sparselab.permutation import SearchResult, search_permutation
-from sparselab.permutation.problem import MAX_CHANNELS
 from sparselab.permutation.strategy import Strategy
 from sparselab.saliency import ModelSaliency
 
@@ -69,7 +65,10 @@ def permute(
     an axis had to be rolled back. An interruption leaves the model as it was or wholly permuted. Where a process group is
     initialised every rank has to call this: rank 0 searches, and all ranks apply its plan.
 
-    Raises ``ValueError`` for patterns without groups along the input channels, for names in ``include`` that match
+    For a 2d pattern (``"m4n2_2d_best"``, M up to 4) a weight's rows count as its columns do: axes are searched in turn, from
+    the better of the orders for ``"2:4"`` and none, until that gains nothing more (``network/both_ways.py``).
+
+    Raises ``ValueError`` for patterns that no order can be searched for, for names in ``include`` that match
     nothing, and for a model that is masked already.
 
     >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
@@ -77,14 +76,12 @@ def permute(
     >>> report.frame[["axis", "size", "consumers"]].values.tolist()
     [['0.weight:0', 16, ('2.weight',)], ['0.weight:1', 8, ('0.weight',)]]
     """
-    parsed = Pattern.parse(pattern)
-    parsed.require_nm("permute")
     if verify not in (True, False, OWN_DTYPE):
         raise ValueError(f"verify is True, False or {OWN_DTYPE!r}, got {verify!r}")
+    settings = SearchSettings(Pattern.parse(pattern), strategy, saliency, seed, backend)
     inner = unwrap(model)
-    layers = chosen_layers(inner, parsed, include, exclude)
-    search = _Settings(parsed, strategy, saliency, seed, backend)
-    report = on_one_rank(lambda: _found(inner, example_inputs, layers, search, verify, strict))
+    layers = chosen_layers(inner, settings.pattern, include, exclude)
+    report = on_one_rank(lambda: _found(inner, example_inputs, layers, settings, verify, strict))
     report.plan.apply(inner, optimizer)
     return report
 
@@ -93,7 +90,7 @@ def _found(
     model: nn.Module,
     example_inputs: Any,
     layers: Sequence[LayerWeight],
-    settings: _Settings,
+    settings: SearchSettings,
     verify: bool | str,
     strict: bool,
 ) -> PermutationReport:
@@ -106,7 +103,12 @@ def _found(
             raise
         return _untraceable(layers, settings.pattern, str(error), time.perf_counter() - started)
     consumers = consumers_of(analysis, layers)
-    searches = _search_all(analysis, consumers, settings)
+    axes = free_axes(analysis)
+    if settings.pattern.both_ways:
+        in_turn = search_in_turn(analysis, axes, consumers, settings)
+        searches, before, after = in_turn.searches, in_turn.before, in_turn.after
+    else:
+        searches, before, after = search_each(axes, consumers, settings), {}, {}
     orders = {search.axis: search.orders for search in searches if search.status == "permuted"}
     verdict = None
     if verify and orders:
@@ -121,7 +123,7 @@ def _found(
         orders = {axis: order for axis, order in orders.items() if axis not in verdict.blamed}
     members = axis_members(analysis, [search.axis for search in searches])
     return PermutationReport(
-        _frame(searches, consumers, members, layers),
+        _frame(searches, consumers, members, layers, before, after),
         _weights(searches, consumers, layers),
         Plan.from_orders(analysis, orders),
         str(settings.pattern),
@@ -132,104 +134,6 @@ def _found(
         ),
         seconds=time.perf_counter() - started,
     )
-
-
-# ------------------------------------------------------------------------------------------------------------ search
-
-
-@dataclass
-class _Search:
-    """What was found for one axis."""
-
-    axis: Axis
-    consumers: tuple[Consumer, ...]
-    orders: Indices
-    searched: bool = False
-    baseline: float = 0.0
-    retained: float = 0.0
-    ideal: float = 0.0
-    seconds: float = 0.0
-    status: str = "kept"
-    reason: str = "no better order was found"
-
-    def add(self, place: Place, result: SearchResult) -> None:
-        """One context's result."""
-        order = place.order(result.order)
-        self.orders[place.context] = order
-        self.searched = True
-        self.baseline += result.baseline
-        self.retained += result.retained
-        self.ideal += result.ideal
-        self.seconds += result.seconds
-        if (order != np.arange(self.axis.size)).any():
-            self.status, self.reason = "permuted", ""
-
-    @property
-    def efficacy(self) -> float:
-        room = self.ideal - self.baseline
-        return 100.0 * (self.retained - self.baseline) / room if room > 1e-12 * abs(self.ideal) else 100.0
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """How to search."""
-
-    pattern: Pattern
-    strategy: str | Strategy
-    saliency: ModelSaliency
-    seed: int
-    backend: str
-
-    @property
-    def m(self) -> int:
-        """The size of a group."""
-        return self.pattern.require_nm("permute")[1]
-
-
-def _search_all(analysis: Analysis, consumers: Sequence[Consumer], settings: _Settings) -> list[_Search]:
-    """An order for every axis that a consumer reads."""
-    searches: list[_Search] = []
-    with interrupts_noticed() as raise_if_interrupted:
-        for number, axis in enumerate(free_axes(analysis)):
-            readers = tuple(consumer for consumer in consumers if consumer.reads(axis))
-            if not readers:
-                continue
-            searches.append(search := _Search(axis, readers, axis.identity()))
-            if axis.size > MAX_CHANNELS:
-                search.reason = f"{axis.size} units are more than the {MAX_CHANNELS} that can be searched"
-                continue
-            found = _search_axis(axis, readers, settings, number, raise_if_interrupted)
-            if not found:
-                search.reason = f"its units do not fill groups of {settings.m} in any weight that reads it"
-            for place, result in found:  # what was searched is no longer in memory
-                search.add(place, place.counted(result))
-                raise_if_interrupted()
-    return searches
-
-
-def _search_axis(
-    axis: Axis,
-    readers: Sequence[Consumer],
-    settings: _Settings,
-    number: int,
-    raise_if_interrupted: Callable[[], None],
-) -> list[tuple[Place, SearchResult]]:
-    """What was found for each context in which there is something to search."""
-    found = []
-    for objective in objectives(
-        axis, readers, layer_scores(settings.saliency), settings.m, seed=settings.seed + number
-    ):
-        if objective.problem is not None:
-            result = search_permutation(
-                objective.problem,
-                settings.pattern,
-                strategy=settings.strategy,
-                seed=settings.seed + 1_000 * number + objective.place.context,
-                backend=settings.backend,
-            )
-            found.append((objective.place, result))
-        raise_if_interrupted()
-    return found
 
 
 def _verified(witness: Witness, analysis: Analysis, orders: Orders) -> Verdict:
@@ -249,10 +153,12 @@ def _verified(witness: Witness, analysis: Analysis, orders: Orders) -> Verdict:
 
 
 def _frame(
-    searches: Sequence[_Search],
+    searches: Sequence[AxisSearch],
     consumers: Sequence[Consumer],
     moved: Mapping[Axis, tuple[str, ...]],
     layers: Sequence[LayerWeight],
+    before: Mapping[str, float],
+    after: Mapping[str, float],
 ) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for search, name in zip(searches, axis_names(moved[search.axis] for search in searches)):
@@ -270,14 +176,19 @@ def _frame(
         )
     reading = {consumer.name for search in searches for consumer in search.consumers}
     members = {consumer.name: consumer.member for consumer in consumers}
-    rows += [_pinned_row(layer, members.get(layer.name)) for layer in layers if layer.name not in reading]
+    for layer in layers:
+        if layer.name not in reading:
+            row = _pinned_row(layer, members.get(layer.name))
+            row["baseline"] = before.get(layer.name, math.nan)
+            row["retained"] = after.get(layer.name, math.nan)  # its rows may have moved
+            rows.append(row)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 _UNKNOWN = dict.fromkeys(("baseline", "retained", "ideal", "efficacy"), math.nan)
 
 
-def _worth(search: _Search) -> dict[str, float]:
+def _worth(search: AxisSearch) -> dict[str, float]:
     if not search.searched:
         return _UNKNOWN
     back = search.status == "rolled_back"
@@ -308,7 +219,9 @@ def _pinned_row(layer: LayerWeight, member: Member | None, reason: str | None = 
 _BEST_FIRST = ("permuted", "kept", "rolled_back", "pinned")
 
 
-def _weights(searches: Sequence[_Search], consumers: Sequence[Consumer], layers: Sequence[LayerWeight]) -> pd.DataFrame:
+def _weights(
+    searches: Sequence[AxisSearch], consumers: Sequence[Consumer], layers: Sequence[LayerWeight]
+) -> pd.DataFrame:
     members = {consumer.name: consumer.member for consumer in consumers}
     found: dict[str, tuple[str, str]] = {}
     for search in searches:

@@ -70,4 +70,4 @@ def moves(search: Search) -> int:
     product = 3.6e-12 * groups**2 * width
     boundaries = 8e-11 * groups * width * handle.n * handle.m
     matching = 1.5e-9 * groups**2 + 3e-6
-    return int(min(40_000, max(24, seconds / (product + boundaries + matching))))
+    return int(min(40_000, max(24, seconds / (product + boundaries + matching + handle.overhead))))

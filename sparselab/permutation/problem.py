@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sparselab.ops.masks import best_blocks
 from sparselab.patterns import Pattern
 
 Order = NDArray[np.int64]
@@ -18,6 +19,7 @@ Matrix = NDArray[Any]
 
 MAX_CHANNELS = 16_384
 MAX_ELEMENTS = 2**28
+LARGEST_BLOCK = 4  # of 2d masks: beyond, there are too many to try
 _BLOCK = 2**20  # elements recounted at once in float64
 
 
@@ -114,6 +116,21 @@ class SearchProblem:
         """Whether any run of columns fills whole groups: if not, there is nothing to search."""
         return any(fills_groups(run, m) for _, run in self._runs())
 
+    def check_both_ways(self, n: int, m: int) -> None:
+        """Raise ``ValueError`` unless orders can be judged by 2d masks: rows in blocks of ``m``, which is at most 4."""
+        if m > LARGEST_BLOCK:
+            raise ValueError(
+                f"orders are judged by 2d masks up to M = {LARGEST_BLOCK}, got M = {m}: search for '{n}:{m}', whose order "
+                "helps 2d masks too"
+            )
+        for consumer in self.consumers:
+            rows = consumer.saliency.shape[0]
+            if rows % m:
+                raise ValueError(
+                    f"{rows} rows do not divide into blocks of {m}: pad the scores with rows of zeros, or leave this "
+                    "consumer out"
+                )
+
     def searchable(self, m: int) -> Matrix:
         """What strategies search, ``(rows, size)``: all runs of columns that fill whole groups, weighted and stacked.
 
@@ -137,17 +154,22 @@ class SearchProblem:
     def retained(self, order: Any = None, pattern: str | Pattern = "2:4") -> float:
         """Retained saliency of all consumers with the units in ``order`` (``None``: as they are), counted in float64.
 
-        Exact for any columns: groups are cut along the flat columns of each consumer, whatever shares them.
+        Exact for any columns: groups are cut along the flat columns of each consumer, whatever shares them. For a 2d
+        pattern what the best 2d masks retain, the rows staying where they are.
         """
         return sum(self.retained_each(order, pattern))
 
     def retained_each(self, order: Any = None, pattern: str | Pattern = "2:4") -> list[float]:
         """The share of each of ``consumers`` in ``retained``."""
-        n, m = Pattern.parse(pattern).require_nm("a permutation search")
+        parsed = Pattern.parse(pattern)
+        n, m = parsed.require_nm("a permutation search")
         self.check(m)
+        if parsed.both_ways:
+            self.check_both_ways(n, m)
+        count = _retained_both_ways if parsed.both_ways else _retained
         index = np.arange(self.size) if order is None else np.asarray(order)
         return [
-            consumer.weight * _retained(consumer.saliency, _moved(consumer, index), n, m) for consumer in self.consumers
+            consumer.weight * count(consumer.saliency, _moved(consumer, index), n, m) for consumer in self.consumers
         ]
 
     def ideal_each(self, pattern: str | Pattern = "2:4") -> list[float]:
@@ -219,8 +241,8 @@ def _moved(consumer: _Consumer, order: Order) -> NDArray[np.int64]:
     return columns
 
 
-def _row_blocks(matrix: Matrix) -> Iterator[Matrix]:
-    step = max(1, _BLOCK // max(1, matrix.shape[1]))
+def _row_blocks(matrix: Matrix, multiple: int = 1) -> Iterator[Matrix]:
+    step = max(1, _BLOCK // max(1, matrix.shape[1] * multiple)) * multiple
     return (matrix[start : start + step] for start in range(0, len(matrix), step))
 
 
@@ -229,6 +251,14 @@ def _retained(matrix: Matrix, columns: NDArray[np.int64], n: int, m: int) -> flo
     for block in _row_blocks(matrix):
         groups = block[:, columns].reshape(len(block), -1, m)
         total += float(np.partition(groups, m - n, axis=2)[:, :, m - n :].sum(dtype=np.float64))
+    return total
+
+
+def _retained_both_ways(matrix: Matrix, columns: NDArray[np.int64], n: int, m: int) -> float:
+    total = 0.0
+    for block in _row_blocks(matrix, m):
+        moved = block[:, columns]
+        total += float(moved[best_blocks(torch.from_numpy(moved), n, m).numpy()].sum(dtype=np.float64))
     return total
 
 

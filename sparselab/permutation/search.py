@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from sparselab.layout import to_matrix
-from sparselab.ops.backend import load, resolve, work
+from sparselab.ops.backend import Handle, load, resolve, work
 from sparselab.patterns import Pattern
 from sparselab.permutation.auto import usual_seconds
 from sparselab.permutation.bounds import prove_bound
@@ -42,7 +42,7 @@ def search_permutation(
     bound: bool = False,
     callback: Callback | None = None,
 ) -> SearchResult:
-    """Search the order of input channels that lets an N:M mask retain the most saliency.
+    """Search the order of input channels that lets an N:M mask, or a 2d mask, retain the most saliency.
 
     ``matrix_or_problem`` is a weight of any layer, a matrix ``(rows, channels)`` (torch or numpy, any float dtype, any
     device), or a ``SearchProblem``. A weight is scored by ``saliency``: ``"magnitude"``, a callable from weights to
@@ -55,6 +55,9 @@ def search_permutation(
 
     ``backend`` is ``"cpu"``, ``"cuda"`` (a GPU, by CuPy; the same orders on integer scores), ``"reference"`` (plain numpy)
     or ``"auto"``, which takes a GPU where there is one to use and the problem is large enough, and is in the result.
+
+    With ``"m4n2_2d_best"`` (any N of up to 4) orders are judged by 2d masks, the rows staying where they are; so far on the
+    CPU only. A network's rows are columns of what comes before: ``sparselab.permute`` searches both.
 
     Takes up to 2^28 scores and 16,384 channels. Memory, in bytes a score: 4 for the resident float32 copy, 1 for its
     8-bit shadow, and twice what the scores themselves take while they are stacked; tables add at most 256 MiB.
@@ -70,18 +73,23 @@ def search_permutation(
     started = time.perf_counter()
     parsed = Pattern.parse(pattern)
     n, m = parsed.require_nm("a permutation search")
-    if parsed.calculator != "1d":
-        raise ValueError(f"a permutation search scores masks along the input channels: use '{n}:{m}', not '{parsed}'")
+    if parsed.calculator not in ("1d", "2d_best"):
+        raise ValueError(
+            f"a permutation search scores masks along the input channels ('{n}:{m}') or both ways ('m{m}n{n}_2d_best'), "
+            f"not '{parsed}'"
+        )
     if time_limit is not None and not time_limit > 0:
         raise ValueError(f"time_limit must be positive seconds, got {time_limit}")
     problem = as_problem(matrix_or_problem, saliency)
     problem.check(m)
+    if parsed.both_ways:
+        problem.check_both_ways(n, m)
     chosen = STRATEGIES.resolve(strategy)
-    backend = resolve(backend, work(sum(len(consumer.saliency) for consumer in problem.consumers), problem.size))
+    backend = _backend(problem, parsed, backend)
     if time_limit is not None and isinstance(strategy, str):
         started += warm_up(strategy, parsed, backend)
     with _progress_bar(progress, time_limit, callback) as report:
-        search = _start(problem, n, m, seed, backend, started, time_limit, report)
+        search = _start(problem, parsed, seed, backend, started, time_limit, report)
         try:
             if search.handle.rows and search.groups > 1:
                 chosen(search)
@@ -140,34 +148,58 @@ def warm_up(strategy: str, pattern: str | Pattern = "2:4", backend: str = "auto"
     A ``time_limit`` never counts this. For clocks of one's own: call it before they start.
     """
     began = time.perf_counter()
-    _warm_up(strategy, *Pattern.parse(pattern).require_nm("a permutation search"), backend)
+    _warm_up(strategy, Pattern.parse(pattern), backend)
     return time.perf_counter() - began
 
 
 @lru_cache(maxsize=256)
-def _warm_up(strategy: str, n: int, m: int, backend: str) -> None:
+def _warm_up(strategy: str, pattern: Pattern, backend: str) -> None:
+    _, m = pattern.require_nm("a permutation search")
     # Exhaustive search refuses what is enough groups for the others to be of use.
     for groups in (8, 4):
         scores = np.random.default_rng(0).random((8, groups * m), np.float32)
         with contextlib.suppress(ValueError):
-            search = _start(SearchProblem.from_matrix(scores), n, m, 0, backend, time.perf_counter(), None, None)
+            search = _start(SearchProblem.from_matrix(scores), pattern, 0, backend, time.perf_counter(), None, None)
             STRATEGIES.resolve(strategy)(search)
             return
 
 
 def _start(
     problem: SearchProblem,
-    n: int,
-    m: int,
+    pattern: Pattern,
     seed: int,
     backend: str,
     started: float,
     time_limit: float | None,
     callback: Callback | None,
 ) -> Search:
-    handle = load(problem.searchable(m).T, n, m, backend)
-    exact = None if problem.is_wholly_searchable(m) else lambda order: problem.retained(order, f"{n}:{m}")
+    handle = _loaded(problem, pattern, backend)
+    exact = None if problem.is_wholly_searchable(handle.m) else lambda order: problem.retained(order, pattern)
     return Search(handle, np.random.default_rng(seed), started, time_limit, exact, callback)
+
+
+def check_backend(pattern: Pattern, backend: str) -> None:
+    """Raise ``ValueError`` for a backend that cannot search orders for ``pattern`` on any machine."""
+    if pattern.both_ways and backend not in ("auto", "cpu"):
+        raise ValueError(f"orders for 2d masks are searched by backend 'cpu' (or 'auto') only, not {backend!r}")
+
+
+def _backend(problem: SearchProblem, pattern: Pattern, backend: str) -> str:
+    """The backend that a search of ``problem`` runs on."""
+    check_backend(pattern, backend)
+    if pattern.both_ways:
+        return "cpu"
+    return resolve(backend, work(sum(len(consumer.saliency) for consumer in problem.consumers), problem.size))
+
+
+def _loaded(problem: SearchProblem, pattern: Pattern, backend: str) -> Handle:
+    n, m = pattern.require_nm("a permutation search")
+    values = problem.searchable(m).T
+    if not pattern.both_ways:
+        return load(values, n, m, backend)
+    from sparselab.ops import both_ways
+
+    return both_ways.load(values, n, m)
 
 
 def _result(

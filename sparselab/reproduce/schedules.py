@@ -39,7 +39,7 @@ class Comparison:
 
 
 QUICK = Comparison("digits", 1, 60, kept=(2,))
-FULL = Comparison("fashion_mnist,residual", 3, 900)
+FULL = Comparison("fashion_mnist,residual", 3, 450)
 
 
 def run(settings: Settings) -> Section:

@@ -298,6 +298,7 @@ class Sparsifier:
         if self.permutation is None or self.example_inputs is None or pattern is None or pattern.n is None:
             return
         from sparselab.network.permuting import permute
+        from sparselab.network.searching import searchable
 
         known = {layer.name for layer in layer_weights(self.model)}
         layers = [layer for layer in self.weights.layers if layer.name in known]
@@ -307,7 +308,7 @@ class Sparsifier:
             self.permutation_report = permute(
                 self.model,
                 self.example_inputs,
-                Pattern.nm(*pattern.require_nm("permutation")),  # for 2d masks too: the order helps them as well
+                pattern if searchable(pattern) else Pattern.nm(*pattern.require_nm("permutation")),  # which helps too
                 strategy=self.permutation,
                 saliency=self.weights.saliency,
                 optimizer=AllStates([optimizer for optimizer, _ in self._attached]).as_optimizer(),

@@ -10,6 +10,7 @@ import numpy as np
 from sparselab.ops.backend import Doubles, Floats, Ints, power_of_two
 from sparselab.ops.cpu import annealing, partitions, tables
 from sparselab.ops.cpu.differences import Bytes, quantised
+from sparselab.ops.swaps import TableSwaps
 from sparselab.ops.threads import map_blocks, row_blocks
 
 _SLOTS = 64  # slots of a table that one thread computes at once
@@ -30,6 +31,8 @@ class CpuHandle:
     Annealing runs on scores cut to 8 bits (``differences.quantised``): its noise hides the rounding, which is far below
     the temperatures that do anything.
     """
+
+    overhead = 0.0
 
     def __init__(self, values: Floats, n: int, m: int) -> None:
         self.scale = power_of_two(values)
@@ -134,6 +137,10 @@ class CpuHandle:
         gains += self.table(order, everywhere, order[slots]).T - value
         gains[slots[:, None] // self.m == everywhere // self.m] = 0.0
         return gains
+
+    def swaps(self, order: Ints, slots: Ints) -> TableSwaps:
+        """See ``Handle``."""
+        return TableSwaps(self, order, slots)
 
     @cached_property
     def _bytes(self) -> tuple[Bytes, float]:
