@@ -136,9 +136,9 @@ the paper's curves are not at hand.
 
 ![layers that succeed against sparsity](figure4.png)
 
-{markdown_table(shown, {"median": ".0f", "min": ".0f", "max": ".0f", "seconds": ".2g"})}
+{markdown_table(shown, {"median": ".0f", "min": ".0f", "max": ".0f", "seconds": ".1f"})}
 
 **Same or different**: the best order needs {wins.median():.0f} percentage points less sparsity than the order given, in the median
-({wins.min():.0f} to {wins.max():.0f}), and in {reached} of {layers} layers as little as any order could. Searches maximise magnitude, not
-the number of weights that fit, as in the paper.
+({wins.min():.0f} to {wins.max():.0f}), and in {reached} of {layers} layers as little as any order could. Searches maximise the magnitude kept, not
+the number of weights that fit.
 """
