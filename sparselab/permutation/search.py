@@ -81,10 +81,9 @@ def search_permutation(
     if time_limit is not None and not time_limit > 0:
         raise ValueError(f"time_limit must be positive seconds, got {time_limit}")
     problem = as_problem(matrix_or_problem, saliency)
-    problem.check(m)
+    problem.check(parsed)
     chosen = STRATEGIES.resolve(strategy)
     if parsed.both_ways:
-        problem.check_both_ways(n, m)
         backend = _backend_both_ways(backend)
     backend = resolve(backend, work(sum(len(consumer.saliency) for consumer in problem.consumers), problem.size))
     if time_limit is not None and isinstance(strategy, str):
