@@ -148,7 +148,7 @@ def _table(handle: object, order: np.ndarray) -> None:
     """The product alone, left on the device."""
     slots = np.arange(len(order))
     groups = order.reshape(-1, handle.m)[slots // handle.m]
-    handle._product(groups, slots % handle.m, handle._indices(order))
+    handle._product(groups, slots % handle.m, handle.indices(order))
 
 
 def _dealt(handle: object, orders: np.ndarray, seeds: np.ndarray, groups: int) -> float:

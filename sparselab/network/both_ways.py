@@ -9,14 +9,13 @@ the better of the channels as they are and the orders that are best for masks al
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from sparselab import saliency as saliency_module
 from sparselab.eligibility import LayerWeight
 from sparselab.layout import to_matrix
 from sparselab.network.analysis import Analysis
@@ -26,12 +25,10 @@ from sparselab.network.objective import Consumer, Rows, objectives, touched_colu
 from sparselab.network.plan import Plan
 from sparselab.patterns import Pattern
 from sparselab.permutation import SearchProblem
-from sparselab.saliency import ModelSaliency
 
 MAX_ROUNDS = 6
 _LEAST_GAIN = 1e-4  # of what is retained: a round that gains less is the last
 _ROUNDING = 1e-9
-_ALL = 2**62  # scores of a problem: a sample of the rows would not be blocks
 
 Search = Callable[[SearchProblem, int], Indices]
 """From a problem and its number to an order of its units."""
@@ -56,24 +53,6 @@ class BothWays:
     consumers: Sequence[Consumer]
     scores: Mapping[str, Tensor]
     pattern: Pattern
-
-    @classmethod
-    def of(
-        cls,
-        analysis: Analysis,
-        axes: Sequence[Axis],
-        consumers: Sequence[Consumer],
-        saliency: ModelSaliency,
-        pattern: Pattern,
-    ) -> BothWays:
-        """With the scores that ``saliency`` gives the weights; ``ValueError`` where one is not finite."""
-        scores: dict[str, Tensor] = {}
-        for consumer in consumers:
-            criterion = saliency_module.for_layer(saliency, consumer.name)
-            scores[consumer.name] = saliency_module.scores(consumer.layer.weight.detach(), criterion)
-            if not bool(torch.isfinite(scores[consumer.name]).all()):
-                raise ValueError(f"the scores of {consumer.name!r} are not all finite: is the weight?")
-        return cls(analysis, axes, consumers, scores, pattern)
 
     def moved(self, orders: Orders, consumers: Sequence[Consumer]) -> dict[str, Tensor]:
         """The scores of some weights, with the axes in ``orders``."""
@@ -129,9 +108,10 @@ class BothWays:
         def matrix(layer: LayerWeight) -> Rows:
             return to_matrix(scores[layer.name], layer.channel_dim).__getitem__
 
-        for objective in objectives(axis, sides, matrix, self._m, max_scores=_ALL):
+        # A sample of rows would cut blocks of 2d masks in pieces.
+        for objective in objectives(axis, sides, matrix, self._m, max_scores=sys.maxsize):
             if objective.problem is None:
-                continue
+                return None
             found = objective.place.order(search(objective.problem, number))
             better = orders[axis][:, found]
             if (found != np.arange(axis.size)).any():

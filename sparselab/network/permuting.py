@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -17,20 +15,17 @@ from torch import nn
 from sparselab.eligibility import LayerWeight
 from sparselab.modes import unwrap
 from sparselab.network.analysis import Analysis, Member, analyse
-from sparselab.network.axes import Indices, reasons_of
-from sparselab.network.both_ways import BothWays, touches
+from sparselab.network.axes import reasons_of
 from sparselab.network.freedom import Axis, Orders, free_axes
-from sparselab.network.interrupts import interrupts_noticed
-from sparselab.network.objective import Consumer, Place, consumers_of, objectives
+from sparselab.network.objective import Consumer, consumers_of
 from sparselab.network.plan import Plan
-from sparselab.network.problems import axis_members, axis_names, chosen_layers, layer_scores
+from sparselab.network.problems import axis_members, axis_names, chosen_layers
 from sparselab.network.ranks import on_one_rank
 from sparselab.network.report import COLUMNS, PermutationReport
+from sparselab.network.searching import AxisSearch, SearchSettings, search_each, search_in_turn
 from sparselab.network.tracing import UntraceableError
 from sparselab.network.verify import Verdict, Witness, verify
 from sparselab.patterns import Pattern
-from sparselab.permutation import SearchProblem, SearchResult, search_permutation
-from sparselab.permutation.problem import LARGEST_BLOCK, MAX_CHANNELS
 from sparselab.permutation.strategy import Strategy
 from sparselab.saliency import ModelSaliency
 
@@ -81,13 +76,12 @@ def permute(
     >>> report.frame[["axis", "size", "consumers"]].values.tolist()
     [['0.weight:0', 16, ('2.weight',)], ['0.weight:1', 8, ('0.weight',)]]
     """
-    parsed = _searchable_pattern(pattern)
     if verify not in (True, False, OWN_DTYPE):
         raise ValueError(f"verify is True, False or {OWN_DTYPE!r}, got {verify!r}")
+    settings = SearchSettings(Pattern.parse(pattern), strategy, saliency, seed, backend)
     inner = unwrap(model)
-    layers = chosen_layers(inner, parsed, include, exclude)
-    search = _Settings(parsed, strategy, saliency, seed, backend)
-    report = on_one_rank(lambda: _found(inner, example_inputs, layers, search, verify, strict))
+    layers = chosen_layers(inner, settings.pattern, include, exclude)
+    report = on_one_rank(lambda: _found(inner, example_inputs, layers, settings, verify, strict))
     report.plan.apply(inner, optimizer)
     return report
 
@@ -96,7 +90,7 @@ def _found(
     model: nn.Module,
     example_inputs: Any,
     layers: Sequence[LayerWeight],
-    settings: _Settings,
+    settings: SearchSettings,
     verify: bool | str,
     strict: bool,
 ) -> PermutationReport:
@@ -111,9 +105,10 @@ def _found(
     consumers = consumers_of(analysis, layers)
     axes = free_axes(analysis)
     if settings.pattern.both_ways:
-        searches, pinned = _search_both_ways(analysis, axes, consumers, settings)
+        in_turn = search_in_turn(analysis, axes, consumers, settings)
+        searches, before, after = in_turn.searches, in_turn.before, in_turn.after
     else:
-        searches, pinned = _search_all(axes, consumers, settings), {}
+        searches, before, after = search_each(axes, consumers, settings), {}, {}
     orders = {search.axis: search.orders for search in searches if search.status == "permuted"}
     verdict = None
     if verify and orders:
@@ -128,7 +123,7 @@ def _found(
         orders = {axis: order for axis, order in orders.items() if axis not in verdict.blamed}
     members = axis_members(analysis, [search.axis for search in searches])
     return PermutationReport(
-        _frame(searches, consumers, members, layers, pinned),
+        _frame(searches, consumers, members, layers, before, after),
         _weights(searches, consumers, layers),
         Plan.from_orders(analysis, orders),
         str(settings.pattern),
@@ -139,154 +134,6 @@ def _found(
         ),
         seconds=time.perf_counter() - started,
     )
-
-
-def searchable(pattern: Pattern) -> bool:
-    """Whether orders can be judged by the masks of ``pattern`` itself: those along the channels, and small 2d ones."""
-    return pattern.calculator == "1d" or (pattern.calculator == "2d_best" and (pattern.m or 0) <= LARGEST_BLOCK)
-
-
-def _searchable_pattern(pattern: str | Pattern) -> Pattern:
-    parsed = Pattern.parse(pattern)
-    n, m = parsed.require_nm("permute")
-    if not searchable(parsed):
-        raise ValueError(
-            f"permute searches orders for '{n}:{m}' and, with M up to {LARGEST_BLOCK}, for 'm{m}n{n}_2d_best'; got "
-            f"'{parsed}', which the order for '{n}:{m}' helps too"
-        )
-    return parsed
-
-
-# ------------------------------------------------------------------------------------------------------------ search
-
-
-@dataclass
-class _Search:
-    """What was found for one axis."""
-
-    axis: Axis
-    consumers: tuple[Consumer, ...]
-    orders: Indices
-    searched: bool = False
-    baseline: float = 0.0
-    retained: float = 0.0
-    ideal: float = 0.0
-    seconds: float = 0.0
-    status: str = "kept"
-    reason: str = "no better order was found"
-
-    def add(self, place: Place, result: SearchResult) -> None:
-        """One context's result."""
-        order = place.order(result.order)
-        self.orders[place.context] = order
-        self.searched = True
-        self.baseline += result.baseline
-        self.retained += result.retained
-        self.ideal += result.ideal
-        self.seconds += result.seconds
-        if (order != np.arange(self.axis.size)).any():
-            self.status, self.reason = "permuted", ""
-
-    @property
-    def efficacy(self) -> float:
-        room = self.ideal - self.baseline
-        return 100.0 * (self.retained - self.baseline) / room if room > 1e-12 * abs(self.ideal) else 100.0
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """How to search."""
-
-    pattern: Pattern
-    strategy: str | Strategy
-    saliency: ModelSaliency
-    seed: int
-    backend: str
-
-    @property
-    def m(self) -> int:
-        """The size of a group."""
-        return self.pattern.require_nm("permute")[1]
-
-    def search(self, problem: SearchProblem, number: int) -> SearchResult:
-        """Search one problem, with a seed of its own."""
-        return search_permutation(
-            problem, self.pattern, strategy=self.strategy, seed=self.seed + number, backend=self.backend
-        )
-
-
-def _search_all(axes: Sequence[Axis], consumers: Sequence[Consumer], settings: _Settings) -> list[_Search]:
-    """An order for every axis that a consumer reads."""
-    searches: list[_Search] = []
-    with interrupts_noticed() as raise_if_interrupted:
-        for number, axis in enumerate(axes):
-            readers = tuple(consumer for consumer in consumers if consumer.reads(axis))
-            if not readers:
-                continue
-            searches.append(search := _Search(axis, readers, axis.identity()))
-            if axis.size > MAX_CHANNELS:
-                search.reason = f"{axis.size} units are more than the {MAX_CHANNELS} that can be searched"
-                continue
-            found = _search_axis(axis, readers, settings, number, raise_if_interrupted)
-            if not found:
-                search.reason = f"its units do not fill groups of {settings.m} in any weight that reads it"
-            for place, result in found:  # what was searched is no longer in memory
-                search.add(place, place.counted(result))
-                raise_if_interrupted()
-    return searches
-
-
-def _search_axis(
-    axis: Axis,
-    readers: Sequence[Consumer],
-    settings: _Settings,
-    number: int,
-    raise_if_interrupted: Callable[[], None],
-) -> list[tuple[Place, SearchResult]]:
-    """What was found for each context in which there is something to search."""
-    found = []
-    for objective in objectives(
-        axis, readers, layer_scores(settings.saliency), settings.m, seed=settings.seed + number
-    ):
-        if objective.problem is not None:
-            result = settings.search(objective.problem, 1_000 * number + objective.place.context)
-            found.append((objective.place, result))
-        raise_if_interrupted()
-    return found
-
-
-def _search_both_ways(
-    analysis: Analysis, axes: Sequence[Axis], consumers: Sequence[Consumer], settings: _Settings
-) -> tuple[list[_Search], dict[str, tuple[float, float]]]:
-    """An order for every axis that moves a consumer's columns or rows, and what each weight retains before and after."""
-    along = replace(settings, pattern=Pattern.nm(*settings.pattern.require_nm("permute")))
-    # Searching an axis is one step of many here, so a descent does: the next round goes on where it ended.
-    step = replace(settings, strategy="channel_swap") if settings.strategy == "auto" else settings
-    by_axis = {search.axis: search for search in _search_all(axes, consumers, along)}
-    weights = BothWays.of(analysis, axes, consumers, settings.saliency, settings.pattern)
-    none = {axis: axis.identity() for axis in axes}
-    with interrupts_noticed() as raise_if_interrupted:
-
-        def search_one(problem: SearchProblem, number: int) -> Indices:
-            raise_if_interrupted()
-            return step.search(problem, 1_000 * number).order
-
-        start = none | {axis: search.orders for axis, search in by_axis.items()}
-        orders = weights.alternate([none, start], search_one)
-    searches = []
-    for axis in axes:
-        if not any(touches(axis, consumer) for consumer in consumers):
-            continue
-        along_axis = by_axis.get(axis) or _Search(axis, (), axis.identity())
-        search = _Search(axis, along_axis.consumers, orders[axis], seconds=along_axis.seconds)
-        if (orders[axis] != axis.identity()).any():
-            search.status, search.reason = "permuted", ""
-        if search.consumers:
-            search.searched = True
-            search.baseline, search.ideal = weights.worth(axis, none)
-            search.retained, _ = weights.worth(axis, orders)
-        searches.append(search)
-    return searches, {c.name: (weights.retained(none, [c]), weights.retained(orders, [c])) for c in consumers}
 
 
 def _verified(witness: Witness, analysis: Analysis, orders: Orders) -> Verdict:
@@ -306,11 +153,12 @@ def _verified(witness: Witness, analysis: Analysis, orders: Orders) -> Verdict:
 
 
 def _frame(
-    searches: Sequence[_Search],
+    searches: Sequence[AxisSearch],
     consumers: Sequence[Consumer],
     moved: Mapping[Axis, tuple[str, ...]],
     layers: Sequence[LayerWeight],
-    pinned: Mapping[str, tuple[float, float]],
+    before: Mapping[str, float],
+    after: Mapping[str, float],
 ) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for search, name in zip(searches, axis_names(moved[search.axis] for search in searches)):
@@ -331,7 +179,8 @@ def _frame(
     for layer in layers:
         if layer.name not in reading:
             row = _pinned_row(layer, members.get(layer.name))
-            row["baseline"], row["retained"] = pinned.get(layer.name, (math.nan, math.nan))  # its rows may have moved
+            row["baseline"] = before.get(layer.name, math.nan)
+            row["retained"] = after.get(layer.name, math.nan)  # its rows may have moved
             rows.append(row)
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -339,7 +188,7 @@ def _frame(
 _UNKNOWN = dict.fromkeys(("baseline", "retained", "ideal", "efficacy"), math.nan)
 
 
-def _worth(search: _Search) -> dict[str, float]:
+def _worth(search: AxisSearch) -> dict[str, float]:
     if not search.searched:
         return _UNKNOWN
     back = search.status == "rolled_back"
@@ -370,7 +219,9 @@ def _pinned_row(layer: LayerWeight, member: Member | None, reason: str | None = 
 _BEST_FIRST = ("permuted", "kept", "rolled_back", "pinned")
 
 
-def _weights(searches: Sequence[_Search], consumers: Sequence[Consumer], layers: Sequence[LayerWeight]) -> pd.DataFrame:
+def _weights(
+    searches: Sequence[AxisSearch], consumers: Sequence[Consumer], layers: Sequence[LayerWeight]
+) -> pd.DataFrame:
     members = {consumer.name: consumer.member for consumer in consumers}
     found: dict[str, tuple[str, str]] = {}
     for search in searches:

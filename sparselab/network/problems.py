@@ -138,13 +138,23 @@ def layer_scores(saliency: ModelSaliency) -> Scores:
 
         def read(rows: Indices | slice) -> Tensor:
             part = matrix[rows if isinstance(rows, slice) else torch.from_numpy(rows).to(matrix.device)]
-            found = part.abs() if plain else part
-            if not bool(torch.isfinite(found).all()):
-                raise ValueError(f"the scores of {layer.name!r} are not all finite: is the weight?")
-            return found
+            return _finite(part.abs() if plain else part, layer)
 
         return read
 
+    return scores
+
+
+def whole_scores(layer: LayerWeight, saliency: ModelSaliency) -> Tensor:
+    """The scores of a layer's weight, in its shape; ``ValueError`` where one is not finite."""
+    return _finite(
+        saliency_module.scores(layer.weight.detach(), saliency_module.for_layer(saliency, layer.name)), layer
+    )
+
+
+def _finite(scores: Tensor, layer: LayerWeight) -> Tensor:
+    if not bool(torch.isfinite(scores).all()):
+        raise ValueError(f"the scores of {layer.name!r} are not all finite: is the weight?")
     return scores
 
 

@@ -21,6 +21,24 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
 
+class Swaps(Protocol):
+    """All swaps of two channels of different groups among some slots of an order, kept up to date as swaps are made.
+
+    A swap is two places among those slots. ``values`` is what each of their groups retains now.
+    """
+
+    values: Doubles
+
+    def best(self, share: float, least: float) -> Ints:
+        """``(k, 2)``: the best swap, then again and again the best between groups that none before touched.
+
+        Only swaps that gain more than ``least`` and than ``share`` of the best. The lower places of equal ones.
+        """
+
+    def make(self, pairs: Ints) -> Ints:
+        """Make swaps that touch no group twice; the whole order then."""
+
+
 class Handle(Protocol):
     """One saliency matrix, resident where a backend computes, in units of ``scale`` (a power of two).
 
@@ -65,6 +83,9 @@ class Handle(Protocol):
 
     def swap_gains(self, order: Ints, slots: Ints) -> Floats:
         """``(slots, channels)``: what swapping a slot's channel with that at each position adds; 0 within a group."""
+
+    def swaps(self, order: Ints, slots: Ints) -> Swaps:
+        """The swaps among ``slots`` of ``order``: whole groups, rising."""
 
     def anneal(self, orders: Ints, steps: int, hot: float, cold: float, seeds: Ints) -> Ints:
         """Every chain's order after ``steps`` annealed swaps, or the best that chain met if that is another.

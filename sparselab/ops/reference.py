@@ -6,6 +6,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from sparselab.ops.backend import Doubles, Floats, Ints
+from sparselab.ops.swaps import TableSwaps
 
 
 def load(values: Floats, n: int, m: int) -> ReferenceHandle:
@@ -74,6 +75,10 @@ class ReferenceHandle:
             for other in range(self.channels):
                 gains[row, other] = self.retained(_swapped(order, slot, other)) - before
         return gains.astype(np.float32)
+
+    def swaps(self, order: Ints, slots: Ints) -> TableSwaps:
+        """See ``Handle``."""
+        return TableSwaps(self, order, slots)
 
     def anneal(self, orders: Ints, steps: int, hot: float, cold: float, seeds: Ints) -> Ints:
         """See ``Handle``."""

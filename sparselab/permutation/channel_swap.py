@@ -53,54 +53,20 @@ def _windows(search: Search) -> list[NDArray[np.int64]]:
 
 def _descend(search: Search, order: Order, slots: NDArray[np.int64], escapes: int) -> bool:
     """Greedy swaps within ``slots`` to convergence, in place; whether any gained."""
-    handle, m = search.handle, search.handle.m
-    channels = order[slots]  # the table's columns stay with the channels, wherever they go
-    column = np.arange(len(slots))  # ... so this is which column sits in which slot now
-    group = column // m
-    table = handle.table(order, slots, channels)
-    value = handle.group_table(order[slots].reshape(-1, m))
-    least = _ROUNDING * float(value.mean())
-    first, second = np.triu_indices(len(slots), 1)
-    apart = group[first] != group[second]
-    first, second = first[apart].astype(np.int32), second[apart].astype(np.int32)
+    m = search.handle.m
+    swaps = search.handle.swaps(order, slots)
+    least = _ROUNDING * float(swaps.values.mean())
     start = search.value
     while search.running():
         search.evaluations += 1
-        placed = table[:, column]
-        placed -= value[group, None].astype(np.float32)
-        gains = (placed + placed.T)[first, second]
-        best = float(gains.max())
-        wanted = np.flatnonzero(gains > max(best * _THRESHOLD, least))
-        if len(wanted):
-            swaps = _disjoint(wanted[np.argsort(-gains[wanted], kind="stable")], first, second, group)
-        elif escapes > 0:
+        pairs = swaps.best(_THRESHOLD, least)
+        if not len(pairs):
+            if not escapes:
+                break
             escapes -= 1
-            swaps = [int(search.rng.integers(len(gains)))]
-        else:
-            break
-        one, two = first[swaps], second[swaps]
-        column[one], column[two] = column[two], column[one]
-        order[slots] = channels[column]
-        touched = np.unique(np.concatenate([group[one], group[two]]))
-        stale = (touched[:, None] * m + np.arange(m)).ravel()
-        table[stale] = handle.table(order, slots[stale], channels)
-        value[touched] = handle.group_table(order[slots[stale]].reshape(-1, m))
-        if len(slots) == handle.channels:
-            search.offer(order, float(value.sum()))
-        else:
-            search.offer(order)
+            one = int(search.rng.integers(len(slots)))
+            after = (one // m + 1) * m  # the other groups' slots, around the end
+            pairs = np.array([[one, (after + int(search.rng.integers(len(slots) - m))) % len(slots)]])
+        order[:] = swaps.make(pairs)
+        search.offer(order, float(swaps.values.sum()) if len(slots) == search.handle.channels else None)
     return search.value > start
-
-
-def _disjoint(
-    ranked: NDArray[np.int64], first: NDArray[np.int32], second: NDArray[np.int32], group: NDArray[np.int64]
-) -> list[int]:
-    """Those of the ``ranked`` swaps that touch no group which a better one touched."""
-    free = np.ones(int(group[-1]) + 1, bool)
-    chosen = []
-    for swap in ranked:
-        one, two = group[first[swap]], group[second[swap]]
-        if free[one] and free[two]:
-            free[one] = free[two] = False
-            chosen.append(int(swap))
-    return chosen

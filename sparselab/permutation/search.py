@@ -56,8 +56,8 @@ def search_permutation(
     ``backend`` is ``"cpu"``, ``"cuda"`` (a GPU, by CuPy; the same orders on integer scores), ``"reference"`` (plain numpy)
     or ``"auto"``, which takes a GPU where there is one to use and the problem is large enough, and is in the result.
 
-    With ``"m4n2_2d_best"`` (any N of up to 4) orders are judged by 2d masks, the rows staying where they are; on the CPU
-    only. A network's rows are columns of what comes before: ``sparselab.permute`` searches both.
+    With ``"m4n2_2d_best"`` (any N of up to 4) orders are judged by 2d masks, the rows staying where they are; so far on the
+    CPU only. A network's rows are columns of what comes before: ``sparselab.permute`` searches both.
 
     Takes up to 2^28 scores and 16,384 channels. Memory, in bytes a score: 4 for the resident float32 copy, 1 for its
     8-bit shadow, and twice what the scores themselves take while they are stacked; tables add at most 256 MiB.
@@ -83,9 +83,7 @@ def search_permutation(
     problem = as_problem(matrix_or_problem, saliency)
     problem.check(parsed)
     chosen = STRATEGIES.resolve(strategy)
-    if parsed.both_ways:
-        backend = _backend_both_ways(backend)
-    backend = resolve(backend, work(sum(len(consumer.saliency) for consumer in problem.consumers), problem.size))
+    backend = _backend(problem, parsed, backend)
     if time_limit is not None and isinstance(strategy, str):
         started += warm_up(strategy, parsed, backend)
     with _progress_bar(progress, time_limit, callback) as report:
@@ -178,6 +176,20 @@ def _start(
     return Search(handle, np.random.default_rng(seed), started, time_limit, exact, callback)
 
 
+def check_backend(pattern: Pattern, backend: str) -> None:
+    """Raise ``ValueError`` for a backend that cannot search orders for ``pattern`` on any machine."""
+    if pattern.both_ways and backend not in ("auto", "cpu"):
+        raise ValueError(f"orders for 2d masks are searched by backend 'cpu' (or 'auto') only, not {backend!r}")
+
+
+def _backend(problem: SearchProblem, pattern: Pattern, backend: str) -> str:
+    """The backend that a search of ``problem`` runs on."""
+    check_backend(pattern, backend)
+    if pattern.both_ways:
+        return "cpu"
+    return resolve(backend, work(sum(len(consumer.saliency) for consumer in problem.consumers), problem.size))
+
+
 def _loaded(problem: SearchProblem, pattern: Pattern, backend: str) -> Handle:
     n, m = pattern.require_nm("a permutation search")
     values = problem.searchable(m).T
@@ -186,12 +198,6 @@ def _loaded(problem: SearchProblem, pattern: Pattern, backend: str) -> Handle:
     from sparselab.ops import both_ways
 
     return both_ways.load(values, n, m)
-
-
-def _backend_both_ways(backend: str) -> str:
-    if backend not in ("auto", "cpu"):
-        raise ValueError(f"orders for 2d masks are searched by backend 'cpu' (or 'auto') only, not {backend!r}")
-    return "cpu"
 
 
 def _result(

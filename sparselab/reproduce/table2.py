@@ -237,24 +237,25 @@ def trained_text(title: str, comparison: Comparison, found: pd.DataFrame) -> str
 def differences(found: pd.DataFrame) -> pd.DataFrame:
     """What permuting changes: permuted minus either control, paired by task and seed, before and after fine-tuning.
 
-    A row a pattern, phase and control, with the mean difference in points, its 95% interval, its p-value and the number of
-    pairs.
+    A row a pattern, phase and control, with the mean difference (in points of top-1; for the divergence in nats that are
+    saved), its 95% interval, its p-value and the number of pairs.
     """
     rows = []
     for pattern in dict.fromkeys(found["pattern"]):
-        for phase, value in (("one shot", "one_shot_top1"), ("fine-tuned", "finetuned_top1")):
+        for phase, (value, sign) in _PHASES.items():
             for against in (AS_TRAINED, RANDOM) if pattern != DENSE else ():
-                pairs = trained.paired(found, pattern, value, against)
-                rows.append(
-                    {
-                        "pattern": pattern,
-                        "phase": phase,
-                        "against": against,
-                        "pairs": len(pairs),
-                        **asdict(estimate(pairs)),
-                    }
-                )
+                pairs = [sign * difference for difference in trained.paired(found, pattern, value, against)]
+                told = asdict(estimate(pairs))
+                rows.append({"pattern": pattern, "phase": phase, "against": against, "pairs": len(pairs), **told})
     return pd.DataFrame(rows)
+
+
+_PHASES = {
+    "one shot": ("one_shot_top1", 1),
+    "one shot, KL saved": ("one_shot_divergence", -1),
+    "fine-tuned": ("finetuned_top1", 1),
+}
+"""What is compared, and the sign that makes more of it better."""
 
 
 def differences_text(table: pd.DataFrame) -> str:

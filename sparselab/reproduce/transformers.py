@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -12,7 +13,6 @@ from torch import nn
 from sparselab.modes import evaluating
 from sparselab.network.permuting import permute
 from sparselab.network.report import PermutationReport
-from sparselab.paths import cache_dir
 from sparselab.reproduce.section import Section, Settings, markdown_table
 from sparselab.sweeps import experiment
 from sparselab.tasks import Task, dense_baseline, get_task
@@ -32,8 +32,8 @@ class Comparison:
     patterns: tuple[str, ...] = ("2:4", "1:4")
     saliencies: tuple[str, ...] = ("magnitude", "wanda", "ria")
 
-    def frame(self, *, progress: bool = False) -> pd.DataFrame:
-        """A row a trial (``experiment``), the dense control among them. Finished trials are kept in the cache folder."""
+    def frame(self, store: Path | None = None, *, progress: bool = False) -> pd.DataFrame:
+        """A row a trial (``experiment``), the dense control among them; finished ones are kept in ``store``."""
         return experiment(
             self.task,
             pattern=[None, *self.patterns],
@@ -43,7 +43,7 @@ class Comparison:
             steps=self.steps,
             track_every=0,
             where=lambda trial: trial.pattern is not None or (trial.saliency, trial.permutation) == ("magnitude", None),
-            store=cache_dir() / "transformers.sqlite",
+            store=store,
             retry_failed=True,
             progress=progress,
         )
@@ -89,7 +89,7 @@ def run(settings: Settings) -> Section:
     permuted = copy.deepcopy(model)
     report = permute(permuted, task.example_inputs, "2:4")
     agreed = agreement(task, model, permuted)
-    frame = comparison.frame(progress=settings.progress)
+    frame = comparison.frame(settings.store, progress=settings.progress)
     text = [_moved(report), _agreed(agreed, len(task.eval_data)), accuracy_table(frame)]
     return Section(TITLE, "\n\n".join(text), {"transformers": frame, "transformers_weights": report.weights})
 

@@ -297,7 +297,8 @@ class Sparsifier:
         pattern = self.weights.pattern
         if self.permutation is None or self.example_inputs is None or pattern is None or pattern.n is None:
             return
-        from sparselab.network.permuting import permute, searchable
+        from sparselab.network.permuting import permute
+        from sparselab.network.searching import searchable
 
         known = {layer.name for layer in layer_weights(self.model)}
         layers = [layer for layer in self.weights.layers if layer.name in known]

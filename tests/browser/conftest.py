@@ -1,22 +1,15 @@
 """A JupyterLab of our own, and Chromium looking at it: as a reader of the notebooks has it, offline."""
 
-import contextlib
-import os
 import shutil
-import signal
-import socket
-import subprocess
 import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from lab_page import LabPage
+from servers import ROOT, UNLOCKED, serving, write_notebook
 
-ROOT = Path(__file__).parent.parent.parent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
 TRAINING = """
@@ -68,49 +61,10 @@ def jupyter(tmp_path_factory):
     pytest.importorskip("jupyterlab", reason="needs the extra 'lab'")
     home = tmp_path_factory.mktemp("lab")
     shutil.copytree(ROOT / "notebooks", home / "notebooks")
-    _write_notebook(home / "notebooks" / "training.ipynb", TRAINING)
-    _write_notebook(home / "notebooks" / "sweep.ipynb", SWEEP, RUN_SWEEP)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    settings = {
-        "JUPYTER_CONFIG_PATH": str(ROOT / ".jupyter"),
-        "JUPYTER_CONFIG_DIR": str(home / "config"),
-        "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
-        "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-    }
-    command = [sys.executable, "-m", "jupyter", "lab", str(home / "notebooks"), "--no-browser", "--ip=127.0.0.1"]
-    options = [f"--port={port}", "--IdentityProvider.token=", "--allow-root", "--ServerApp.port_retries=0"]
-    log = home / "log.txt"
-    with log.open("w") as output:
-        server = subprocess.Popen(
-            [*command, *options], env={**os.environ, **settings}, stdout=output, stderr=output, start_new_session=True
-        )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        _wait_for(f"{address}/api", server, log)
+    write_notebook(home / "notebooks" / "training.ipynb", TRAINING)
+    write_notebook(home / "notebooks" / "sweep.ipynb", SWEEP, RUN_SWEEP)
+    with serving(home, "jupyter", "lab", *UNLOCKED) as address:
         yield address
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(30)
-
-
-def _write_notebook(path, *sources):
-    nbformat = pytest.importorskip("nbformat", reason="needs the extra 'dev'")
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    cells = [nbformat.v4.new_code_cell(source) for source in sources]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
-
-
-def _wait_for(url, server, log):
-    for _ in range(240):
-        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):
-            return
-        if server.poll() is not None:
-            break
-        time.sleep(0.5)
-    raise RuntimeError(f"JupyterLab did not start:\n{log.read_text()[-3000:]}")
 
 
 @pytest.fixture

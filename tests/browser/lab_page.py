@@ -2,6 +2,8 @@
 
 import re
 
+import looks
+
 IDLE = re.compile(r"\| Idle")
 QUIET = ("favicon", "net::ERR_ABORTED")  # what the browser itself says when a page is left
 
@@ -28,12 +30,16 @@ class LabPage:
         """Open a notebook in a window of its own and wait for its kernel."""
         self.page.goto(f"{self.address}/lab/workspaces/auto-{id(self)}/tree/{notebook}?reset")
         self.page.locator(".jp-Notebook").wait_for()
-        wanted = f"JupyterLab {self.theme.capitalize()}"
+        self.wear(self.theme)
+        self.idle()
+        return self
+
+    def wear(self, theme):
+        """Change to the light or the dark theme."""
+        wanted = f"JupyterLab {theme.capitalize()}"
         if self.page.evaluate("document.body.dataset.jpThemeName") != wanted:
             self.command("Settings", "Theme", wanted)
             self.page.wait_for_function("name => document.body.dataset.jpThemeName === name", arg=wanted)
-        self.idle()
-        return self
 
     def command(self, *path):
         """Choose an entry of the menus."""
@@ -62,13 +68,22 @@ class LabPage:
         panel.scroll_into_view_if_needed()
         return panel
 
+    def assert_readable(self, panel):
+        """Every text stands out in both themes (WCAG 1.4.3), nothing is cut off, every control has a name."""
+        for theme in ("light", "dark"):
+            self.wear(theme)
+            faint = [found for found in looks.texts(panel) if found[0] < 4.5]
+            assert not faint, (theme, faint)
+        assert not looks.cut_off(panel), looks.cut_off(panel)
+        assert not looks.unnamed(panel), looks.unnamed(panel)
+
     def assert_quiet(self):
         """Nothing asked of any other machine, and nothing to complain about."""
         outside = [
             url for url in self.requests if not re.match(r"(http|ws)://127\.0\.0\.1[:/]|data:|blob:|about:", url)
         ]
-        assert not outside
-        assert not self.complaints
+        assert not outside, outside
+        assert not self.complaints, self.complaints
 
     def close(self):
         self.context.close()

@@ -51,6 +51,14 @@ def test_primitives_are_the_cpus(n, m, channels, rows):
         np.testing.assert_array_equal(found[1], expected[1])
 
 
+def test_swaps_are_the_cpus():
+    values, order = integers(288, 300), np.random.default_rng(1).permutation(288)
+    ours, theirs = (load(values, 2, 4, backend).swaps(order, np.arange(16, 288)) for backend in ("cuda", "cpu"))
+    while len(pairs := theirs.best(1e-5, 1e-6)):
+        assert sorted(ours.best(1e-5, 1e-6).tolist()) == sorted(pairs.tolist())
+        assert (ours.make(pairs) == theirs.make(pairs)).all()
+
+
 @pytest.mark.parametrize("spec", ["channel_swap,5", "stripe_groups,8,3", "stripe_groups,12", "assignment", "auto"])
 def test_strategies_find_the_orders_of_the_cpu(spec):
     matrix = integers(64, 96).T

@@ -17,10 +17,11 @@ import sparselab as sl
 from sparselab.eligibility import layer_weights, why_not
 from sparselab.layout import to_matrix
 from sparselab.network import objective as objective_module
-from sparselab.network import permuting as permute_module
+from sparselab.network import searching
 from sparselab.network import verify as verify_module
 from sparselab.network.permuting import permute
 from sparselab.network.plan import Plan
+from sparselab.network.report import COLUMNS
 
 from . import zoo_attention  # noqa: F401
 from .helpers import outputs_of, randomised, relative_error
@@ -61,7 +62,7 @@ def test_the_report_says_what_happened() -> None:
     report = permute(model, x, strategy=FAST)
     assert relative_error(before, outputs_of(model, x)) < 1e-5
     frame = report.frame.set_index("axis")
-    assert list(report.frame.columns) == list(permute_module.COLUMNS)
+    assert list(report.frame.columns) == list(COLUMNS)
     assert frame["status"].to_dict() == {
         "first.weight:0": "permuted",
         "second.weight:0": "kept",
@@ -189,12 +190,12 @@ def test_an_interrupted_search_leaves_the_model_as_it_was(monkeypatch) -> None:
     state = copy.deepcopy(model.state_dict())
     for error in (KeyboardInterrupt, RuntimeError):
 
-        def fail(*args, error=error, original=permute_module.search_permutation, **options):
+        def fail(*args, error=error, original=searching.search_permutation, **options):
             original(*args, **options)
             raise error
 
         with monkeypatch.context() as patch:
-            patch.setattr(permute_module, "search_permutation", fail)
+            patch.setattr(searching, "search_permutation", fail)
             with pytest.raises(error):
                 permute(model, x, strategy=FAST)
         assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
@@ -205,14 +206,14 @@ def test_an_interrupted_search_ends_the_whole_although_it_returns(monkeypatch) -
     state = copy.deepcopy(model.state_dict())
     calls: list[int] = []
 
-    def interrupted(*args, original=permute_module.search_permutation, **options):
+    def interrupted(*args, original=searching.search_permutation, **options):
         calls.append(1)
         with contextlib.suppress(KeyboardInterrupt):  # as a search does, to hand back the best so far
             signal.raise_signal(signal.SIGINT)
         return original(*args, **options)
 
     handler = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(permute_module, "search_permutation", interrupted)
+    monkeypatch.setattr(searching, "search_permutation", interrupted)
     with pytest.raises(KeyboardInterrupt):
         permute(model, x, strategy=FAST)
     assert calls == [1]
@@ -257,7 +258,7 @@ def test_weights_that_are_not_finite_are_named() -> None:
 
 
 def test_an_axis_too_large_to_search_is_kept(monkeypatch) -> None:
-    monkeypatch.setattr(permute_module, "MAX_CHANNELS", 8)
+    monkeypatch.setattr(searching, "MAX_CHANNELS", 8)
     report = permute(*net(), strategy=FAST)
     assert report.frame["reason"][0] == "16 units are more than the 8 that can be searched"
     assert len(report.plan) == 0

@@ -54,6 +54,35 @@ def test_partitions_agree_with_the_reference(n, m, monkeypatch):
         assert (dealt == expected_dealt).all()
 
 
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 2), (4, 8)])
+@pytest.mark.parametrize("most", [4, 1000])  # many equal gains, and few
+def test_best_swaps_are_what_taking_the_best_again_and_again_takes(n, m, most):
+    values = np.random.default_rng(most).integers(0, most, (32, 6)).astype(np.float32)
+    handle, order = load(values, n, m, "reference"), np.random.default_rng(1).permutation(32)
+    slots = np.arange(8, 32)
+    cpu = load(values, n, m, "cpu")
+    swaps = cpu.swaps(order, slots)
+    for _ in range(3):
+        gains = handle.swap_gains(order, slots)[:, slots]
+        least = 0.2 * gains.max()
+        free, expected = np.ones(len(slots), bool), []
+        while True:
+            left = np.where(np.triu(np.outer(free, free), 1), gains, -1)
+            one, two = np.unravel_index(left.argmax(), left.shape)
+            if left[one, two] <= least:
+                break
+            expected.append([one, two])
+            for group in (one // m, two // m):
+                free[group * m : group * m + m] = False
+        found = swaps.best(0.2, 0.0)
+        assert found.tolist() == expected
+        if not expected:
+            break
+        order[slots[found]] = order[slots[found[:, ::-1]]]
+        assert (swaps.make(found) == order).all()
+        close(cpu, handle, swaps.values, handle.group_table(order[slots].reshape(-1, m)))
+
+
 def test_rows_are_summed_in_blocks(monkeypatch):
     values = np.random.default_rng(0).random((8, tables.BLOCK + 5)).astype(np.float32)
     cpu, reference = load(values, 2, 4, "cpu"), load(values, 2, 4, "reference")

@@ -10,6 +10,7 @@ import numpy as np
 from sparselab.ops.backend import Doubles, Floats, Ints, power_of_two
 from sparselab.ops.cpu import annealing, partitions, tables
 from sparselab.ops.cpu.differences import Bytes, quantised
+from sparselab.ops.swaps import TableSwaps
 from sparselab.ops.threads import map_blocks, row_blocks
 
 _SLOTS = 64  # slots of a table that one thread computes at once
@@ -136,6 +137,10 @@ class CpuHandle:
         gains += self.table(order, everywhere, order[slots]).T - value
         gains[slots[:, None] // self.m == everywhere // self.m] = 0.0
         return gains
+
+    def swaps(self, order: Ints, slots: Ints) -> TableSwaps:
+        """See ``Handle``."""
+        return TableSwaps(self, order, slots)
 
     @cached_property
     def _bytes(self) -> tuple[Bytes, float]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sparselab.ops.backend import Doubles, Floats, Ints, power_of_two
 from sparselab.ops.cuda.kernels import Device, Launcher
+from sparselab.ops.cuda.swaps import CudaSwaps
 
 _TILE = (64, 128)  # slots and channels of a block of product.cu
 _SLICE = 512  # rows that a block of sum_of_maxima adds in float32: their sum is good to some 1e-6
@@ -36,7 +37,7 @@ class CudaHandle:
     stays on the host (``sparselab.ops.cpu.matching``), where its branches belong.
     """
 
-    overhead = 0.0
+    overhead = 0.0  # or ``auto`` would make other moves than on the CPU, and find other orders
 
     def __init__(self, values: Floats, n: int, m: int, device: Device) -> None:
         self._launch, self._device = Launcher(device, n, m), device
@@ -62,7 +63,7 @@ class CudaHandle:
 
     def _group_values(self, groups: Ints) -> Any:
         out = self._device.empty((len(groups),), np.float64)
-        self._launch("group_values", (len(groups),), 128, self._values, self.rows, self._indices(groups), out)
+        self._launch("group_values", (len(groups),), 128, self._values, self.rows, self.indices(groups), out)
         return out
 
     def completions(self, prefixes: Ints) -> Floats:
@@ -78,7 +79,7 @@ class CudaHandle:
     def _complete(self, groups: Ints, skipped: Ints, channels: Ints) -> Floats:
         """What each of ``groups``, without its member ``skipped``, retains with each of ``channels``."""
         out = np.empty((len(groups), len(channels)), np.float32)
-        columns, (_, slices) = self._indices(channels), self._slices
+        columns, (_, slices) = self.indices(channels), self._slices
         for part in self._pieces(len(groups), 8 + 4 * self.rows + 4 * (slices + 1) * len(channels)):
             out[part] = self._device.download(self._product(groups[part], skipped[part], columns))
         return out
@@ -90,7 +91,7 @@ class CudaHandle:
         base = self._device.empty((count,), np.float64)
         partial = self._device.empty((slices, count, width), np.float32)
         table = self._device.empty((count, width), np.float32)
-        members, left_out = self._indices(groups), self._indices(skipped)
+        members, left_out = self.indices(groups), self.indices(skipped)
         self._launch("boundaries", (count,), 128, self._values, self.rows, members, left_out, bounds, base)
         tiles = (_blocks(width, _TILE[1]), _blocks(count, _TILE[0]), slices)
         self._launch(
@@ -113,14 +114,41 @@ class CudaHandle:
         slices = self._slices[1]
         for part in self._pieces(len(slots), 4 * self.rows + 4 * (2 * slices + 3) * self.channels):
             here = slots[part]
-            there = self._product(groups[here // self.m], here % self.m, self._indices(order))
-            back = self._product(by_slot, everywhere % self.m, self._indices(order[here]))
+            there = self._product(groups[here // self.m], here % self.m, self.indices(order))
+            back = self._product(by_slot, everywhere % self.m, self.indices(order[here]))
             gains = self._device.empty(out[part].shape, np.float32)
             grid = (_blocks(out[part].size, 1024),)
-            index = self._indices(here)
+            index = self.indices(here)
             self._launch("swap_gains", grid, 256, there, back, value, index, len(here), self.channels, gains)
             out[part] = self._device.download(gains)
         return out
+
+    def swaps(self, order: Ints, slots: Ints) -> CudaSwaps:
+        """See ``Handle``: the table stays on the device."""
+        return CudaSwaps(self, order, slots)
+
+    def table_on_device(self, order: Ints, slots: Ints, channels: Ints) -> Any:
+        """``table``, left on the device."""
+        table = self._device.empty((len(slots), len(channels)), np.float32)
+        self.refresh_rows(table, np.arange(len(slots)), order, slots, channels)
+        return table
+
+    def refresh_rows(self, table: Any, places: Ints, order: Ints, slots: Ints, channels: Ints) -> None:
+        """``table[places] = table(order, slots, channels)`` on the device."""
+        columns, groups = self.indices(channels), order.reshape(-1, self.m)[slots // self.m]
+        for part in self._pieces(len(slots), 8 + 4 * self.rows + 4 * (self._slices[1] + 1) * len(channels)):
+            rows = self._product(groups[part], slots[part] % self.m, columns)
+            count, width = rows.shape
+            grid = (_blocks(count * width, 1024),)
+            self._launch("put_rows", grid, 256, rows, self.indices(places[part]), count, width, table)
+
+    def best_swaps(self, table: Any, column: Any, values: Any, free: NDArray[np.bool_]) -> tuple[Floats, Ints]:
+        """Every group's best swap with a group that is free too: what it gains, and its two places as one number."""
+        groups, slots = len(free), table.shape[0]
+        gain, pair = self._device.empty((groups,), np.float32), self._device.empty((groups,), np.int64)
+        mask = self.upload(free.view(np.uint8))
+        self._launch("best_swaps", (groups,), 128, table, column, values, mask, slots, gain, pair)
+        return self._device.download(gain), self._device.download(pair)
 
     def best_partitions(self, order: Ints, sets: Ints, subsets: Ints, parts: Ints) -> tuple[Doubles, Ints]:
         """See ``Handle``. Raises ``ValueError`` for sets of more than 32 channels."""
@@ -129,13 +157,13 @@ class CudaHandle:
             raise ValueError(f"the CUDA kernels partition up to {_SET} channels, got {size}: backend='cpu' takes any")
         gains, dealt = np.empty(len(sets)), np.empty((len(sets), size), np.int64)
         value = self._group_values(order.reshape(-1, self.m))
-        index, groups, ways = self._indices(order), self._indices(subsets), self._indices(parts.T)
+        index, groups, ways = self.indices(order), self.indices(subsets), self.indices(parts.T)
         for part in self._pieces(len(sets), 8 * len(subsets) + 8 * size + 16):
             count = len(sets[part])
             chosen, best = (self._device.empty((count, size), np.int32) for _ in range(2))
             worth = self._device.empty((count, len(subsets)), np.float64)
             gain = self._device.empty((count,), np.float64)
-            here = self._indices(sets[part])
+            here = self.indices(sets[part])
             self._launch(
                 "subset_values", (count,), 256,
                 self._values, self.rows, index, here, members, groups, len(subsets), chosen, worth,
@@ -172,7 +200,7 @@ class CudaHandle:
             self._launch(
                 "anneal_swaps", (chains,), threads,
                 scores, words, self.channels, self._seeds(seeds[part]), steps, hot, cooling,
-                bounds, own, self._indices(orders[part]), best,
+                bounds, own, self.indices(orders[part]), best,
             )  # fmt: skip
             out[part] = self._device.download(best)
         return out
@@ -192,7 +220,7 @@ class CudaHandle:
         bounds = self._device.empty((chains, groups, words), np.uint32)
         sums = self._device.empty((chains, groups, groups), np.int32)
         cost = self._device.staging((chains, groups, groups), np.int32)
-        state, seed = self._indices(orders), self._seeds(seeds)
+        state, seed = self.indices(orders), self._seeds(seeds)
         slices = _blocks(words, _WORDS)
         tiles = (_blocks(groups, _TILE[1]), _blocks(groups, _TILE[0]), chains * slices)
         cells, threads_a_block = (groups, chains), 128
@@ -207,8 +235,13 @@ class CudaHandle:
             self._launch("close_slots", grid, 256, slots, index, target, groups, chains, state)
         return self._device.download(state).astype(np.int64)
 
-    def _indices(self, array: Ints) -> Any:
-        return self._device.upload(np.ascontiguousarray(array, np.int32))
+    def indices(self, array: Ints) -> Any:
+        """Slots, channels or groups on the device, where they are int32."""
+        return self.upload(np.ascontiguousarray(array, np.int32))
+
+    def upload(self, array: NDArray[Any]) -> Any:
+        """A copy on the device."""
+        return self._device.upload(array)
 
     def _seeds(self, seeds: Ints) -> Any:
         return self._device.upload(np.ascontiguousarray(seeds, np.int64).view(np.uint64))

@@ -16,7 +16,7 @@ MAX_GROUP = 64
 
 # One compiled text each: the files, in order.
 MODULES = {
-    "search": ("common", "groups", "product", "swap_gains", "partitions", "deal", "anneal"),
+    "search": ("common", "groups", "product", "swap_gains", "best_swaps", "partitions", "deal", "anneal"),
     "mask": ("mask_1d",),
 }
 
@@ -34,6 +34,9 @@ SIGNATURES = {
     "int32 groups, int64 words, int32 slice, int32 slices, int32 sums[chains,groups,groups]",
     "swap_gains": "float32 there[count,channels], float32 back[channels,count], float64 value[groups], "
     "int32 slots[count], int32 count, int32 channels, float32 gains[count,channels]",
+    "best_swaps": "float32 table[slots,slots], int32 column[slots], float64 value[groups], uint8 is_free[groups], "
+    "int32 slots, float32 gain[groups], int64 pair[groups]",
+    "put_rows": "float32 part[count,width], int32 place[count], int32 count, int32 width, float32 table[slots,width]",
     "subset_values": "float32 values[channels,rows], int64 rows, int32 order[channels], int32 sets[sets,members], "
     "int32 members, int32 subsets[count,M], int32 count, int32 chosen[sets,size], float64 worth[sets,count]",
     "best_partitions": "int32 sets[sets,members], int32 members, int32 subsets[count,M], int32 count, "

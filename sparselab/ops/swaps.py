@@ -1,0 +1,53 @@
+"""Swaps of two channels of different groups, from the table that holds them all: the numpy way, for any handle."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparselab.ops.backend import Handle, Ints
+
+
+class TableSwaps:
+    """``sparselab.ops.backend.Swaps`` on ``handle.table``: 4 bytes a pair of slots, and some five times that for a moment."""
+
+    def __init__(self, handle: Handle, order: Ints, slots: Ints) -> None:
+        self._handle, self._slots, self._order = handle, slots, order.copy()
+        self._channels = order[slots]  # the table's columns stay with the channels, wherever they go
+        self._column = np.arange(len(slots))  # ... so this is which column sits in which slot now
+        self._group = self._column // handle.m
+        self._table = handle.table(order, slots, self._channels)
+        self.values = handle.group_table(self._channels.reshape(-1, handle.m))
+        first, second = np.triu_indices(len(slots), 1)
+        apart = self._group[first] != self._group[second]
+        self._first, self._second = first[apart].astype(np.int32), second[apart].astype(np.int32)
+
+    def best(self, share: float, least: float) -> Ints:
+        """See ``Swaps``."""
+        placed = self._table[:, self._column]
+        placed -= self.values[self._group, None].astype(np.float32)
+        gains = (placed + placed.T)[self._first, self._second]
+        wanted = np.flatnonzero(gains > max(float(gains.max(initial=0.0)) * share, least))
+        return self._disjoint(wanted[np.argsort(-gains[wanted], kind="stable")])
+
+    def _disjoint(self, ranked: NDArray[np.int64]) -> Ints:
+        """Those of the ``ranked`` swaps that touch no group which a better one touched."""
+        free = np.ones(len(self.values), bool)
+        chosen = []
+        for one, two in zip(self._first[ranked].tolist(), self._second[ranked].tolist()):
+            if free[self._group[one]] and free[self._group[two]]:
+                free[self._group[one]] = free[self._group[two]] = False
+                chosen.append((one, two))
+        return np.array(chosen, np.int64).reshape(-1, 2)
+
+    def make(self, pairs: Ints) -> Ints:
+        """See ``Swaps``."""
+        m = self._handle.m
+        one, two = pairs.T
+        self._column[one], self._column[two] = self._column[two], self._column[one]
+        self._order[self._slots] = self._channels[self._column]
+        touched = np.unique(self._group[pairs])
+        stale = (touched[:, None] * m + np.arange(m)).ravel()
+        self._table[stale] = self._handle.table(self._order, self._slots[stale], self._channels)
+        self.values[touched] = self._handle.group_table(self._order[self._slots[stale]].reshape(-1, m))
+        return self._order
