@@ -101,35 +101,37 @@ class SearchProblem:
                 raise ValueError("two terms on one saliency name the same column: a column is one unit's")
         return tuple(found.values())
 
-    def check(self, m: int) -> None:
-        """Raise ``ValueError`` unless every consumer's channels divide into groups of ``m``."""
+    def check(self, pattern: str | Pattern) -> tuple[int, int]:
+        """The N and M of a pattern that orders can be judged by; ``ValueError`` for another one.
+
+        Every consumer's channels must divide into groups of M. For 2d masks rows must divide into blocks of M too, and M is
+        at most 4.
+        """
+        parsed = Pattern.parse(pattern)
+        n, m = parsed.require_nm("a permutation search")
+        if parsed.both_ways and m > LARGEST_BLOCK:
+            raise ValueError(
+                f"orders are judged by 2d masks up to M = {LARGEST_BLOCK}, got M = {m}: search for '{n}:{m}', whose order "
+                "helps 2d masks too"
+            )
         for consumer in self.consumers:
-            channels = consumer.saliency.shape[1]
+            rows, channels = consumer.saliency.shape
             if channels % m:
                 padded = -(-channels // m) * m
                 raise ValueError(
                     f"{channels} channels do not divide into groups of {m}: pad the scores with zero columns to "
                     f"{padded}, or leave this consumer out"
                 )
-
-    def has_searchable(self, m: int) -> bool:
-        """Whether any run of columns fills whole groups: if not, there is nothing to search."""
-        return any(fills_groups(run, m) for _, run in self._runs())
-
-    def check_both_ways(self, n: int, m: int) -> None:
-        """Raise ``ValueError`` unless orders can be judged by 2d masks: rows in blocks of ``m``, which is at most 4."""
-        if m > LARGEST_BLOCK:
-            raise ValueError(
-                f"orders are judged by 2d masks up to M = {LARGEST_BLOCK}, got M = {m}: search for '{n}:{m}', whose order "
-                "helps 2d masks too"
-            )
-        for consumer in self.consumers:
-            rows = consumer.saliency.shape[0]
-            if rows % m:
+            if rows % parsed.block_rows:
                 raise ValueError(
                     f"{rows} rows do not divide into blocks of {m}: pad the scores with rows of zeros, or leave this "
                     "consumer out"
                 )
+        return n, m
+
+    def has_searchable(self, m: int) -> bool:
+        """Whether any run of columns fills whole groups: if not, there is nothing to search."""
+        return any(fills_groups(run, m) for _, run in self._runs())
 
     def searchable(self, m: int) -> Matrix:
         """What strategies search, ``(rows, size)``: all runs of columns that fill whole groups, weighted and stacked.
@@ -161,12 +163,8 @@ class SearchProblem:
 
     def retained_each(self, order: Any = None, pattern: str | Pattern = "2:4") -> list[float]:
         """The share of each of ``consumers`` in ``retained``."""
-        parsed = Pattern.parse(pattern)
-        n, m = parsed.require_nm("a permutation search")
-        self.check(m)
-        if parsed.both_ways:
-            self.check_both_ways(n, m)
-        count = _retained_both_ways if parsed.both_ways else _retained
+        n, m = self.check(pattern)
+        count = _retained_both_ways if Pattern.parse(pattern).both_ways else _retained
         index = np.arange(self.size) if order is None else np.asarray(order)
         return [
             consumer.weight * count(consumer.saliency, _moved(consumer, index), n, m) for consumer in self.consumers
@@ -174,8 +172,7 @@ class SearchProblem:
 
     def ideal_each(self, pattern: str | Pattern = "2:4") -> list[float]:
         """The share of each of ``consumers`` in ``ideal``."""
-        n, m = Pattern.parse(pattern).require_nm("a permutation search")
-        self.check(m)
+        n, m = self.check(pattern)
         return [consumer.weight * _ideal(consumer.saliency, n, m) for consumer in self.consumers]
 
     def total_each(self) -> list[float]:

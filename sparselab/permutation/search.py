@@ -81,9 +81,7 @@ def search_permutation(
     if time_limit is not None and not time_limit > 0:
         raise ValueError(f"time_limit must be positive seconds, got {time_limit}")
     problem = as_problem(matrix_or_problem, saliency)
-    problem.check(m)
-    if parsed.both_ways:
-        problem.check_both_ways(n, m)
+    problem.check(parsed)
     chosen = STRATEGIES.resolve(strategy)
     backend = _backend(problem, parsed, backend)
     if time_limit is not None and isinstance(strategy, str):

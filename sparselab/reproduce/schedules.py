@@ -72,6 +72,8 @@ def compared(comparison: Comparison, *, progress: bool = False) -> pd.DataFrame:
         store=store,
         progress=progress,
     )
+    if trials.attrs["interrupted"]:
+        raise KeyboardInterrupt  # what is done is in the store
     failed = trials[trials["state"] == "failed"]
     if len(failed):
         raise RuntimeError(f"{len(failed)} of {len(trials)} trials failed, the first with: {failed['error'].iloc[0]}")

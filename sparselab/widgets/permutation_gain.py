@@ -158,7 +158,7 @@ class PermutationGain(WorkingPanel):
         for name in self.strategies:
             STRATEGIES.resolve(name)
         matrix, pattern = self.matrix, self.pattern
-        matrix.problem.check(Pattern.parse(pattern).require_nm("a permutation search")[1])
+        matrix.problem.check(pattern)
         traces = self._traces = []
         names, seconds, seed = self.strategies, self.seconds or None, self.seed
 
@@ -331,7 +331,7 @@ class PermutationGain(WorkingPanel):
             picture.clear()
         with self.problems_shown():
             self._about.value = html.escape(self.matrix.about)
-            self.matrix.problem.check(Pattern.parse(self.pattern).require_nm("a permutation search")[1])
+            self.matrix.problem.check(self.pattern)
             self._show_order()
         if self.problem:
             self._order_picture.clear()

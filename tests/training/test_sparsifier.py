@@ -340,9 +340,11 @@ def test_a_mask_function_of_your_own():
     assert (model[0].weight >= 0).all()
 
 
-@pytest.mark.parametrize(
-    "schedule", ["one_shot", "one_shot,3", "recompute,3", "recompute,4,regrow=true,grow=2", "gradual,2,6", "decay,1,6"]
-)
+RESUMED = ["one_shot", "one_shot,3", "recompute,3", "recompute,4,regrow=true,grow=2", "gradual,2,6", "decay,1,6"]
+RESUMED += ["sr_ste", "sr_ste,0.1,every=3"]
+
+
+@pytest.mark.parametrize("schedule", RESUMED)
 @pytest.mark.parametrize("at", [1, 3, 5])
 def test_resuming_gives_the_same_bits_as_not_stopping(schedule, at):
     def start() -> tuple[nn.Module, torch.optim.Optimizer, sl.Sparsifier]:
