@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from sparselab.measures import efficacy
@@ -83,10 +84,10 @@ def run(settings: Settings) -> Section:
 def trial(trial: Trial) -> dict[str, Any]:
     """The dense network with its channels ``step`` of ``steps`` on the way to the best order, pruned, then fine-tuned."""
     task = loaded_task(trial.name)
-    model, plan = _planned(trial.name, trial.pattern, trial.seed, trial.dense_steps)
+    model, plan, efficacies = _way(trial.name, trial.pattern, trial.seed, trial.dense_steps)
     model = copy.deepcopy(model)
-    shares, efficacies = equal_steps(model, task, plan, trial.pattern, trial.steps)
-    apply_unchanged(plan_partway(plan, shares[trial.step]), model, task)
+    share, reached = equal_steps(efficacies, trial.steps)[trial.step]
+    apply_unchanged(plan_partway(plan, share), model, task)
     sparsifier = pruned(task, model, trial.pattern, AS_TRAINED, trial.seed)
     pruned_top1 = answers(task, model).top1
     # The same batches at each step: what differs is the order alone.
@@ -99,39 +100,43 @@ def trial(trial: Trial) -> dict[str, Any]:
         sparsifier=sparsifier,
     )
     return {
-        "share": shares[trial.step],
-        "efficacy": efficacies[trial.step],
+        "share": share,
+        "efficacy": reached,
         "pruned_top1": pruned_top1,
         "finetuned_top1": answers(task, model).top1,
     }
 
 
 @functools.lru_cache(maxsize=1)
-def _planned(name: str, pattern: str, seed: int, dense_steps: int | None) -> tuple[nn.Module, Plan]:
-    """The dense network of a seed, and the plan that leads to the best order found for it."""
+def _way(name: str, pattern: str, seed: int, dense_steps: int | None) -> tuple[nn.Module, Plan, NDArray[np.float64]]:
+    """The dense network of a seed, the plan that leads to the best order found for it, and the efficacies on the way."""
     task = loaded_task(name)
     model, _ = dense_baseline(task, seed=seed, steps=dense_steps)
     report = permute(copy.deepcopy(model), task.example_inputs, pattern, include=task.include, seed=seed)
-    return model, report.plan
+    return model, report.plan, efficacies_along(model, task, report.plan, pattern)
 
 
-def equal_steps(model: nn.Module, task: Task, plan: Plan, pattern: str, steps: int) -> tuple[list[float], list[float]]:
-    """The shares of the way to ``plan`` whose efficacies are nearest to equal steps, and those efficacies.
+def efficacies_along(model: nn.Module, task: Task, plan: Plan, pattern: str) -> NDArray[np.float64]:
+    """The efficacy after each of ``SHARES`` of the way to ``plan``, of all pruned layers together."""
+    start = _pruned_layers(model, task, pattern)
+    baseline, ideal = float(start["retained"].sum()), float(start["ideal"].sum())
+    found = []
+    for share in SHARES:
+        moved = copy.deepcopy(model)
+        plan_partway(plan, share).apply(moved)
+        found.append(efficacy(float(_pruned_layers(moved, task, pattern)["retained"].sum()), baseline, ideal))
+    return np.array(found)
 
-    The first is 0 and the last 1. Efficacy is of all pruned layers together; it need not rise all the way.
+
+def equal_steps(efficacies: NDArray[np.float64], steps: int) -> list[tuple[float, float]]:
+    """Those of ``SHARES`` whose efficacies are nearest to ``steps`` equal steps, each with its efficacy.
+
+    The first is 0 and the last 1. Efficacy need not rise all the way.
     """
-    along = np.array([_efficacy(model, task, plan_partway(plan, share), pattern) for share in SHARES])
-    wanted = np.linspace(0, along[-1], steps + 1)
-    nearest = [int(np.abs(along - target).argmin()) for target in wanted]
+    wanted = np.linspace(0, efficacies[-1], steps + 1)
+    nearest = [int(np.abs(efficacies - target).argmin()) for target in wanted]
     nearest[0], nearest[-1] = 0, len(SHARES) - 1
-    return [float(SHARES[index]) for index in nearest], [float(along[index]) for index in nearest]
-
-
-def _efficacy(model: nn.Module, task: Task, plan: Plan, pattern: str) -> float:
-    moved = copy.deepcopy(model)
-    plan.apply(moved)
-    before, after = _pruned_layers(model, task, pattern), _pruned_layers(moved, task, pattern)
-    return efficacy(float(after["retained"].sum()), float(before["retained"].sum()), float(before["ideal"].sum()))
+    return [(float(SHARES[index]), float(efficacies[index])) for index in nearest]
 
 
 def _pruned_layers(model: nn.Module, task: Task, pattern: str) -> pd.DataFrame:

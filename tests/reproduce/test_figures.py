@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import numpy as np
@@ -102,17 +103,28 @@ def test_the_figure_of_gains_begins_at_zero():
         assert all(line.get_ydata()[0] == 0 for line in lines)
 
 
-def test_equal_steps_begin_and_end_at_the_ends():
-    torch.manual_seed(0)
+def test_the_way_begins_at_none_and_ends_at_the_efficacy_of_the_plan():
     task = sl.tasks.get_task("digits")
+    torch.manual_seed(0)
     model = task.model().eval()
-    plan = sl.permute(type(model)(*model), task.example_inputs, verify=False).plan
-    model = task.model().eval()
-    shares, efficacies = figure3.equal_steps(model, task, plan, "2:4", 3)
-    assert shares[0] == 0
-    assert shares[-1] == 1
-    assert efficacies[0] == 0
-    assert len(shares) == len(efficacies) == 4
+    report = sl.permute(copy.deepcopy(model), task.example_inputs, verify=False)
+    along = figure3.efficacies_along(model, task, report.plan, "2:4")
+    assert along[0] == 0
+    searched = report.frame[["baseline", "retained", "ideal"]].sum()
+    assert along[-1] == pytest.approx(
+        sl.measures.efficacy(searched.retained, searched.baseline, searched.ideal), rel=1e-4
+    )
+
+
+def test_equal_steps_are_those_nearest_to_equal_efficacies():
+    efficacies = np.linspace(0, 30, len(figure3.SHARES))
+    efficacies[[5, 35]] = efficacies[[35, 5]]
+    assert figure3.equal_steps(efficacies, 3) == [
+        (0, 0),
+        (pytest.approx(figure3.SHARES[13]), efficacies[13]),
+        (pytest.approx(figure3.SHARES[27]), efficacies[27]),
+        (1, 30),
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------------ figure 4
