@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from sparselab.eligibility import layer_weights
 from sparselab.layout import to_matrix
 from sparselab.patterns import Pattern
-from sparselab.permutation import search_permutation
+from sparselab.permutation import search_permutation, warm_up
 from sparselab.reports import magnitude_report
 from sparselab.reproduce import drawing
-from sparselab.reproduce.random_matrices import warm_up
 from sparselab.reproduce.section import Section, Settings, markdown_table
 from sparselab.reproduce.sources import MEASURED
 from sparselab.reproduce.trials import run_trials
@@ -34,7 +33,8 @@ def run(settings: Settings) -> Section:
     """The table of least sparsities and the figure of the layers that succeed."""
     layers = [name for name, matrix in magnitudes().items() if settings.full or matrix.size <= QUICK_SCORES]
     strategies = STRATEGIES if settings.full else QUICK_STRATEGIES
-    warm_up(strategies)
+    for strategy in strategies:
+        warm_up(strategy)
     trials = [{"layer": layer, "strategy": strategy} for layer in layers for strategy in strategies]
     found = run_trials(trial, settings, trials=trials)
     table = found[["layer", "rows", "channels", "strategy", "least_sparsity", "no_order_below", "seconds"]]

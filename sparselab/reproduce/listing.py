@@ -6,8 +6,8 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from sparselab.masks.create import create_mask
-from sparselab.permutation import search_permutation
-from sparselab.reproduce.random_matrices import authors_matrix, warm_up
+from sparselab.permutation import search_permutation, warm_up
+from sparselab.reproduce.random_matrices import authors_matrix
 from sparselab.reproduce.section import Section, Settings, markdown_table
 from sparselab.reproduce.sources import LEGEND, MEASURED, MISSING, QUOTED, cell
 
@@ -46,7 +46,8 @@ def run(settings: Settings) -> Section:
 def listing(strategies: list[str], *, progress: bool = False) -> pd.DataFrame:
     """128 rows x 64 channels, seed 1: ``strategy, source, retained, efficacy, seconds``, ours and then the authors' row of each."""
     scores = authors_matrix(128, 64)
-    warm_up(strategies)
+    for strategy in strategies:
+        warm_up(strategy)
     rows: list[tuple[str, str, float, float, float]] = []
     for name, retained in mask_magnitudes().items():
         rows += [(name, MEASURED, retained, NAN, NAN), (name, QUOTED, MASKS[name], NAN, NAN)]

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sparselab.permutation import search_permutation
+from sparselab.ops.backend import resolve
+from sparselab.permutation import search_permutation, warm_up
 from sparselab.reproduce.section import Settings
 from sparselab.reproduce.trials import run_trials
 from sparselab.sweeps.trial import Trial
 
-_PROVING = ("exhaustive", "optimal")  # these refuse what is large
 LOSS_OF_A_FLOAT = 1e-6
 """Retained sums that differ by less than this, relatively, are the same order's."""
 
@@ -24,18 +24,11 @@ def authors_matrix(rows: int, channels: int, seed: int = 1) -> NDArray[np.float6
     return np.random.RandomState(seed).rand(rows, channels)
 
 
-def warm_up(strategies: Iterable[str]) -> None:
-    """Compile what they need, so that no strategy's seconds include it."""
-    for strategy in strategies:
-        channels = 16 if strategy.split(",")[0] in _PROVING else 32
-        search_permutation(authors_matrix(8, channels), strategy=strategy, time_limit=1.0)
-
-
 def why_no_gpu() -> str | None:
     """Why searches cannot run on a GPU here; ``None`` where they can."""
     try:
-        search_permutation(authors_matrix(8, 16), strategy="identity", backend="cuda")
-    except (ValueError, ImportError, RuntimeError) as error:
+        resolve("cuda")
+    except ValueError as error:
         return str(error).split(";")[0]
     return None
 
@@ -47,7 +40,8 @@ def search_all(settings: Settings, trials: Iterable[Mapping[str, Any]]) -> pd.Da
     proved one; ``identity`` is asked to.
     """
     wanted = [{"time_limit": None, "search_backend": "cpu", **trial} for trial in trials]
-    warm_up(dict.fromkeys(str(trial["strategy"]) for trial in wanted))
+    for strategy, backend in dict.fromkeys((trial["strategy"], trial["search_backend"]) for trial in wanted):
+        warm_up(strategy, backend=backend)  # so that no strategy's seconds include compiling
     return run_trials(search_trial, settings, trials=wanted)
 
 

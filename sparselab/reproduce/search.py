@@ -8,8 +8,8 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from sparselab import plots
-from sparselab.permutation import search_permutation
-from sparselab.reproduce.random_matrices import authors_matrix, warm_up
+from sparselab.permutation import search_permutation, warm_up
+from sparselab.reproduce.random_matrices import authors_matrix
 from sparselab.reproduce.section import Section, Settings
 
 SIZES = ((32, 16), (128, 64), (128, 128), (256, 256), (512, 512), (1024, 1024), (2048, 2048))
@@ -44,7 +44,8 @@ def run(settings: Settings) -> Section:
 
 def quality_against_time(sizes: Sequence[tuple[int, int]], *, progress: bool = False) -> pd.DataFrame:
     """``strategy, time_limit, rows, channels, seconds, efficacy, seed, bound``; ``bound`` is an efficacy, NaN above 128 channels."""
-    warm_up([*STRATEGIES, "exhaustive", "auto"])
+    for strategy in (*STRATEGIES, "exhaustive", "auto"):
+        warm_up(strategy)
     runs = [(size, *run) for size in sizes for run in _runs(size[1])]
     bounds: dict[tuple[int, int], float] = {}
     points = []
