@@ -12,8 +12,6 @@ extern "C" __global__ void __launch_bounds__(128)
     best_swaps(const float* __restrict__ table, const int* __restrict__ column, const double* __restrict__ value,
                const unsigned char* __restrict__ is_free, int slots, float* __restrict__ gain,
                long long* __restrict__ pair) {
-  __shared__ float top[128];
-  __shared__ long long place[128];
   const int g = blockIdx.x, t = threadIdx.x;
   float most = -3e38f;
   long long found = -1;
@@ -31,18 +29,10 @@ extern "C" __global__ void __launch_bounds__(128)
       }
     }
   }
-  top[t] = most;
-  place[t] = found;
-  for (int half = blockDim.x / 2; half > 0; half /= 2) {
-    __syncthreads();
-    if (t < half && (top[t + half] > top[t] || (top[t + half] == top[t] && place[t + half] < place[t]))) {
-      top[t] = top[t + half];
-      place[t] = place[t + half];
-    }
-  }
+  block_best<128>(most, found);
   if (t == 0) {
-    gain[g] = top[0];
-    pair[g] = place[0];
+    gain[g] = most;
+    pair[g] = found;
   }
 }
 

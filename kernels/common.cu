@@ -68,6 +68,27 @@ __device__ Number block_sum(Number value) {
   return sum;
 }
 
+// The largest value of a block of THREADS threads, a power of two, and its place, the smallest of equal ones: for every
+// thread. Called once in a kernel.
+template <int THREADS, class Number, class Place>
+__device__ void block_best(Number& value, Place& place) {
+  __shared__ Number top[THREADS];
+  __shared__ Place at[THREADS];
+  const int t = threadIdx.x;
+  top[t] = value;
+  at[t] = place;
+  for (int half = THREADS / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (t < half && (top[t + half] > top[t] || (top[t + half] == top[t] && at[t + half] < at[t]))) {
+      top[t] = top[t + half];
+      at[t] = at[t + half];
+    }
+  }
+  __syncthreads();
+  value = top[0];
+  place = at[0];
+}
+
 // The k-th 64 random bits, k = 1, 2, ..., of a seed (splitmix64: Steele, Lea and Flood, OOPSLA 2014).
 __device__ inline uint64 random_bits(uint64 seed, uint64 k) {
   uint64 bits = seed + k * 0x9E3779B97F4A7C15ull;

@@ -64,8 +64,6 @@ extern "C" __global__ void __launch_bounds__(128)
                     const int* __restrict__ parts, int ways, const int* __restrict__ channels,
                     const double* __restrict__ worth, const double* __restrict__ value, double* __restrict__ gains,
                     int* __restrict__ dealt) {
-  __shared__ double top[128];
-  __shared__ int place[128];
   const int size = members * M, t = threadIdx.x;
   const long long k = blockIdx.x;
   double most = -1;
@@ -78,20 +76,11 @@ extern "C" __global__ void __launch_bounds__(128)
       found = p;
     }
   }
-  top[t] = most;
-  place[t] = found;
-  for (int half = blockDim.x / 2; half > 0; half /= 2) {
-    __syncthreads();
-    if (t < half && (top[t + half] > top[t] || (top[t + half] == top[t] && place[t + half] < place[t]))) {
-      top[t] = top[t + half];
-      place[t] = place[t + half];
-    }
-  }
-  __syncthreads();
-  if (t < size) dealt[k * size + t] = channels[k * size + subsets[parts[t / M * ways + place[0]] * M + t % M]];
+  block_best<128>(most, found);
+  if (t < size) dealt[k * size + t] = channels[k * size + subsets[parts[t / M * ways + found] * M + t % M]];
   if (t == 0) {
     double now = 0;
     for (int g = 0; g < members; ++g) now += value[sets[k * members + g]];
-    gains[k] = top[0] - now;
+    gains[k] = most - now;
   }
 }
