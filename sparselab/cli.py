@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pickle import UnpicklingError
 from typing import Any
 
@@ -35,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     size = part.add_mutually_exclusive_group()
     size.add_argument("--quick", dest="full", action="store_false", help="minutes on a laptop (the default)")
     size.add_argument("--full", dest="full", action="store_true", help="everything, hours")
+    part.add_argument("--device", help="where networks are trained (default: cuda where torch has it, else cpu)")
     part.add_argument("--no-progress", dest="progress", action="store_false", help="no progress bars")
     part.set_defaults(run=_reproduce, full=False)
 
@@ -114,7 +116,10 @@ def _command(name: str) -> Callable[[argparse.Namespace], int]:
 def _reproduce(options: argparse.Namespace) -> int:
     from sparselab.reproduce import Settings, reproduce
 
-    report = reproduce(options.name, options.out, Settings(full=options.full, progress=options.progress))
+    settings = Settings(full=options.full, progress=options.progress)
+    if options.device:
+        settings = replace(settings, device=options.device)
+    report = reproduce(options.name, options.out, settings)
     print(f"report: {report}")
     return 0
 

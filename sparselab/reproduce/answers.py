@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from sparselab.modes import evaluating
 from sparselab.tasks import Task
+from sparselab.tasks.loop import to_device
 from sparselab.tasks.task import logits_of
 
 
@@ -39,13 +40,14 @@ class Answers:
 
 
 def answers(task: Task, model: nn.Module, *, batch_size: int = 250) -> Answers:
-    """Those of ``model`` on the task's evaluation data, in evaluation mode; its mode is as before afterwards."""
+    """Those of ``model`` on the task's evaluation data, on the CPU, in evaluation mode; its mode is as before afterwards."""
     logits, labels = [], []
+    device = next(model.parameters()).device
     with evaluating(model), torch.no_grad():
         for indices in torch.split(torch.arange(len(task.eval_data)), batch_size):
-            out, label = logits_of(model, task.eval_data[indices])
-            logits.append(out)
-            labels.append(label)
+            out, label = logits_of(model, to_device(task.eval_data[indices], device))
+            logits.append(out.cpu())
+            labels.append(label.cpu())
     return Answers(torch.cat(logits), torch.cat(labels))
 
 

@@ -27,6 +27,7 @@ from sparselab.reproduce.trained import AS_TRAINED, pruned
 from sparselab.reproduce.trials import loaded_task, run_trials
 from sparselab.sweeps.trial import Trial
 from sparselab.tasks import Task, dense_baseline, train
+from sparselab.tasks.loop import to_device
 
 SHARES = np.linspace(0, 1, 41)
 """The parts of the way at which efficacy is looked at."""
@@ -45,9 +46,9 @@ class Walk:
     dense_steps: int | None = None
     patterns: tuple[str, ...] = ("2:4", "1:8")
 
-    def trials(self) -> list[dict[str, Any]]:
-        """One for every order."""
-        shared = {"steps": self.steps, "finetuning": self.finetuning, "dense_steps": self.dense_steps}
+    def trials(self, device: str = "cpu") -> list[dict[str, Any]]:
+        """One for every order, on ``device``."""
+        shared = {"device": device, "steps": self.steps, "finetuning": self.finetuning, "dense_steps": self.dense_steps}
         return [
             {"name": name, "pattern": pattern, "seed": seed, "step": step, **shared}
             for seed in range(self.seeds)
@@ -70,7 +71,7 @@ def run(settings: Settings) -> Section:
             loaded_task(name)
     except FileNotFoundError as error:
         return Section(title, f"Skipped: {error}.")
-    found = run_trials(trial, settings, trials=walk.trials())
+    found = run_trials(trial, settings, trials=walk.trials(settings.device))
     table = found[["name", "pattern", "seed", "step", "share", "efficacy", "pruned_top1", "finetuned_top1"]]
     return Section(
         title,
@@ -84,7 +85,7 @@ def run(settings: Settings) -> Section:
 def trial(trial: Trial) -> dict[str, Any]:
     """The dense network with its channels ``step`` of ``steps`` on the way to the best order, pruned, then fine-tuned."""
     task = loaded_task(trial.name)
-    model, plan, efficacies = _way(trial.name, trial.pattern, trial.seed, trial.dense_steps)
+    model, plan, efficacies = _way(trial.name, trial.pattern, trial.seed, trial.dense_steps, trial.device)
     model = copy.deepcopy(model)
     share, reached = equal_steps(efficacies, trial.steps)[trial.step]
     apply_unchanged(plan_partway(plan, share), model, task)
@@ -108,11 +109,14 @@ def trial(trial: Trial) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=1)
-def _way(name: str, pattern: str, seed: int, dense_steps: int | None) -> tuple[nn.Module, Plan, NDArray[np.float64]]:
+def _way(
+    name: str, pattern: str, seed: int, dense_steps: int | None, device: str
+) -> tuple[nn.Module, Plan, NDArray[np.float64]]:
     """The dense network of a seed, the plan that leads to the best order found for it, and the efficacies on the way."""
     task = loaded_task(name)
-    model, _ = dense_baseline(task, seed=seed, steps=dense_steps)
-    report = permute(copy.deepcopy(model), task.example_inputs, pattern, include=task.include, seed=seed)
+    model, _ = dense_baseline(task, seed=seed, steps=dense_steps, device=device)
+    inputs = to_device(task.example_inputs, torch.device(device))
+    report = permute(copy.deepcopy(model), inputs, pattern, include=task.include, seed=seed)
     return model, report.plan, efficacies_along(model, task, report.plan, pattern)
 
 
@@ -148,7 +152,8 @@ def _pruned_layers(model: nn.Module, task: Task, pattern: str) -> pd.DataFrame:
 
 def apply_unchanged(plan: Plan, model: nn.Module, task: Task) -> None:
     """Apply ``plan``; ``RuntimeError`` where that changes the answers by more than rounding."""
-    inputs, _ = task.eval_data[torch.arange(min(64, len(task.eval_data)))]
+    device = next(model.parameters()).device
+    inputs, _ = to_device(task.eval_data[torch.arange(min(64, len(task.eval_data)))], device)
     with torch.no_grad():
         before = model(inputs)
         plan.apply(model)

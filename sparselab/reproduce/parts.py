@@ -47,11 +47,15 @@ def reproduce(name: str, out: str | Path, settings: Settings | None = None) -> P
     Each part's files are written as soon as it is done, and the report is put together from all parts that are there,
     so nothing is lost when a later one is stopped. With ``full`` trials are kept in ``trials.sqlite`` there (unless
     ``settings`` names another store), and a later call goes on from it; quick ones are run anew. Raises ``ValueError`` for an unknown name,
-    listing the valid ones, before any work is done.
+    listing the valid ones, and for a device that cannot be used, before any work is done.
     """
     settings = settings or Settings()
     if name != "all" and name not in PARTS:
         raise unknown_name("part to reproduce", name, ["all", *PARTS])
+    try:
+        torch.empty(0, device=settings.device)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
+        raise ValueError(f"device {settings.device!r} cannot be used: {error}; cpu always can") from error
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:

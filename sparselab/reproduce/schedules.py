@@ -8,10 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from sparselab.paths import cache_dir
 from sparselab.reproduce.section import Section, Settings, markdown_table
+from sparselab.reproduce.trials import run_trials
 from sparselab.sweeps.frames import history
-from sparselab.sweeps.run import experiment
 from sparselab.tasks import get_task
 
 TITLE = "Schedules"
@@ -49,34 +48,26 @@ def run(settings: Settings) -> Section:
         task = get_task(comparison.task)
     except (FileNotFoundError, ModuleNotFoundError) as error:
         return Section(TITLE, f"Skipped: {error}.")
-    table = compared(comparison, progress=settings.progress)
+    table = compared(comparison, settings)
     return Section(TITLE, _text(task.name, comparison, table), {"schedules": table})
 
 
-def compared(comparison: Comparison, *, progress: bool = False) -> pd.DataFrame:
+def compared(comparison: Comparison, settings: Settings) -> pd.DataFrame:
     """``pattern, schedule, pruned_top1, finetuned_top1, spread, moved_percent``: means over the seeds.
 
     ``spread`` is the standard deviation of ``finetuned_top1`` (NaN for one seed), ``moved_percent`` the share of mask
-    entries that differ between the first masks and the last, a mean over layers (NaN where masks never changed). Trials
-    are kept in the cache folder as they finish, and read from there the next time.
+    entries that differ between the first masks and the last, a mean over layers (NaN where masks never changed).
     """
-    store = cache_dir() / "schedules.sqlite"
-    store.parent.mkdir(parents=True, exist_ok=True)
-    trials = experiment(
+    trials = run_trials(
         comparison.task,
+        settings,
         trials=comparison.trials(),
         seed=range(comparison.seeds),
         steps=comparison.steps,
         permutation=None,
         track_every=comparison.steps,
-        store=store,
-        progress=progress,
+        device=settings.device,
     )
-    if trials.attrs["interrupted"]:
-        raise KeyboardInterrupt  # what is done is in the store
-    failed = trials[trials["state"] == "failed"]
-    if len(failed):
-        raise RuntimeError(f"{len(failed)} of {len(trials)} trials failed, the first with: {failed['error'].iloc[0]}")
     trials = trials.merge(_moved(trials), on="key", how="left")
     trials["pattern"] = trials["pattern"].astype(object).where(trials["pattern"].notna(), "dense")
     groups = trials.groupby(["pattern", "schedule"], sort=False, observed=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 
 
@@ -16,12 +17,13 @@ class Settings:
     """What the parts of a reproduction may ask.
 
     ``full``: hours rather than minutes. ``store``: the SQLite file that trials are kept in and resumed from; ``None`` runs
-    all anew. ``progress``: show progress bars.
+    all anew. ``progress``: show progress bars. ``device``: where networks are trained.
     """
 
     full: bool = False
     progress: bool = True
     store: Path | None = None
+    device: str = field(default_factory=lambda: "cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from sparselab.reproduce.section import Settings
 from sparselab.reproduce.trials import loaded_task, run_trials
 from sparselab.sweeps.trial import Trial
 from sparselab.tasks import Task, dense_baseline, recalibrate, train
+from sparselab.tasks.loop import to_device
 from sparselab.training.sparsifier import Sparsifier
 
 DENSE = "dense"
@@ -32,8 +33,8 @@ class Comparison:
     dense_steps: int | None = None
     steps: int | None = None
 
-    def cases(self) -> list[dict[str, Any]]:
-        """The trials, seed by seed, so that a sweep that is stopped has whole seeds."""
+    def cases(self, device: str = "cpu") -> list[dict[str, Any]]:
+        """The trials on ``device``, seed by seed, so that a sweep that is stopped has whole seeds."""
         one_seed = [(DENSE, AS_TRAINED), *((pattern, channels) for pattern in self.patterns for channels in CHANNELS)]
         return [
             {
@@ -43,6 +44,7 @@ class Comparison:
                 "seed": seed,
                 "dense_steps": self.dense_steps,
                 "steps": self.steps,
+                "device": device,
             }
             for seed in range(self.seeds)
             for pattern, channels in one_seed
@@ -52,7 +54,7 @@ class Comparison:
 def compare(comparison: Comparison, settings: Settings) -> pd.DataFrame:
     """A row a trial. Raises ``FileNotFoundError`` or ``ModuleNotFoundError`` where the task's data are missing."""
     loaded_task(comparison.task)
-    return run_trials(trial, settings, trials=comparison.cases())
+    return run_trials(trial, settings, trials=comparison.cases(settings.device))
 
 
 def trial(trial: Trial) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def trial(trial: Trial) -> dict[str, Any]:
     network is trained on alike. ``one_shot_divergence`` is from the dense network's answers, before fine-tuning.
     """
     task = loaded_task(trial.name)
-    model, _ = dense_baseline(task, seed=trial.seed, steps=trial.dense_steps)
+    model, _ = dense_baseline(task, seed=trial.seed, steps=trial.dense_steps, device=trial.device)
     dense = answers(task, model)
     started = time.perf_counter()
     sparsifier = None if trial.pattern == DENSE else pruned(task, model, trial.pattern, trial.channels, trial.seed)
@@ -87,10 +89,11 @@ def trial(trial: Trial) -> dict[str, Any]:
 
 def pruned(task: Task, model: nn.Module, pattern: str, channels: str, seed: int) -> Sparsifier:
     """Prune ``model`` in place with its ``channels`` as they are, permuted or in random order; batch norms re-estimated."""
+    inputs = to_device(task.example_inputs, next(model.parameters()).device)
     if channels == RANDOM:
-        random_plan(model, task.example_inputs, seed).apply(model)
-    inputs = task.example_inputs if channels == PERMUTED else None
-    sparsifier = Sparsifier(model, pattern, include=task.include, example_inputs=inputs)
+        random_plan(model, inputs, seed).apply(model)
+    permuted_by = inputs if channels == PERMUTED else None
+    sparsifier = Sparsifier(model, pattern, include=task.include, example_inputs=permuted_by)
     sparsifier.compute()
     recalibrate(task, model, seed=seed)
     return sparsifier

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 import torch
@@ -14,8 +13,9 @@ from sparselab.modes import evaluating
 from sparselab.network.permuting import permute
 from sparselab.network.report import PermutationReport
 from sparselab.reproduce.section import Section, Settings, markdown_table
-from sparselab.sweeps import experiment
+from sparselab.reproduce.trials import run_trials
 from sparselab.tasks import Task, dense_baseline, get_task
+from sparselab.tasks.loop import to_device
 from sparselab.tasks.task import logits_of
 
 TITLE = "A transformer"
@@ -32,10 +32,11 @@ class Comparison:
     patterns: tuple[str, ...] = ("2:4", "1:4")
     saliencies: tuple[str, ...] = ("magnitude", "wanda", "ria")
 
-    def frame(self, store: Path | None = None, *, progress: bool = False) -> pd.DataFrame:
-        """A row a trial (``experiment``), the dense control among them; finished ones are kept in ``store``."""
-        return experiment(
+    def frame(self, settings: Settings) -> pd.DataFrame:
+        """A row a trial, the dense control among them."""
+        return run_trials(
             self.task,
+            settings,
             pattern=[None, *self.patterns],
             saliency=list(self.saliencies),
             permutation=list(CHANNELS),
@@ -43,9 +44,7 @@ class Comparison:
             steps=self.steps,
             track_every=0,
             where=lambda trial: trial.pattern is not None or (trial.saliency, trial.permutation) == ("magnitude", None),
-            store=store,
-            retry_failed=True,
-            progress=progress,
+            device=settings.device,
         )
 
 
@@ -66,7 +65,7 @@ def agreement(task: Task, first: nn.Module, second: nn.Module, *, batch_size: in
     predictions, difference, largest = 0, 0.0, 0.0
     with evaluating(first), evaluating(second), torch.no_grad():
         for indices in torch.split(torch.arange(len(task.eval_data)), batch_size):
-            batch = task.eval_data[indices]
+            batch = to_device(task.eval_data[indices], next(first.parameters()).device)
             (one, labels), (two, _) = logits_of(first, batch), logits_of(second, batch)
             right = [count + int((found.argmax(1) == labels).sum()) for count, found in zip(right, (one, two))]
             predictions += int((one.argmax(1) != two.argmax(1)).sum())
@@ -85,11 +84,11 @@ def run(settings: Settings) -> Section:
         task = get_task(comparison.task)
     except (FileNotFoundError, ModuleNotFoundError) as error:
         return Section(TITLE, f"**MiniLM** was skipped: {error}.")
-    model, _ = dense_baseline(task, progress=settings.progress)
+    model, _ = dense_baseline(task, device=settings.device, progress=settings.progress)
     permuted = copy.deepcopy(model)
-    report = permute(permuted, task.example_inputs, "2:4")
+    report = permute(permuted, to_device(task.example_inputs, torch.device(settings.device)), "2:4")
     agreed = agreement(task, model, permuted)
-    frame = comparison.frame(settings.store, progress=settings.progress)
+    frame = comparison.frame(settings)
     text = [_moved(report), _agreed(agreed, len(task.eval_data)), accuracy_table(frame)]
     return Section(TITLE, "\n\n".join(text), {"transformers": frame, "transformers_weights": report.weights})
 

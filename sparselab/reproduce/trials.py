@@ -14,12 +14,12 @@ from sparselab.sweeps.trial import Trial
 from sparselab.tasks import Task, get_task
 
 
-def run_trials(function: Callable[[Trial], dict[str, Any]], settings: Settings, **inputs: Any) -> pd.DataFrame:
-    """A row a trial of ``experiment(function, **inputs)``; what the store holds is not run again.
+def run_trials(task: str | Callable[[Trial], dict[str, Any]], settings: Settings, **inputs: Any) -> pd.DataFrame:
+    """A row a trial of ``experiment(task, **inputs)``; what the store holds is not run again.
 
     Raises ``RuntimeError`` where a trial failed (the others are kept), and passes an interruption on.
     """
-    frame = experiment(function, store=settings.store, retry_failed=True, progress=settings.progress, **inputs)
+    frame = experiment(task, store=settings.store, retry_failed=True, progress=settings.progress, **inputs)
     if frame.attrs["interrupted"]:
         raise KeyboardInterrupt
     failed = frame[frame["state"] == "failed"]

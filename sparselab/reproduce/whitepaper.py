@@ -20,6 +20,7 @@ from sparselab.reproduce.trained import CHANNELS, paired, pruned
 from sparselab.reproduce.trials import loaded_task, run_trials
 from sparselab.sweeps.trial import Trial
 from sparselab.tasks import Task, dense_baseline, train
+from sparselab.tasks.loop import to_device
 
 STAGES = {
     "dense_top1": "dense",
@@ -53,7 +54,8 @@ def run(settings: Settings) -> Section:
         loaded_task(recipe.task)
     except (FileNotFoundError, ModuleNotFoundError) as error:
         return Section(title, f"Skipped: {error}.")
-    shared = {"name": recipe.task, "pattern": "2:4", "dense_steps": recipe.dense_steps, "steps": recipe.steps}
+    steps = {"dense_steps": recipe.dense_steps, "steps": recipe.steps}
+    shared = {"name": recipe.task, "pattern": "2:4", "device": settings.device, **steps}
     trials = [{**shared, "channels": channels, "seed": seed} for seed in range(recipe.seeds) for channels in CHANNELS]
     found = run_trials(trial, settings, trials=trials)
     table = found[["name", "pattern", "channels", "seed", *STAGES, "sparse_layers"]]
@@ -68,7 +70,7 @@ def run(settings: Settings) -> Section:
 def trial(trial: Trial) -> dict[str, Any]:
     """Accuracy at each stage, and how many layers are still 2:4 at the end."""
     task = loaded_task(trial.name)
-    model, dense = dense_baseline(task, seed=trial.seed, steps=trial.dense_steps)
+    model, dense = dense_baseline(task, seed=trial.seed, steps=trial.dense_steps, device=trial.device)
     found = {"dense_top1": dense["top1"], "dense_int8_top1": _int8_top1(task, copy.deepcopy(model))}
     sparsifier = pruned(task, model, trial.pattern, trial.channels, trial.seed)
     found["pruned_top1"] = answers(task, model).top1
@@ -85,7 +87,8 @@ def _int8_top1(task: Task, model: nn.Module) -> float:
     """Top-1 of ``model`` quantised in place, calibrated on training data."""
     size = task.recipe.batch_size
     indices = torch.split(torch.arange(_CALIBRATION * size), size)
-    quantise_int8(model, (task.train_data[some] for some in indices))
+    device = next(model.parameters()).device
+    quantise_int8(model, (to_device(task.train_data[some], device) for some in indices))
     return answers(task, model).top1
 
 

@@ -23,6 +23,7 @@ from sparselab.specs import unknown_name
 from sparselab.sweeps.trial import Trial
 from sparselab.sweeps.values import cell, digest
 from sparselab.tasks import TASKS, Task, activations, dense_baseline, evaluate, get_task, recalibrate, train
+from sparselab.tasks.loop import to_device
 from sparselab.tasks.task import Batch, Data
 from sparselab.trackers import MagnitudeTracker, MaskChurnTracker, Tracker
 from sparselab.trackers.accuracy import MetricsTracker
@@ -92,8 +93,7 @@ class PruningRun:
         """
         run = _Phases(_loaded(self.source), trial)
         with run.timed("dense"):
-            model, dense = dense_baseline(run.task, seed=trial.seed)
-        model.to(_device(trial))
+            model, dense = dense_baseline(run.task, seed=trial.seed, device=_device(trial))
         sparsifier = run.prune(model)
         pruned = evaluate(run.task, model)
         trackers = run.trackers(model, sparsifier)
@@ -139,7 +139,7 @@ class _Phases:
             include=self.task.include,
             schedule=trial.schedule,
             permutation=trial.permutation,
-            example_inputs=self.task.example_inputs,
+            example_inputs=to_device(self.task.example_inputs, _device(trial)),
         )
         if not sparsifier.masks:
             raise ValueError(f"pattern {trial.pattern} fits no layer of {self.task.name}; sl.magnitude_report says why")

@@ -19,9 +19,15 @@ from sparselab.tasks.task import Task
 
 
 def dense_baseline(
-    task: Task, *, seed: int = 0, steps: int | None = None, cache: str | Path | None = None, progress: bool = False
+    task: Task,
+    *,
+    seed: int = 0,
+    steps: int | None = None,
+    device: torch.device | str = "cpu",
+    cache: str | Path | None = None,
+    progress: bool = False,
 ) -> tuple[nn.Module, dict[str, float]]:
-    """The task's network trained by its recipe, in evaluation mode, and its metrics. On the CPU.
+    """The task's network trained by its recipe on ``device``, there and in evaluation mode, and its metrics.
 
     Trained once for every seed, then read from ``cache`` (default: ``baselines`` in sparselab's cache folder), where a
     file is found by the hash of what decides the result: the recipe, the fresh network's weights, the data's size and
@@ -29,11 +35,13 @@ def dense_baseline(
     for one; an interrupted training goes on where it stopped. Every call returns a model of its own.
     """
     model = fresh_model(task, seed)
+    trained_on = torch.device(device).type
     folder = cache_dir() / "baselines" if cache is None else Path(cache)
-    file = folder / f"{task.name}-{fingerprint(task, model, seed, steps)}.pt"
+    file = folder / f"{task.name}-{fingerprint(task, model, seed, steps, trained_on)}.pt"
+    model.to(device)
     with _only_one(file):
         if file.is_file():
-            saved = torch.load(file, map_location="cpu", weights_only=True)
+            saved = torch.load(file, map_location=device, weights_only=True)
             model.load_state_dict(saved["model"])
             return model.eval(), saved["metrics"]
         train(task, model, steps=steps, seed=seed, checkpoint=file.with_suffix(".partial"), progress=progress)
@@ -51,8 +59,8 @@ def fresh_model(task: Task, seed: int = 0) -> nn.Module:
         return task.model()
 
 
-def fingerprint(task: Task, model: nn.Module, seed: int = 0, steps: int | None = None) -> str:
-    """A hash of what decides the result of training ``model``, a fresh network of ``task``."""
+def fingerprint(task: Task, model: nn.Module, seed: int = 0, steps: int | None = None, trained_on: str = "cpu") -> str:
+    """A hash of what decides the result of training ``model``, a fresh network of ``task``, on a type of device."""
     digest = hashlib.sha256()
 
     def add(*parts: Any) -> None:
@@ -67,7 +75,7 @@ def fingerprint(task: Task, model: nn.Module, seed: int = 0, steps: int | None =
             else:
                 digest.update(repr(part).encode())
 
-    add("1", task.name, task.version, repr(task.recipe), seed, steps, torch.__version__)
+    add("1", task.name, task.version, repr(task.recipe), seed, steps, torch.__version__, trained_on)
     add(dict(model.state_dict()), len(task.train_data), len(task.eval_data))
     add(task.train_data[torch.arange(min(8, len(task.train_data)))], _code(task.loss), _code(task.augment))
     return digest.hexdigest()[:16]

@@ -91,3 +91,15 @@ def test_layers_before_and_after_side_by_side():
     assert list(frame["layer"]) == ["0.weight", "2.weight", "3.weight"]
     assert frame["permuted_lost_percent"][1] < frame["lost_percent"][1]
     assert (frame["ideal_lost_percent"] <= frame["permuted_lost_percent"] + 1e-6).all()
+
+
+def test_a_device_that_is_not_there_stops_everything_before_any_work(tmp_path):
+    with pytest.raises(ValueError, match=r"device 'warp:7' cannot be used.*cpu always can"):
+        reproduce("layers", tmp_path / "out", Settings(progress=False, device="warp:7"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_cifar_is_longer_on_a_gpu():
+    on_cpu, on_gpu = (table2.full_comparisons(device)[-1] for device in ("cpu", "cuda:0"))
+    assert (on_cpu.task, on_gpu.task) == ("cifar10,residual,epochs=1", "cifar10,residual")
+    assert {case["device"] for case in on_gpu.cases("cuda:0")} == {"cuda:0"}

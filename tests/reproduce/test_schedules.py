@@ -18,7 +18,7 @@ def test_a_table_of_means_over_seeds(tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
     monkeypatch.setenv("SPARSELAB_CACHE", str(tmp_path))
     comparison = schedules.Comparison("digits,epochs=1", 2, 20, kept=(2,))
-    table = schedules.compared(comparison)
+    table = schedules.compared(comparison, Settings(progress=False, store=tmp_path / "trials.sqlite"))
     assert len(table) == 7
     assert table["spread"].notna().all()
     by = table.set_index(["pattern", "schedule"])

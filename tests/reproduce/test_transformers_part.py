@@ -48,7 +48,7 @@ def test_a_row_for_every_way_to_prune_and_one_dense(tmp_path, monkeypatch) -> No
     pytest.importorskip("sklearn")
     monkeypatch.setenv("SPARSELAB_CACHE", str(tmp_path))
     comparison = Comparison("digits,epochs=0.2", steps=1, patterns=("2:4",), saliencies=("magnitude", "ria"))
-    frame = comparison.frame()
+    frame = comparison.frame(Settings(progress=False))
     assert frame["error"].dropna().tolist() == []
     lines = accuracy_table(frame).splitlines()[-5:]
     assert [line.split("|")[1:4] for line in lines] == [

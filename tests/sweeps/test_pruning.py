@@ -62,6 +62,17 @@ def test_the_columns_of_the_promise(tmp_path):
     assert last["value"].tolist() == frame["finetuned_top1"].tolist()
 
 
+@pytest.mark.gpu
+def test_a_permuted_trial_on_a_gpu():
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    (row,) = sweep(device="cuda", pattern="2:4", permutation="auto", steps=6).to_dict("records")
+    assert row["error"] is None
+    assert row["device"].startswith("cuda")
+    assert row["efficacy"] > 5  # the task's example inputs met the network on its device
+    assert row["finetuned_top1"] > 50
+
+
 def test_numbers_against_a_plain_calculation():
     (row,) = sweep(pattern="2:4", permutation=None, steps=0).to_dict("records")
     model, dense = dense_baseline(blobs(), seed=0)
