@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,6 @@ from numpy.typing import NDArray
 from sparselab.layout import to_matrix
 from sparselab.ops.backend import Handle, load, resolve, work
 from sparselab.patterns import Pattern
-from sparselab.permutation.auto import usual_seconds
 from sparselab.permutation.bounds import prove_bound
 from sparselab.permutation.problem import MAX_CHANNELS, Matrix, SearchProblem
 from sparselab.permutation.result import SearchResult
@@ -71,15 +69,7 @@ def search_permutation(
     (True, True)
     """
     started = time.perf_counter()
-    parsed = Pattern.parse(pattern)
-    n, m = parsed.require_nm("a permutation search")
-    if parsed.calculator not in ("1d", "2d_best"):
-        raise ValueError(
-            f"a permutation search scores masks along the input channels ('{n}:{m}') or both ways ('m{m}n{n}_2d_best'), "
-            f"not '{parsed}'"
-        )
-    if time_limit is not None and not time_limit > 0:
-        raise ValueError(f"time_limit must be positive seconds, got {time_limit}")
+    parsed = check_search(pattern, strategy, backend, time_limit)
     problem = as_problem(matrix_or_problem, saliency)
     problem.check(parsed)
     chosen = STRATEGIES.resolve(strategy)
@@ -99,33 +89,22 @@ def search_permutation(
     return _result(search, problem, parsed, str(strategy), backend, seed, seconds, bound)
 
 
-def search_permutations(
-    matrices_or_problems: Iterable[Searchable],
-    pattern: str | Pattern = "2:4",
-    *,
-    time_limit: float | None = None,
-    seed: int = 0,
-    **options: Any,
-) -> list[SearchResult]:
-    """``search_permutation`` for each of many, such as all layers of a network; results in the same order.
-
-    ``time_limit`` is for all of them together, shared out by their size; ``options`` are those of
-    ``search_permutation``. The ``k``-th problem gets the seed ``seed + k``, so problems added at the end change no
-    earlier result.
-    """
-    problems = [as_problem(item, options.get("saliency", "magnitude")) for item in matrices_or_problems]
-    effort = np.array([usual_seconds(sum(len(c.saliency) for c in p.consumers), p.size) for p in problems])
-    share = effort / max(effort.sum(), 1e-9)
-    return [
-        search_permutation(
-            problem,
-            pattern,
-            seed=seed + number,
-            time_limit=None if time_limit is None else time_limit * float(share[number]),
-            **options,
+def check_search(pattern: str | Pattern, strategy: str | Strategy, backend: str, time_limit: float | None) -> Pattern:
+    """The pattern of a search. Raises ``ValueError`` for options that no problem can be searched with."""
+    parsed = Pattern.parse(pattern)
+    n, m = parsed.require_nm("a permutation search")
+    if parsed.calculator not in ("1d", "2d_best"):
+        raise ValueError(
+            f"a permutation search scores masks along the input channels ('{n}:{m}') or both ways ('m{m}n{n}_2d_best'), "
+            f"not '{parsed}'"
         )
-        for number, problem in enumerate(problems)
-    ]
+    if time_limit is not None and not time_limit > 0:
+        raise ValueError(f"time_limit must be positive seconds, got {time_limit}")
+    STRATEGIES.resolve(strategy)
+    check_backend(parsed, backend)
+    if backend != "auto" and not parsed.both_ways:
+        resolve(backend)
+    return parsed
 
 
 def as_problem(item: Searchable, saliency: Saliency = "magnitude") -> SearchProblem:
@@ -184,7 +163,6 @@ def check_backend(pattern: Pattern, backend: str) -> None:
 
 def _backend(problem: SearchProblem, pattern: Pattern, backend: str) -> str:
     """The backend that a search of ``problem`` runs on."""
-    check_backend(pattern, backend)
     if pattern.both_ways:
         return "cpu"
     return resolve(backend, work(sum(len(consumer.saliency) for consumer in problem.consumers), problem.size))
