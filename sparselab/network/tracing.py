@@ -98,7 +98,7 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
     wrapped = _TensorsOut(model, paths.append)
     wrapped.training = model.training  # without `train()`, which would reach into the model
     try:
-        with _quietly(), restored(model), _no_fused_attention():
+        with quietly(), restored(model), _no_fused_attention():
             program = torch.export.export(wrapped, args, kwargs, strict=False)
     except Exception as error:  # whatever the user's code or torch.export raises
         raise UntraceableError(_explain(error)) from error
@@ -140,7 +140,8 @@ def source_line(stack_trace: str | None) -> str | None:
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
+    """Nothing printed, logged or warned of meanwhile: torch reports at length what its callers may be ready for."""
     level = logging.root.manager.disable
     with (
         warnings.catch_warnings(),

@@ -11,13 +11,13 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
+from sparselab.modes import to_device
 from sparselab.network.control import random_plan
 from sparselab.reproduce.answers import Answers, answers
 from sparselab.reproduce.section import Settings
 from sparselab.reproduce.trials import loaded_task, run_trials
 from sparselab.sweeps.trial import Trial
 from sparselab.tasks import Task, dense_baseline, recalibrate, train
-from sparselab.tasks.loop import to_device
 from sparselab.training.sparsifier import Sparsifier
 
 DENSE = "dense"
