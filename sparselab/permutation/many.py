@@ -43,17 +43,18 @@ def search_permutations(
     earlier result. ``time_limit`` is for all of them together, shared out by their size.
 
     ``progress`` counts the problems that are done. ``callback(seconds, retained)`` is called from several threads.
-    Memory is that of the searches that run at a time. ``KeyboardInterrupt`` ends all searches; each result is then the best so far. Raises ``ValueError`` for anything that
+    Memory is that of the searches that run at a time. ``KeyboardInterrupt`` ends all searches; each result is then the best so far
+    (``interrupted``), and problems whose search had not begun keep the order given (``identity``). Raises ``ValueError`` for anything that
     ``search_permutation`` refuses, naming which of the problems it is, before anything is searched.
 
     >>> import torch
     >>> [len(result.order) for result in search_permutations([torch.rand(4, 8), torch.rand(16, 32)])]
     [8, 32]
     """
-    parsed = check_search(pattern, strategy, backend, time_limit)
+    parsed, chosen = check_search(pattern, strategy, backend, time_limit)
     problems = [_problem(number, item, saliency, parsed) for number, item in enumerate(matrices_or_problems)]
-    if time_limit is not None and isinstance(strategy, str):
-        warm_up(strategy, parsed, backend)
+    if time_limit is not None:
+        warm_up(chosen, parsed, backend)
     options = {"strategy": strategy, "backend": backend, "bound": bound}
     return _Batch(problems, parsed, seed, options, callback, time_limit).run(progress)
 
@@ -108,7 +109,7 @@ class _Batch:
     def _search(self, number: int) -> SearchResult:
         options = {**self.options, "time_limit": self._share(number), "callback": self._report}
         if self.stopped.is_set():
-            options["strategy"] = "identity"
+            options |= {"strategy": "identity", "bound": False}
         with at_most(self.threads_each):
             result = search_permutation(self.problems[number], self.pattern, seed=self.seed + number, **options)
         del self.work[number]
