@@ -22,7 +22,7 @@ from sparselab.sweeps.grid import RESERVED
 from sparselab.sweeps.memory import cuda_in_use, peak_memory_mb, reset_peak_memory
 from sparselab.sweeps.store import Outcome, Series
 from sparselab.sweeps.trial import Trial
-from sparselab.sweeps.values import Cell, cell, printable
+from sparselab.values import Cell, cell, printable
 
 Task = Callable[[Trial], Mapping[str, Any]]
 
