@@ -23,7 +23,6 @@ from sparselab.sweeps.trial import Trial
 from sparselab.sweeps.values import cell, digest, hides_data
 from sparselab.sweeps.worker import versions
 
-
 _KNOWN_INPUTS = ("seed", "threads")  # every trial's, whatever its task
 
 
