@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,14 +17,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.run(options))
     except UnpicklingError as error:
-        print(f"sparselab: the file holds more than tensors, and is not unpickled: {error}", file=sys.stderr)
+        print(f"sparselab: the file holds more than tensors, and is not unpickled{_forbidden(error)}", file=sys.stderr)
         return 2
-    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"sparselab: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("sparselab: interrupted; what was finished is saved", file=sys.stderr)
         return 130
+
+
+def _forbidden(error: UnpicklingError) -> str:
+    """What torch would have had to run to load a file, without its advice on how to run it."""
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    return f": it names {found[1]}" if found else ""
 
 
 def _parser() -> argparse.ArgumentParser:
