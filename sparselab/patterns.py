@@ -8,7 +8,7 @@ from dataclasses import dataclass
 _NM = re.compile(r"(\d+):(\d+)")
 _VNM = re.compile(r"(\d+):(\d+):(\d+)")
 _MN = re.compile(r"m(\d+)n(\d+)_(\w+)")
-_DENSITY = re.compile(r"([a-z]\w*),(?:density=)?([0-9.eE+-]+)")
+_DENSITY = re.compile(r"([a-z]\w*)\s*,\s*(?:density\s*=\s*)?([0-9.eE+-]+)")
 
 GRAMMAR = (
     "'N:M' (keep N of every M input channels, e.g. '2:4'), 'mMnN_CALCULATOR' as ASP writes it "
@@ -103,7 +103,7 @@ class Pattern:
 
     def __str__(self) -> str:
         if self.n is None or self.m is None:
-            return f"{self.calculator},{self.density:g}"
+            return f"{self.calculator},{self.density}"
         if self.v is not None:
             return f"{self.v}:{self.n}:{self.m}"
         return f"{self.n}:{self.m}" if self.calculator == "1d" else f"m{self.m}n{self.n}_{self.calculator}"

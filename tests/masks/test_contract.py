@@ -135,7 +135,7 @@ def test_agrees_with_the_definition(pattern, integers):
 def test_the_answer_does_not_depend_on_dtype_or_strides(pattern):
     weight = weights(pattern, integers=True)
     expected = create_mask(weight, pattern)
-    for dtype in (torch.float64, torch.float16, torch.bfloat16):
+    for dtype in (torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2):
         assert torch.equal(create_mask(weight.to(dtype), pattern), expected), dtype
     transposed = weight.T.contiguous().T
     assert not transposed.is_contiguous() or 1 in weight.shape
@@ -176,6 +176,23 @@ def test_refuses_what_is_not_finite(pattern, bad):
     weight[-1, -1] = bad
     with pytest.raises(ValueError, match="NaN or infinite"):
         create_mask(weight, pattern)
+
+
+@pytest.mark.parametrize("pattern", [pattern for pattern in PATTERNS if max(calculator(pattern).multiples) > 1])
+def test_skipping_short_groups(pattern):
+    rows, channels = calculator(pattern).multiples
+    weight = torch.zeros(2 * rows, 2 * channels)
+    weight[:rows, :channels] = weights(pattern)[:rows, :channels]
+    ragged = weight[: 2 * rows - 1, : 2 * channels - 1] if channels > 1 else weight
+    mask = create_mask(ragged, pattern, ragged="skip")
+    assert torch.equal(mask[:rows, :channels], create_mask(weight[:rows, :channels], pattern))
+    assert mask[:, channels:].all()
+    assert mask[rows:].all() or rows == 1
+    nothing_whole = weight[:, : channels - 1]
+    assert create_mask(nothing_whole, pattern, ragged="skip").all()
+    ragged[-1, -1] = float("nan")
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        create_mask(ragged, pattern, ragged="skip")
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)

@@ -105,6 +105,8 @@ class TestRagged:
     def test_misspelt(self):
         with pytest.raises(ValueError, match=r"unknown ragged 'padd'; valid: error, pad, skip"):
             sl.create_mask(self.weight, "2:4", ragged="padd")
+        with pytest.raises(ValueError, match=r"unknown ragged 'True'; valid: error, pad, skip"):
+            sl.create_mask(self.weight, "2:4", ragged=True)
 
 
 class TestBadInput:
@@ -134,6 +136,12 @@ class TestBadInput:
     def test_numpy_weights(self):
         with pytest.raises(ValueError, match=r"got ndarray; torch.from_numpy makes one"):
             sl.create_mask(np.ones((4, 4)), "2:4")
+
+    def test_weights_without_values_to_rank(self):
+        with pytest.raises(ValueError, match=r"stored densely, got layout torch.sparse_coo; weight.to_dense\(\) is"):
+            sl.create_mask(torch.eye(4).to_sparse(), "2:4")
+        with pytest.raises(ValueError, match=r"of shape \(4, 4\) on the meta device has no values"):
+            sl.create_mask(torch.empty(4, 4, device="meta"), "2:4")
 
     def test_channel_dim_out_of_range(self):
         with pytest.raises(ValueError, match="channel_dim=2 is out of range"):
