@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sparselab import measures
 from sparselab import saliency as saliency_module
+from sparselab.checkpoints import read_checkpoint
 from sparselab.eligibility import LayerWeight, layer_weights, why_not
 from sparselab.layout import to_matrix, to_slices
 from sparselab.masks import calculator, create_mask
@@ -126,7 +127,8 @@ def check(model: nn.Module | Mapping[str, Any] | str | Path, pattern: str | Patt
     ``model``: a module, a state dict, or a file (``.safetensors``, or what ``torch.save`` wrote, read with
     ``weights_only``). Columns: ``layer, shape, dtype, channel_dim, density, groups, violations, sparse, kernel,
     reason``. ``violations`` counts the ``groups`` with more than N non-zeros (2d patterns have groups along the outputs as
-    well, V:N:M counts blocks with more than four columns too), ``sparse`` is true where there are none, ``kernel`` is true
+    well, V:N:M counts blocks with more than four columns too), ``sparse`` is true where there are none (as in
+    a depthwise convolution, dense as it is), ``kernel`` is true
     where PyTorch's semi-structured kernels (cuSPARSELt, half precision, float8 or int8) accept the matrix (a wider one is
     judged as the half-precision copy that has to be made of it), and ``reason`` says what stands in the way. A state dict
     does not tell transposed layers: where input channels in dimension 0 fit and those in 1 do not, the row says
@@ -205,14 +207,17 @@ _KERNEL_MULTIPLE = {torch.float16: 16, torch.bfloat16: 16, torch.int8: 32, torch
 
 
 def _kernel_refusal(weight: Tensor, pattern: Pattern, channel_dim: int) -> str | None:
+    channels = weight.shape[channel_dim]
+    if pattern.n is not None and channels <= pattern.n:
+        return f"too few input channels ({channels}) for a group to hold more than {pattern.n}: nothing to prune here"
     if (pattern.n, pattern.m) != (2, 4):
         return f"kernels exist for 2:4, not for {pattern.n}:{pattern.m}"
     if weight.shape[2:].numel() > 1:
         return "PyTorch's kernel multiplies matrices: a convolution wider than 1x1 needs TensorRT"
     multiple = _KERNEL_MULTIPLE.get(weight.dtype, 16)
-    rows, columns = weight.shape[1 - channel_dim], weight.shape[channel_dim]
-    if rows % multiple or columns % multiple:
-        return f"{rows} x {columns}: the kernel wants multiples of {multiple}"
+    rows = weight.shape[1 - channel_dim]
+    if rows % multiple or channels % multiple:
+        return f"{rows} x {channels}: the kernel wants multiples of {multiple}"
     return None
 
 
@@ -231,28 +236,10 @@ def _stored_weights(model: nn.Module | Mapping[str, Any] | str | Path) -> Iterat
 
 
 def _load_state(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"no such file: {path}; pass a module, a state dict, or a .safetensors or torch.save file")
-    try:
-        loaded = _read(path)
-    except ImportError:
-        raise ValueError(f"reading {path.name} needs safetensors: pip install safetensors") from None
-    except Exception as error:  # readers raise whatever they stumble over: KeyError, EOFError, errors of their own
-        raise ValueError(
-            f"{path} is neither a .safetensors file nor what torch.save(model.state_dict(), ...) writes "
-            f"({type(error).__name__}); a pickled module has to be loaded and passed itself"
-        ) from error
+    loaded = read_checkpoint(path)
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
     if not isinstance(loaded, Mapping):
         raise ValueError(f"{path} holds a {type(loaded).__name__}, not a state dict")
     return loaded
-
-
-def _read(path: Path) -> Any:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)

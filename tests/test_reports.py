@@ -112,6 +112,11 @@ class TestCheck:
         assert sl.check(quarter, "1:4")["reason"].item() == "kernels exist for 2:4, not for 1:4"
         assert sl.check(quarter, "2:4")["sparse"].item()
 
+    def test_a_layer_too_narrow_to_break_a_pattern_says_so(self):
+        row = sl.check(nn.Conv2d(8, 8, 3, groups=8)).iloc[0]
+        assert row["sparse"]
+        assert row["reason"] == "too few input channels (1) for a group to hold more than 2: nothing to prune here"
+
     def test_vnm_blocks_hold_four_columns(self):
         model = nn.Conv2d(16, 12, 3, bias=False)
         model.weight.data.mul_(sl.create_mask(model.weight, "4:2:8"))
@@ -156,7 +161,9 @@ class TestCheck:
             (tmp_path / name).write_bytes(b"hello world " * 9)
         (tmp_path / "empty.pt").touch()
         for name in ("module.pt", "garbage.pt", "garbage.safetensors", "empty.pt"):
-            with pytest.raises(ValueError, match=rf"{name} is neither a .safetensors file nor what torch.save"):
+            with pytest.raises(
+                ValueError, match=rf"cannot read .*{name} \(\w+\): it has to hold tensors, as torch.save"
+            ):
                 sl.check(tmp_path / name)
         with pytest.raises(ValueError, match="takes a module, a state dict or a file, got Tensor"):
             sl.check(torch.ones(4, 4))

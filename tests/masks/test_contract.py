@@ -183,7 +183,7 @@ def test_skipping_short_groups(pattern):
     rows, channels = calculator(pattern).multiples
     weight = torch.zeros(2 * rows, 2 * channels)
     weight[:rows, :channels] = weights(pattern)[:rows, :channels]
-    ragged = weight[: 2 * rows - 1, : 2 * channels - 1] if channels > 1 else weight
+    ragged = weight[: 2 * rows - 1, : 2 * channels - 1]
     mask = create_mask(ragged, pattern, ragged="skip")
     assert torch.equal(mask[:rows, :channels], create_mask(weight[:rows, :channels], pattern))
     assert mask[:, channels:].all()
