@@ -90,8 +90,9 @@ def create_mask(
     ``weight``: any float dtype and device; Linear ``(K, C)``, Conv ``(K, C, *S)``, or with ``channel_dim=0`` a
     transposed convolution or GPT-2's ``Conv1D``. Groups run along the input channels, at each kernel position on
     their own. ``ragged`` says what to do with channels (for 2d and V:N:M masks outputs too) that blocks do not
-    divide: ``"error"``; ``"pad"``, the last short group keeps at most N of what is there; ``"skip"``, the last short group
-    is left dense. ``density`` is accepted as ASP's callers pass it, and must be the pattern's own.
+    divide: ``"error"``; ``"pad"``, as if filled up with zeros: the last short group keeps at most N of what is there;
+    ``"skip"``, the last short group is left dense. ``density`` is accepted as ASP's callers pass it, and must be the
+    pattern's own.
 
     Deterministic: between equal scores the lower index is kept, on every device. Raises ``ValueError`` for an unknown
     pattern, saliency or ``ragged``, for weights that are
