@@ -17,6 +17,18 @@ GRAMMAR = (
 )
 
 
+def require_n_of_m(n: int, m: int) -> None:
+    """Raise ``ValueError`` unless ``0 < n <= m``."""
+    if not 0 < n <= m:
+        raise ValueError(f"pattern {n}:{m} keeps {n} of every {m}: N must be at least 1 and at most M")
+
+
+def require_density(density: float) -> None:
+    """Raise ``ValueError`` unless ``density`` is a share."""
+    if not 0 <= density <= 1:
+        raise ValueError(f"density {density:g} must lie between 0 and 1: it is the share of weights that is kept")
+
+
 @dataclass(frozen=True)
 class Pattern:
     """Which weights a mask may keep: a mask calculator's name with the ``n`` of ``m``, or the density, it keeps.
@@ -62,8 +74,7 @@ class Pattern:
     @classmethod
     def nm(cls, n: int, m: int, calculator: str = "1d") -> Pattern:
         """Keep ``n`` of every ``m``; raises ``ValueError`` unless ``0 < n <= m``."""
-        if not 0 < n <= m:
-            raise ValueError(f"pattern {n}:{m} keeps {n} of every {m}: N must be at least 1 and at most M")
+        require_n_of_m(n, m)
         return cls(calculator, n, m, n / m)
 
     @classmethod
@@ -81,8 +92,7 @@ class Pattern:
             share = float(density)
         except ValueError:
             raise ValueError(f"the density in '{calculator},{density}' is not a number") from None
-        if not 0 <= share <= 1:
-            raise ValueError(f"density {density} in '{calculator},{density}' must lie between 0 and 1")
+        require_density(share)
         return cls(calculator, None, None, share)
 
     @property

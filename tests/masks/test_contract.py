@@ -1,5 +1,6 @@
 """What every mask calculator must do. A new one adds a line to CALCULATORS."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -26,6 +27,20 @@ PATTERNS = [
 def test_every_calculator_is_in_the_contract():
     covered = {type(calculator(pattern)) for pattern in PATTERNS}
     assert covered == {CALCULATORS.get(name) for name in CALCULATORS.names()}
+
+
+@pytest.mark.parametrize("name", CALCULATORS.names())
+def test_options_out_of_range_are_refused(name):
+    cls = CALCULATORS.get(name)
+    fields = [field.name for field in dataclasses.fields(cls)]
+    bad = (
+        [{"density": share} for share in (-0.1, 1.5, float("nan"))]
+        if fields == ["density"]
+        else [{"n": 5, "m": 4}, {"n": 0, "m": 4}]
+    )
+    for options in bad:
+        with pytest.raises(ValueError, match=r"must lie between 0 and 1|N must be at least 1 and at most M"):
+            cls(**options, **({"v": 4} if "v" in fields else {}))
 
 
 def sizes(pattern, blocks=(2, 3)):
