@@ -229,3 +229,37 @@ def test_any_n_of_m_is_exact(n, extra, rows, groups, seed, levels):
     values = np.random.default_rng(seed).integers(-levels, levels + 1, (rows, groups * m)).astype(np.float32)
     mask = create_mask(torch.from_numpy(values), f"{n}:{m}").numpy()
     np.testing.assert_array_equal(mask, oracle(np.abs(values), f"{n}:{m}"))
+
+
+@given(
+    pattern=st.sampled_from(
+        ["2:4", "1:4", "3:5", "7:20", "m4n2_2d_best", "m3n1_2d_best", "m4n2_2d_greedy", "2:2:4", "row,0.5", "unstructured,0.3"]
+    ),
+    blocks=st.tuples(st.integers(1, 2), st.integers(1, 2)), missing=st.tuples(st.integers(0, 19), st.integers(0, 19)),
+    kernel=st.lists(st.integers(1, 3), max_size=3), channel_dim=st.integers(0, 1),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.float8_e5m2]),
+    levels=st.sampled_from([1, 4, 1000]), seed=st.integers(0, 2**31),
+)  # fmt: skip
+@settings(max_examples=80, deadline=None)
+def test_any_layer_is_the_definition_at_each_kernel_position(
+    pattern, blocks, missing, kernel, channel_dim, dtype, levels, seed
+):
+    multiples = calculator(pattern).multiples
+    outputs, channels = (m * k - short % m for m, k, short in zip(multiples, blocks, missing))
+    values = np.random.default_rng(seed).integers(-levels, levels + 1, (*kernel, outputs, channels)) / 8
+    slices = torch.from_numpy(values).to(dtype)
+    # Kernel positions come first here and last in a weight; channels first in a transposed one.
+    weight = slices.permute(*([-1, -2] if channel_dim == 0 else [-2, -1]), *range(len(kernel)))
+    mask = create_mask(weight, pattern, channel_dim=channel_dim, ragged="pad")
+    assert mask.shape == weight.shape
+    assert mask.stride() == torch.empty_like(weight).stride()
+
+    scores = slices.double().abs().numpy().reshape(-1, outputs, channels)
+    padded = np.pad(scores, [(0, 0), *((0, -size % m) for size, m in zip((outputs, channels), multiples))])
+    expected = oracle(padded.reshape(-1, padded.shape[2]), pattern).reshape(padded.shape)[:, :outputs, :channels]
+    back = [*range(2, weight.ndim), *((1, 0) if channel_dim == 0 else (0, 1))]
+    found = mask.permute(back).numpy().reshape(scores.shape)
+    if "2d_best" in pattern:
+        np.testing.assert_allclose(scores[found].sum(), scores[expected].sum(), rtol=1e-6)
+    else:
+        np.testing.assert_array_equal(found, expected)
