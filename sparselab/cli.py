@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pickle import UnpicklingError
 from typing import Any
 
 
@@ -16,21 +14,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))
-    except UnpicklingError as error:
-        print(f"sparselab: the file holds more than tensors, and is not unpickled{_forbidden(error)}", file=sys.stderr)
-        return 2
     except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"sparselab: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("sparselab: interrupted; what was finished is saved", file=sys.stderr)
         return 130
-
-
-def _forbidden(error: UnpicklingError) -> str:
-    """What torch would have had to run to load a file, without its advice on how to run it."""
-    found = re.search(r"GLOBAL (\S+)", str(error))
-    return f": it names {found[1]}" if found else ""
 
 
 def _parser() -> argparse.ArgumentParser:

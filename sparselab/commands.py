@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 
 from sparselab import measures, plots
+from sparselab.checkpoints import read_checkpoint
 from sparselab.layout import to_matrix
 from sparselab.masks import create_mask
 from sparselab.patterns import Pattern
@@ -115,16 +116,7 @@ def read_weight(file: Path, name: str | None) -> torch.Tensor:
 
     ``name`` chooses a tensor where there are several. Raises ``ValueError`` naming those there are.
     """
-    if not file.is_file():
-        raise ValueError(f"no such file: {file}")
-    if file.suffix == ".npy":
-        return torch.from_numpy(np.load(file, allow_pickle=False))
-    if file.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        loaded: Any = load_file(file)
-    else:
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
+    loaded = read_checkpoint(file)
     if isinstance(loaded, torch.Tensor):
         return loaded.detach()
     if not isinstance(loaded, Mapping):

@@ -73,7 +73,7 @@ def test_search_says_what_is_wrong(weights, capsys):
         (["w.npy", "--strategy", "chanel_swap"], "unknown strategy 'chanel_swap'"),
         (["w.npy", "--pattern", "2-4"], "'2-4' is not a pattern"),
         (["nothing.npy"], "no such file"),
-        (["objects.npy"], "allow_pickle=False"),
+        (["objects.npy"], "not unpickled"),
         (["evil.pt"], "not unpickled"),
         (["w.npy", "--out", "/no/such/folder/order.npy"], "there is no folder /no/such/folder"),
     ):
@@ -83,15 +83,24 @@ def test_search_says_what_is_wrong(weights, capsys):
         assert "Traceback" not in output.err
 
 
-def test_check_never_unpickles(tmp_path, capsys):
+def test_files_are_never_unpickled(tmp_path, capsys):
     (tmp_path / "evil.pt").write_bytes(pickle.dumps(np.random.default_rng))
-    code, output = run(capsys, "check", tmp_path / "evil.pt")
-    assert code == 2
-    assert "not unpickled" in output.err
+    (tmp_path / "evil.npy").write_bytes(pickle.dumps(np.random.default_rng))
+    (tmp_path / "torn.safetensors").write_bytes(b"torn")
+    for command, name in [
+        ("check", "evil.pt"),
+        ("search", "evil.pt"),
+        ("search", "evil.npy"),
+        ("search", "torn.safetensors"),
+    ]:
+        code, output = run(capsys, command, tmp_path / name)
+        assert code == 2
+        assert f"cannot read {tmp_path / name} " in output.err
+        assert "not unpickled" in output.err
     torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pt")
     code, output = run(capsys, "check", tmp_path / "module.pt")
     assert code == 2
-    assert output.err.endswith("not unpickled: it names torch.nn.modules.linear.Linear\n")
+    assert output.err.endswith("not unpickled: this one names torch.nn.modules.linear.Linear\n")
 
 
 def test_a_sweep_from_a_file_and_its_report(tmp_path, capsys):
