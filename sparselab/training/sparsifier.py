@@ -121,10 +121,11 @@ class Sparsifier:
     def enabled(self) -> bool:
         """Whether every sparse weight has a mask and is zero where it says so. Looks at the weights themselves.
 
-        True after loading the checkpoint of a pruned model; false while weights fade or grow, and after a step that
-        failed half-way.
+        True after loading the checkpoint of a pruned model; false while weights fade or grow, after a step that failed
+        half-way, and when a layer with a mask is no longer in the model (replaced by a quantised one, say).
         """
-        return self.weights.all_pruned()
+        modules = {id(module) for module in self.model.modules()}
+        return self.weights.all_pruned() and all(id(layer.module) in modules for layer in self.weights.layers)
 
     def frame(self) -> pd.DataFrame:
         """A row a layer: ``layer, shape, eligible, reason, density, retained_percent``.
