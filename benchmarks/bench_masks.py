@@ -52,7 +52,7 @@ def run() -> pd.DataFrame:
     weight = torch.randn(SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     ours = partial(sl.create_mask, weight)
     comparisons = [("2:4 float32", partial(ours, "2:4"), "enumeration, as ASP", partial(by_enumeration, weight), 30)]
-    for n, m in ((2, 4), (1, 4), (4, 8), (8, 16), (16, 32)):
+    for n, m in ((2, 4), (1, 4), (4, 8), (8, 16), (16, 32), (1, 32), (32, 64)):
         name = f"{n}:{m} float32"
         comparisons.append((name, partial(ours, f"{n}:{m}"), "torch.topk", partial(by_topk, weight, n, m), 1))
         elsewhere = partial(top_n_of_m_torch, weight, n, m)

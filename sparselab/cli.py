@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pickle import UnpicklingError
 from typing import Any
 
 
@@ -15,10 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))
-    except UnpicklingError as error:
-        print(f"sparselab: the file holds more than tensors, and is not unpickled: {error}", file=sys.stderr)
-        return 2
-    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"sparselab: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -59,7 +59,8 @@ def layer_weights(
             weight = getattr(module, attribute, None)
             if channel_dim is None or not isinstance(weight, Tensor) or id(weight) in seen:
                 continue
-            seen.add(id(weight))
+            if attribute in module._parameters:  # what a parametrisation computes dies here, and its id is used again
+                seen.add(id(weight))
             yield LayerWeight(f"{prefix}.{attribute}" if prefix else attribute, module, attribute, channel_dim)
 
 

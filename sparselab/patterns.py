@@ -8,13 +8,25 @@ from dataclasses import dataclass
 _NM = re.compile(r"(\d+):(\d+)")
 _VNM = re.compile(r"(\d+):(\d+):(\d+)")
 _MN = re.compile(r"m(\d+)n(\d+)_(\w+)")
-_DENSITY = re.compile(r"([a-z]\w*),(?:density=)?([0-9.eE+-]+)")
+_DENSITY = re.compile(r"([a-z]\w*)\s*,\s*(?:density\s*=\s*)?([0-9.eE+-]+)")
 
 GRAMMAR = (
     "'N:M' (keep N of every M input channels, e.g. '2:4'), 'mMnN_CALCULATOR' as ASP writes it "
     "(e.g. 'm4n2_1d', 'm4n2_2d_best'), 'V:N:M' (in V outputs the same four of every M, e.g. '64:2:8'), "
     "or 'NAME,DENSITY' (e.g. 'unstructured,0.5', 'row,0.5')"
 )
+
+
+def require_n_of_m(n: int, m: int) -> None:
+    """Raise ``ValueError`` unless ``0 < n <= m``."""
+    if not 0 < n <= m:
+        raise ValueError(f"pattern {n}:{m} keeps {n} of every {m}: N must be at least 1 and at most M")
+
+
+def require_density(density: float) -> None:
+    """Raise ``ValueError`` unless ``density`` is a share."""
+    if not 0 <= density <= 1:
+        raise ValueError(f"density {density:g} must lie between 0 and 1: it is the share of weights that is kept")
 
 
 @dataclass(frozen=True)
@@ -62,8 +74,7 @@ class Pattern:
     @classmethod
     def nm(cls, n: int, m: int, calculator: str = "1d") -> Pattern:
         """Keep ``n`` of every ``m``; raises ``ValueError`` unless ``0 < n <= m``."""
-        if not 0 < n <= m:
-            raise ValueError(f"pattern {n}:{m} keeps {n} of every {m}: N must be at least 1 and at most M")
+        require_n_of_m(n, m)
         return cls(calculator, n, m, n / m)
 
     @classmethod
@@ -81,8 +92,7 @@ class Pattern:
             share = float(density)
         except ValueError:
             raise ValueError(f"the density in '{calculator},{density}' is not a number") from None
-        if not 0 <= share <= 1:
-            raise ValueError(f"density {density} in '{calculator},{density}' must lie between 0 and 1")
+        require_density(share)
         return cls(calculator, None, None, share)
 
     @property
@@ -103,7 +113,7 @@ class Pattern:
 
     def __str__(self) -> str:
         if self.n is None or self.m is None:
-            return f"{self.calculator},{self.density:g}"
+            return f"{self.calculator},{self.density}"
         if self.v is not None:
             return f"{self.v}:{self.n}:{self.m}"
         return f"{self.n}:{self.m}" if self.calculator == "1d" else f"m{self.m}n{self.n}_{self.calculator}"

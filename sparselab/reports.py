@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from sparselab import measures
 from sparselab import saliency as saliency_module
-from sparselab.eligibility import layer_weights, why_not
+from sparselab.checkpoints import read_checkpoint
+from sparselab.eligibility import LayerWeight, layer_weights, why_not
 from sparselab.layout import to_matrix, to_slices
 from sparselab.masks import calculator, create_mask
 from sparselab.patterns import Pattern
@@ -30,7 +31,7 @@ def magnitude_report(
     of the saliency, ``ideal`` what the best share of each row without structure would retain.
     ``frame.attrs["whole_model"]`` has the sums over the eligible layers and the share of weights that they hold.
     ``saliency`` may be a mapping from weight name to saliency. Raises ``ValueError`` naming the layer for weights
-    that are not finite.
+    that are not finite or not there yet (lazy layers, the meta device).
 
     >>> magnitude_report(nn.Linear(8, 4), "2:4")[["layer", "channels", "eligible"]].to_dict("records")
     [{'layer': 'weight', 'channels': 8, 'eligible': True}]
@@ -40,7 +41,7 @@ def magnitude_report(
     rows = []
     for layer in layer_weights(model):
         reason = why_not(layer.module, layer.attribute, pattern, rule)
-        weight = layer.weight.detach()
+        weight = _values(layer)
         criterion = "magnitude" if reason else saliency_module.for_layer(saliency, layer.name)
         scores = saliency_module.scores(weight, criterion)
         matrix = to_matrix(scores, layer.channel_dim)
@@ -84,6 +85,15 @@ def magnitude_report(
     return frame
 
 
+def _values(layer: LayerWeight) -> Tensor:
+    weight = layer.weight
+    if nn.parameter.is_lazy(weight):
+        raise ValueError(f"layer {layer.name!r} is not initialised yet: run one forward pass first")
+    if weight.is_meta:
+        raise ValueError(f"layer {layer.name!r} is on the meta device, without values: load its weights first")
+    return weight.detach()
+
+
 def _lost_percent(retained: pd.Series[float], total: pd.Series[float]) -> pd.Series[float]:
     # A layer of zeros has nothing to lose.
     return (100 * (1 - retained / total.where(total > 0))).mask((total == 0) & retained.notna(), 0.0)
@@ -116,12 +126,14 @@ def check(model: nn.Module | Mapping[str, Any] | str | Path, pattern: str | Patt
 
     ``model``: a module, a state dict, or a file (``.safetensors``, or what ``torch.save`` wrote, read with
     ``weights_only``). Columns: ``layer, shape, dtype, channel_dim, density, groups, violations, sparse, kernel,
-    reason``. ``violations`` counts groups with more than N non-zeros (for V:N:M also blocks with more than four
-    columns), ``sparse`` is true where there are none,
-    ``kernel`` is true where PyTorch's semi-structured kernels (cuSPARSELt, half precision or int8) accept the matrix,
-    and ``reason`` says what stands in the way. A state dict does not tell transposed layers: where input channels in
-    dimension 0 fit and those in 1 do not, the row says ``channel_dim`` 0. Raises ``ValueError`` for patterns without
-    groups and files it cannot read.
+    reason``. ``violations`` counts the ``groups`` with more than N non-zeros (2d patterns have groups along the outputs as
+    well, V:N:M counts blocks with more than four columns too), ``sparse`` is true where there are none (as in
+    a depthwise convolution, dense as it is), ``kernel`` is true
+    where PyTorch's semi-structured kernels (cuSPARSELt, half precision, float8 or int8) accept the matrix (a wider one is
+    judged as the half-precision copy that has to be made of it), and ``reason`` says what stands in the way. A state dict
+    does not tell transposed layers: where input channels in dimension 0 fit and those in 1 do not, the row says
+    ``channel_dim`` 0. Raises ``ValueError`` for patterns without groups, unknown ones, what holds no weights, weights that
+    are not there yet, and files it cannot read.
 
     >>> layer = nn.Linear(4, 2, bias=False)
     >>> _ = layer.weight.data.copy_(torch.tensor([[1., 2, 0, 0], [0, 1, 1, 1]]))
@@ -129,13 +141,13 @@ def check(model: nn.Module | Mapping[str, Any] | str | Path, pattern: str | Patt
     [{'layer': 'weight', 'violations': 1, 'sparse': False}]
     """
     pattern = Pattern.parse(pattern)
-    n, m = pattern.require_nm("check")
+    n, _ = pattern.require_nm("check")
+    calculator(pattern)
     rows = []
     for stored in _stored_weights(model):
         counted = {dim: _violations(stored.weight, pattern, dim) for dim in stored.channel_dims}
-        channel_dim = min(counted, key=lambda dim: counted[dim] > 0)
-        violations = counted[channel_dim]
-        groups = to_matrix(stored.weight, channel_dim).shape[0] * -(-stored.weight.shape[channel_dim] // m)
+        channel_dim = min(counted, key=lambda dim: counted[dim][0] > 0)
+        violations, groups = counted[channel_dim]
         reason = _kernel_refusal(stored.weight, pattern, channel_dim)
         if violations:
             reason = f"{violations} of {groups} groups keep more than {n}"
@@ -145,7 +157,7 @@ def check(model: nn.Module | Mapping[str, Any] | str | Path, pattern: str | Patt
                 "shape": tuple(stored.weight.shape),
                 "dtype": str(stored.weight.dtype).removeprefix("torch."),
                 "channel_dim": channel_dim,
-                "density": float(stored.weight.count_nonzero()) / max(1, stored.weight.numel()),
+                "density": float((stored.weight != 0).sum()) / max(1, stored.weight.numel()),
                 "groups": groups,
                 "violations": violations,
                 "sparse": violations == 0,
@@ -170,9 +182,9 @@ def check(model: nn.Module | Mapping[str, Any] | str | Path, pattern: str | Patt
     return frame
 
 
-def _violations(weight: Tensor, pattern: Pattern, channel_dim: int) -> int:
-    """How many groups hold more than N non-zeros: of columns, for 2d patterns of rows as well, and for V:N:M how many blocks
-    hold more than four columns."""
+def _violations(weight: Tensor, pattern: Pattern, channel_dim: int) -> tuple[int, int]:
+    """How many groups hold more than N non-zeros, and how many groups there are: of columns, for 2d patterns of rows as well,
+    and for V:N:M the blocks, which hold four columns at most."""
     n, m = pattern.require_nm("check")
     slices = to_slices(weight, channel_dim) != 0
     over = [
@@ -181,13 +193,13 @@ def _violations(weight: Tensor, pattern: Pattern, channel_dim: int) -> int:
     if pattern.v is not None:
         used = _groups(slices.transpose(1, 2), pattern.v).any(-1).transpose(1, 2)
         over.append(_groups(used, m).sum(-1) > 4)
-    return sum(int(groups.sum()) for groups in over)
+    return sum(int(groups.sum()) for groups in over), sum(groups.numel() for groups in over)
 
 
 def _groups(slices: Tensor, size: int) -> Tensor:
     """The last dimension cut into groups of ``size``, the last one filled up: ``(..., groups, size)``."""
     padded = torch.nn.functional.pad(slices, (0, -slices.shape[-1] % size))
-    return padded.reshape(*padded.shape[:-1], -1, size)
+    return padded.reshape(*padded.shape[:-1], padded.shape[-1] // size, size)
 
 
 # What torch.sparse.to_sparse_semi_structured asks of a matrix through cuSPARSELt: rows and columns multiples of this.
@@ -195,22 +207,27 @@ _KERNEL_MULTIPLE = {torch.float16: 16, torch.bfloat16: 16, torch.int8: 32, torch
 
 
 def _kernel_refusal(weight: Tensor, pattern: Pattern, channel_dim: int) -> str | None:
+    channels = weight.shape[channel_dim]
+    if pattern.n is not None and channels <= pattern.n:
+        return f"too few input channels ({channels}) for a group to hold more than {pattern.n}: nothing to prune here"
     if (pattern.n, pattern.m) != (2, 4):
         return f"kernels exist for 2:4, not for {pattern.n}:{pattern.m}"
     if weight.shape[2:].numel() > 1:
         return "PyTorch's kernel multiplies matrices: a convolution wider than 1x1 needs TensorRT"
     multiple = _KERNEL_MULTIPLE.get(weight.dtype, 16)
-    rows, columns = weight.shape[1 - channel_dim], weight.shape[channel_dim]
-    if rows % multiple or columns % multiple:
-        return f"{rows} x {columns}: the kernel wants multiples of {multiple}"
+    rows = weight.shape[1 - channel_dim]
+    if rows % multiple or channels % multiple:
+        return f"{rows} x {channels}: the kernel wants multiples of {multiple}"
     return None
 
 
 def _stored_weights(model: nn.Module | Mapping[str, Any] | str | Path) -> Iterator[_Stored]:
     if isinstance(model, nn.Module):
         for layer in layer_weights(model):
-            yield _Stored(layer.name, layer.weight.detach(), (layer.channel_dim,))
+            yield _Stored(layer.name, _values(layer), (layer.channel_dim,))
         return
+    if not isinstance(model, (Mapping, str, Path)):
+        raise ValueError(f"check takes a module, a state dict or a file, got {type(model).__name__}")
     state = model if isinstance(model, Mapping) else _load_state(Path(model))
     for name, tensor in state.items():
         is_weight = isinstance(tensor, Tensor) and tensor.ndim >= 2 and str(name).endswith("weight")
@@ -219,15 +236,7 @@ def _stored_weights(model: nn.Module | Mapping[str, Any] | str | Path) -> Iterat
 
 
 def _load_state(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"no such file: {path}; pass a module, a state dict, or a .safetensors or torch.save file")
-    if path.suffix == ".safetensors":
-        try:
-            from safetensors.torch import load_file
-        except ImportError:
-            raise ValueError(f"reading {path.name} needs safetensors: pip install safetensors") from None
-        return dict(load_file(path))
-    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    loaded = read_checkpoint(path)
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]

@@ -34,3 +34,10 @@ def test_links_and_pictures_exist(document):
 def test_every_make_target_in_the_readme_exists():
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"make ([a-z-]+)", (ROOT / "README.md").read_text())) - {"to"} <= targets
+
+
+def test_contributing_says_what_every_module_is_for():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    package = [path for path in (ROOT / "sparselab").iterdir() if not path.name.startswith(("_", "."))]
+    names = {f"{path.name}/" if path.is_dir() else path.name for path in package if path.name != "py.typed"}
+    assert not {name for name in names if name not in text}

@@ -55,6 +55,36 @@ def test_magnitude_report_of_odd_models():
         sl.magnitude_report(nn.ReLU(), "two of four")
 
 
+def test_every_parametrised_layer_has_its_row():
+    model = nn.Sequential(*(nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)) for _ in range(8)))
+    for frame in (sl.magnitude_report(model, "2:4"), sl.check(model)):
+        assert list(frame["layer"]) == [f"{i}.weight" for i in range(8)]
+
+
+@pytest.mark.parametrize("report", [lambda model: sl.magnitude_report(model, "2:4"), sl.check])
+def test_layers_without_values_are_named(report):
+    with pytest.raises(ValueError, match=r"layer '0\.weight' is not initialised yet: run one forward pass"):
+        report(nn.Sequential(nn.LazyLinear(8)))
+    with pytest.raises(ValueError, match="layer 'weight' is on the meta device"):
+        report(nn.Linear(8, 8, device="meta"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float16, torch.bfloat16, torch.float64])
+def test_any_float_dtype(dtype):
+    model = nn.Linear(32, 32, bias=False)
+    model.weight.data = model.weight.data.to(dtype)
+    row = sl.magnitude_report(model, "2:4").iloc[0]
+    sizes = model.weight.detach().double().abs()
+    kept = np.sort(sizes.numpy().reshape(-1, 4))[:, 2:].sum()
+    np.testing.assert_allclose([row["total"], row["retained"]], [float(sizes.sum()), kept], rtol=1e-12)
+    assert not sl.check(model)["sparse"].item()
+    model.weight.data = (sizes * sl.create_mask(model.weight, "2:4")).to(dtype)
+    checked = sl.check(model).iloc[0]
+    assert checked["sparse"]
+    assert checked["kernel"]
+    assert checked["density"] == pytest.approx(float((model.weight.detach().float() != 0).float().mean()))
+
+
 class TestCheck:
     def test_a_pruned_model_passes_and_one_weight_too_many_fails(self):
         model = nn.Sequential(nn.Linear(32, 32), nn.Conv2d(32, 16, 1), nn.Conv2d(16, 16, 3))
@@ -82,6 +112,11 @@ class TestCheck:
         assert sl.check(quarter, "1:4")["reason"].item() == "kernels exist for 2:4, not for 1:4"
         assert sl.check(quarter, "2:4")["sparse"].item()
 
+    def test_a_layer_too_narrow_to_break_a_pattern_says_so(self):
+        row = sl.check(nn.Conv2d(8, 8, 3, groups=8)).iloc[0]
+        assert row["sparse"]
+        assert row["reason"] == "too few input channels (1) for a group to hold more than 2: nothing to prune here"
+
     def test_vnm_blocks_hold_four_columns(self):
         model = nn.Conv2d(16, 12, 3, bias=False)
         model.weight.data.mul_(sl.create_mask(model.weight, "4:2:8"))
@@ -94,7 +129,11 @@ class TestCheck:
         model = nn.Linear(16, 16)
         sl.Sparsifier(model, "2:4").compute()
         assert sl.check(model, "2:4")["sparse"].item()
-        assert not sl.check(model, "m4n2_2d_best")["sparse"].item()
+        row = sl.check(model, "m4n2_2d_best").iloc[0]
+        assert not row["sparse"]
+        assert row["groups"] == 2 * 16 * 4
+        assert row["violations"] <= 16 * 4
+        assert sl.check({"weight": torch.empty(0, 8)}, "m4n2_2d_best")["groups"].item() == 0
 
     def test_files_and_state_dicts_agree_with_the_model(self, tmp_path):
         model = nn.Sequential(nn.Linear(16, 16), nn.ConvTranspose2d(16, 8, 1))
@@ -117,5 +156,18 @@ class TestCheck:
         torch.save([1, 2], tmp_path / "list.pt")
         with pytest.raises(ValueError, match="holds a list, not a state dict"):
             sl.check(tmp_path / "list.pt")
+        torch.save(nn.Linear(4, 4), tmp_path / "module.pt")
+        for name in ("garbage.pt", "garbage.safetensors"):
+            (tmp_path / name).write_bytes(b"hello world " * 9)
+        (tmp_path / "empty.pt").touch()
+        for name in ("module.pt", "garbage.pt", "garbage.safetensors", "empty.pt"):
+            with pytest.raises(
+                ValueError, match=rf"cannot read .*{name} \(\w+\): it has to hold tensors, as torch.save"
+            ):
+                sl.check(tmp_path / name)
+        with pytest.raises(ValueError, match="takes a module, a state dict or a file, got Tensor"):
+            sl.check(torch.ones(4, 4))
+        with pytest.raises(ValueError, match="unknown mask calculator '2d_bets'"):
+            sl.check({}, "m4n2_2d_bets")
         with pytest.raises(ValueError, match="check needs an N:M pattern"):
             sl.check({}, "row,0.5")

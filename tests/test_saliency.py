@@ -23,11 +23,31 @@ def test_the_four_ways_to_say_magnitude():
         (torch.ones(2, 2), r"scores have shape \(2, 2\), the weight \(4, 8\)"),
         (lambda w: w, "must not be negative"),
         (lambda w: 3, "returned int, not a tensor"),
+        (None, "a name, a callable weight -> scores or a tensor of scores, got NoneType"),
+        (np.ones((4, 8)), "got ndarray"),
+        ({"0.weight": "magnitude"}, r"a mapping of 1 names is a saliency for whole models; .* saliency\[its name\]"),
+        (torch.ones(4, 8, dtype=torch.complex64), "complex64: complex numbers have no order"),
     ],
 )
 def test_bad_saliency(saliency, message):
     with pytest.raises(ValueError, match=message):
         sl.create_mask(-torch.ones(4, 8), "2:4", saliency=saliency)
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "m4n2_2d_best", "m4n2_2d_greedy", "unstructured,0.5", "row,0.5"])
+def test_scores_may_be_counts_ranks_or_bools(pattern):
+    weight = torch.randn(4, 8)
+    counts = torch.randint(0, 9, (4, 8), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(
+        sl.create_mask(weight, pattern, saliency=counts), sl.create_mask(weight, pattern, saliency=counts.float())
+    )
+    kept = sl.create_mask(weight, pattern, saliency=counts)
+    assert torch.equal(sl.create_mask(weight, pattern, saliency=kept), kept)
+
+
+def test_large_counts_stay_apart():
+    counts = torch.tensor([[2**24, 2**24 + 1, 0, 2**24 + 2]])
+    assert sl.create_mask(torch.ones(1, 4), "2:4", saliency=counts).int().tolist() == [[0, 1, 0, 1]]
 
 
 def test_wanda_changes_the_mask():

@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 
 from sparselab import saliency as saliency_module
 from sparselab.layout import from_slices, to_slices
+from sparselab.ops.masks import require_finite
 from sparselab.patterns import Pattern
 from sparselab.saliency import Saliency
 from sparselab.specs import Registry, unknown_name
@@ -89,30 +90,43 @@ def create_mask(
     ``weight``: any float dtype and device; Linear ``(K, C)``, Conv ``(K, C, *S)``, or with ``channel_dim=0`` a
     transposed convolution or GPT-2's ``Conv1D``. Groups run along the input channels, at each kernel position on
     their own. ``ragged`` says what to do with channels (for 2d and V:N:M masks outputs too) that blocks do not
-    divide: ``"error"``; ``"pad"``, the last short group keeps at most N of what is there; ``"skip"``, the last short group
-    is left dense. ``density`` is accepted as ASP's callers pass it, and must be the pattern's own.
+    divide: ``"error"``; ``"pad"``, as if filled up with zeros: the last short group keeps at most N of what is there;
+    ``"skip"``, the last short group is left dense. ``density`` is accepted as ASP's callers pass it, and must be the
+    pattern's own.
 
     Deterministic: between equal scores the lower index is kept, on every device. Raises ``ValueError`` for an unknown
-    pattern, saliency or ``ragged``, for integer weights, for NaN and infinity, and for ragged shapes.
+    pattern, saliency or ``ragged``, for weights that are
+    no dense floating-point tensors or have no values, for NaN and infinity, and for ragged shapes.
 
     >>> create_mask(torch.tensor([[1.0, -4.0, 2.0, 3.0]]), "2:4")
     tensor([[False,  True, False,  True]])
     """
     calculate = calculator(pattern)
     if ragged not in RAGGED:
-        raise unknown_name("ragged", ragged, RAGGED)
+        raise unknown_name("ragged", str(ragged), RAGGED)
     _check_density(pattern, density)
-    if not isinstance(weight, Tensor):
-        raise ValueError(f"a weight is a torch tensor, got {type(weight).__name__}; torch.from_numpy makes one")
-    if not weight.is_floating_point():
-        raise ValueError(f"a weight has a floating-point dtype, got {weight.dtype}")
-    # Calculators rank by |score|, so plain magnitude needs no pass of its own over memory.
-    scores = weight.detach() if saliency == "magnitude" else saliency_module.scores(weight, saliency)
+    _check_weight(weight)
+    if isinstance(saliency, str) and saliency == "magnitude":
+        # Calculators rank by |score|, so plain magnitude needs no pass of its own over memory.
+        scores = saliency_module.computable(weight.detach())
+    else:
+        scores = saliency_module.scores(weight, saliency)
     slices = to_slices(scores, channel_dim)
     if not slices.numel():
         return torch.empty_like(weight, dtype=torch.bool)
     mask = from_slices(_ragged_mask(slices, calculate, ragged, weight.shape), weight.shape, channel_dim)
     return mask if mask.stride() == weight.stride() else torch.empty_like(weight, dtype=torch.bool).copy_(mask)
+
+
+def _check_weight(weight: Tensor) -> None:
+    if not isinstance(weight, Tensor):
+        raise ValueError(f"a weight is a torch tensor, got {type(weight).__name__}; torch.from_numpy makes one")
+    if not weight.is_floating_point():
+        raise ValueError(f"a weight has a floating-point dtype, got {weight.dtype}")
+    if weight.layout != torch.strided:
+        raise ValueError(f"a weight is stored densely, got layout {weight.layout}; weight.to_dense() is")
+    if weight.is_meta:
+        raise ValueError(f"a weight of shape {tuple(weight.shape)} on the meta device has no values; load them first")
 
 
 def _check_density(pattern: str | Pattern | MaskCalculator, density: float | None) -> None:
@@ -142,7 +156,9 @@ def _ragged_mask(slices: Tensor, calculate: MaskCalculator, ragged: str, shape: 
     outputs, channels = slices.shape[1:]
     if ragged == "pad":
         return calculate(pad(slices, (0, short[1], 0, short[0])))[:, :outputs, :channels]
+    require_finite(slices)  # a calculator sees the whole groups only
     mask = torch.ones_like(slices, dtype=torch.bool)
-    whole = (outputs - outputs % multiples[0], channels - channels % multiples[1])
-    mask[:, : whole[0], : whole[1]] = calculate(slices[:, : whole[0], : whole[1]])
+    whole = slices[:, : outputs - outputs % multiples[0], : channels - channels % multiples[1]]
+    if whole.numel():
+        mask[:, : whole.shape[1], : whole.shape[2]] = calculate(whole)
     return mask

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sparselab.ops import masks
+from sparselab.patterns import require_n_of_m
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,9 @@ class OneD:
 
     n: int
     m: int
+
+    def __post_init__(self) -> None:
+        require_n_of_m(self.n, self.m)
 
     @property
     def multiples(self) -> tuple[int, int]:

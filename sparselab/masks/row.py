@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sparselab.ops.masks import keep_count, require_finite
+from sparselab.patterns import require_density
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,9 @@ class Row:
     """
 
     density: float
+
+    def __post_init__(self) -> None:
+        require_density(self.density)
 
     @property
     def multiples(self) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sparselab.ops import masks
+from sparselab.patterns import require_n_of_m
 
 ENUMERATED = 4
 """Largest block of which every choice is tried: 4 x 4 has 90 at 2 of 4, 8 x 8 has 116,963,796,250 at 4 of 8."""
@@ -22,6 +23,9 @@ class TwoDBest:
 
     n: int
     m: int
+
+    def __post_init__(self) -> None:
+        require_n_of_m(self.n, self.m)
 
     @property
     def multiples(self) -> tuple[int, int]:

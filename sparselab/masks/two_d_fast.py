@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sparselab.ops.transposable import fast_blocks
+from sparselab.patterns import require_n_of_m
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,9 @@ class TwoDFast:
 
     n: int
     m: int
+
+    def __post_init__(self) -> None:
+        require_n_of_m(self.n, self.m)
 
     @property
     def multiples(self) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sparselab.ops.masks import keep_count, largest
+from sparselab.patterns import require_density
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,9 @@ class Unstructured:
     """
 
     density: float
+
+    def __post_init__(self) -> None:
+        require_density(self.density)
 
     @property
     def multiples(self) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sparselab.ops.vnm import KEPT_COLUMNS, best_columns
+from sparselab.patterns import require_n_of_m
 
 LARGEST_GROUP = 32
 
@@ -26,6 +27,7 @@ class VNM:
     m: int
 
     def __post_init__(self) -> None:
+        require_n_of_m(self.n, self.m)
         if self.n not in (1, 2):
             raise ValueError(f"'{self.v}:{self.n}:{self.m}': N must be 1 or 2, what 2:4 hardware takes of four columns")
         if not KEPT_COLUMNS <= self.m <= LARGEST_GROUP:

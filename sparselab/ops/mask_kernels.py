@@ -47,20 +47,43 @@ def _top_n_kernel(m: int) -> Kernel:
 
 
 @jit
-def _top_n_any_size(scores: Floats, m: int, n: int, mask: Bools) -> bool:
-    finite = True
-    for start in range(0, scores.size, m):
-        group = np.abs(scores[start : start + m])
-        for i in range(m):
-            mine = group[i]
-            finite &= mine < np.inf
-            rank = 0
-            for j in range(np.uint64(i)):
-                rank += group[j] >= mine
-            for j in range(np.uint64(i + 1), np.uint64(m)):
-                rank += group[j] > mine
-            mask[start + i] = rank < n
-    return finite
+def _top_n_by_bisection(bits: Ints, infinity: Any, without_sign: Any, n: int, m: int, mask: Bools) -> bool:
+    """The same for any ``m``, of the bits of the scores: as whole numbers, those of positive floats have their order.
+
+    The n-th largest of a group is found by halving the numbers it may be, counting in vector registers how many reach the
+    middle: some ten rounds, however large the group.
+    """
+    number = bits.dtype.type
+    size = np.empty(m, bits.dtype)
+    for start in range(0, bits.size, m):
+        low, high = infinity, number(0)
+        for i in range(np.uint64(m)):
+            size[i] = bits[start + i] & without_sign
+            low = min(low, size[i])
+            high = max(high, size[i])
+        if high >= infinity:
+            return False
+        if n == 1:
+            low = high
+        while low < high:  # n or more reach low, fewer than n are above high
+            middle = number(low + ((high - low + 1) >> 1))
+            reach = 0
+            for i in range(np.uint64(m)):
+                reach += size[i] >= middle
+            if reach >= n:
+                low = middle
+            else:
+                high = number(middle - 1)
+            if reach == n:
+                break
+        room = n
+        for i in range(np.uint64(m)):
+            room -= size[i] > low
+        for i in range(np.uint64(m)):
+            tie = size[i] == low
+            mask[start + i] = size[i] > low or (tie and room > 0)
+            room -= tie
+    return True
 
 
 def top_n_of_m(scores: Floats, n: int, m: int) -> tuple[Bools, bool]:
@@ -72,13 +95,15 @@ def top_n_of_m(scores: Floats, n: int, m: int) -> tuple[Bools, bool]:
     """
     mask = np.empty(scores.shape, np.bool_)
     flat_scores, flat_mask = scores.reshape(-1), mask.reshape(-1)
+    number = np.int32 if scores.dtype == np.float32 else np.int64
+    infinity, without_sign = scores.dtype.type(np.inf).view(number), number(np.iinfo(number).max)
     groups_a_block = max(1, BLOCK_ELEMENTS // m)
 
     def run(block: slice) -> bool:
         part = slice(block.start * m, block.stop * m)
         if m <= UNROLLED_GROUP:
             return _top_n_kernel(m)(flat_scores[part], n, flat_mask[part])
-        return _top_n_any_size(flat_scores[part], m, n, flat_mask[part])
+        return _top_n_by_bisection(flat_scores[part].view(number), infinity, without_sign, n, m, flat_mask[part])
 
     finite = map_blocks(run, row_blocks(flat_scores.size // m, groups_a_block))
     return mask, all(finite)

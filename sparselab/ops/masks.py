@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _RANKED_BY_PAIRS = 16
-"""Largest M for which comparing all pairs of a group beats sorting it."""
+"""Largest M for which comparing all pairs of a group beats a selection network."""
 
 _CHUNK_ELEMENTS = 1 << 24
 """Elements of the largest temporary: 64 MB of float32."""
@@ -85,18 +85,70 @@ def top_n_of_m(scores: Tensor, n: int, m: int) -> Tensor:
 def top_n_of_m_torch(scores: Tensor, n: int, m: int) -> Tensor:
     """``top_n_of_m`` in PyTorch operations, for devices without a kernel of ours."""
     groups = scores.abs().reshape(-1, m)
-    if m > _RANKED_BY_PAIRS:
-        best = groups.argsort(dim=1, descending=True, stable=True)[:, :n]
-        return torch.zeros_like(groups, dtype=torch.bool).scatter_(1, best, True).reshape(scores.shape)
+    if n == 1:  # argmax takes the first of equals
+        first = groups.argmax(dim=1, keepdim=True)
+        return torch.zeros_like(groups, dtype=torch.bool).scatter_(1, first, True).reshape(scores.shape)
     columns = groups.T.contiguous()
+    kept = _kept_by_pairs(columns, n) if m <= _RANKED_BY_PAIRS else _kept_by_network(columns, n)
+    return kept.T.reshape(scores.shape)
+
+
+def _kept_by_pairs(columns: Tensor, n: int) -> Tensor:
+    """The ``n`` largest of each group; entry i of all groups is ``columns[i]``."""
+    m = len(columns)
     # An entry beats as many of its group as it wins comparisons; one with a later entry it also wins when they are equal.
     # Taking lost ones off the later entry instead of adding won ones to it leaves entry j short by j.
-    wins = torch.arange(m, dtype=torch.int8, device=scores.device)[:, None].repeat(1, columns.shape[1])
+    wins = torch.arange(m, dtype=torch.int8, device=columns.device)[:, None].repeat(1, columns.shape[1])
     for i, j in combinations(range(m), 2):
         first_wins = (columns[i] >= columns[j]).view(torch.int8)
         wins[i] += first_wins
         wins[j] -= first_wins
-    return (wins >= m - n).T.reshape(scores.shape)
+    kept: Tensor = wins >= m - n
+    return kept
+
+
+def _kept_by_network(columns: Tensor, n: int) -> Tensor:
+    """The same by the n-th largest of each group, found by maxima and minima of whole columns; ties are dealt out in turn."""
+    lines = list(columns)
+    for i, j in _selection_network(n, len(columns)):
+        lines[i], lines[j] = torch.maximum(lines[i], lines[j]), torch.minimum(lines[i], lines[j])
+    least = lines[n - 1]
+    kept: Tensor = columns > least
+    room = n - kept.sum(0, dtype=torch.int32)
+    for column, mine in zip(columns, kept):
+        tie = column == least
+        mine |= tie & (room > 0)
+        room -= tie.view(torch.int8)
+    return kept
+
+
+@cache
+def _selection_network(n: int, m: int) -> list[tuple[int, int]]:
+    """Which of ``m`` lines to compare, the larger to the first, so that line ``n - 1`` ends with the n-th largest.
+
+    Batcher's odd-even merge sort (Knuth, The Art of Computer Programming 3, section 5.2.2, algorithm M), less what that
+    line does not depend on.
+
+    >>> _selection_network(1, 4)
+    [(0, 2), (1, 3), (0, 1)]
+    """
+    comparisons = []
+    top = 1 << (m - 1).bit_length() >> 1
+    p = top
+    while p:
+        q, r, d = top, 0, p
+        while True:
+            comparisons += [(i, i + d) for i in range(m - d) if i & p == r]
+            if q == p:
+                break
+            q, r, d = q >> 1, p, q - p
+        p >>= 1
+    needed, kept = {n - 1}, []
+    for pair in reversed(comparisons):
+        if not needed.isdisjoint(pair):
+            needed.update(pair)
+            kept.append(pair)
+    return kept[::-1]
 
 
 def greedy_blocks(scores: Tensor, n: int, m: int) -> Tensor:

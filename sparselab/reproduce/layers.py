@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import pandas as pd
-import torch
 from torch import nn
 from tqdm.auto import tqdm
 
 from sparselab import plots
 from sparselab.eligibility import layer_weights
 from sparselab.layout import to_matrix
-from sparselab.permutation import search_permutation
+from sparselab.permutation import search_permutation, warm_up
 from sparselab.reports import magnitude_report
 from sparselab.reproduce.section import Section, Settings, markdown_table
 from sparselab.tasks import efficientnet_lite0
@@ -48,7 +47,7 @@ def permuted_layers(model: nn.Module, *, progress: bool = False) -> pd.DataFrame
     matrices = [
         to_matrix(layer.weight.detach(), layer.channel_dim) for layer in layer_weights(model) if layer.name in wanted
     ]
-    search_permutation(torch.ones(4, 8), strategy=STRATEGY)  # compiles, so that no layer's seconds include it
+    warm_up(STRATEGY)  # so that no layer's seconds include compiling
     results = [
         search_permutation(matrix, "2:4", strategy=STRATEGY)
         for matrix in tqdm(matrices, "searching permutations", disable=not progress, leave=False)

@@ -103,10 +103,10 @@ FROM_ACTIVATIONS = ("wanda", "ria")
 
 
 def scores(weight: Tensor, saliency: Saliency = "magnitude") -> Tensor:
-    """The scores of ``weight``: non-negative, of its shape.
+    """The scores of ``weight``: non-negative, of its shape, in a dtype that can be compared and summed.
 
-    Raises ``ValueError`` for an unknown name (listing the valid ones), a name that needs data, scores of another
-    shape and negative scores. NaN and infinity are left for the mask calculators to refuse.
+    Raises ``ValueError`` for an unknown name (listing the valid ones), a name that needs data, what is no saliency at all,
+    scores of another shape and negative or complex scores. NaN and infinity are left for the mask calculators to refuse.
     """
     if isinstance(saliency, str):
         if saliency in FROM_ACTIVATIONS:
@@ -115,15 +115,38 @@ def scores(weight: Tensor, saliency: Saliency = "magnitude") -> Tensor:
                 f"pass collect_activations(model, batches).saliency({saliency!r}) (in sparselab.saliency) in its place"
             )
         check_name(saliency)
-        return _NAMES[saliency](weight)
+        return _NAMES[saliency](computable(weight))
+    if isinstance(saliency, Mapping):
+        raise ValueError(
+            f"a mapping of {len(saliency)} names is a saliency for whole models; for one weight pass its own, "
+            "saliency[its name]"
+        )
+    if not isinstance(saliency, Tensor) and not callable(saliency):
+        raise ValueError(
+            f"a saliency is a name, a callable weight -> scores or a tensor of scores, got {type(saliency).__name__}"
+        )
     result = saliency if isinstance(saliency, Tensor) else saliency(weight)
     if not isinstance(result, Tensor):
         raise ValueError(f"saliency {saliency!r} returned {type(result).__name__}, not a tensor")
     if result.shape != weight.shape:
         raise ValueError(f"scores have shape {tuple(result.shape)}, the weight {tuple(weight.shape)}: they must agree")
+    if result.is_complex():
+        raise ValueError(f"scores have dtype {result.dtype}: complex numbers have no order; pass their absolute value")
+    result = computable(result.detach())
     if result.numel() and bool((result < 0).any()):
         raise ValueError("scores must not be negative: a mask keeps the largest; pass their absolute value, or a rank")
-    return result.detach().to(weight.device)
+    return result.to(weight.device)
+
+
+def computable(values: Tensor) -> Tensor:
+    """``values`` in a dtype that PyTorch compares and sums: 8-bit floats as float32, integers and bools as float64.
+
+    >>> computable(torch.tensor([1.5], dtype=torch.float8_e4m3fn)), computable(torch.tensor([True])).dtype
+    (tensor([1.5000]), torch.float64)
+    """
+    if not values.is_floating_point():
+        return values.double()
+    return values.float() if values.dtype.itemsize == 1 else values
 
 
 def check_name(saliency: str) -> None:

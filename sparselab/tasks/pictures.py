@@ -43,7 +43,7 @@ class LabelledPictures:
         from PIL import Image
 
         folder = cls.folder() if folder is None else Path(folder)
-        files = sorted(file for file in folder.glob("*.jp*g") if _NAME.fullmatch(file.name)) if folder.is_dir() else []
+        files = sorted(file for file in folder.iterdir() if _NAME.fullmatch(file.name)) if folder.is_dir() else []
         if not files:
             raise FileNotFoundError(
                 f"no labelled pictures: looked in {folder} for files like 281_n02123045.jpg "

@@ -1,5 +1,6 @@
 """What every mask calculator must do. A new one adds a line to CALCULATORS."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -26,6 +27,20 @@ PATTERNS = [
 def test_every_calculator_is_in_the_contract():
     covered = {type(calculator(pattern)) for pattern in PATTERNS}
     assert covered == {CALCULATORS.get(name) for name in CALCULATORS.names()}
+
+
+@pytest.mark.parametrize("name", CALCULATORS.names())
+def test_options_out_of_range_are_refused(name):
+    cls = CALCULATORS.get(name)
+    fields = [field.name for field in dataclasses.fields(cls)]
+    bad = (
+        [{"density": share} for share in (-0.1, 1.5, float("nan"))]
+        if fields == ["density"]
+        else [{"n": 5, "m": 4}, {"n": 0, "m": 4}]
+    )
+    for options in bad:
+        with pytest.raises(ValueError, match=r"must lie between 0 and 1|N must be at least 1 and at most M"):
+            cls(**options, **({"v": 4} if "v" in fields else {}))
 
 
 def sizes(pattern, blocks=(2, 3)):
@@ -135,7 +150,7 @@ def test_agrees_with_the_definition(pattern, integers):
 def test_the_answer_does_not_depend_on_dtype_or_strides(pattern):
     weight = weights(pattern, integers=True)
     expected = create_mask(weight, pattern)
-    for dtype in (torch.float64, torch.float16, torch.bfloat16):
+    for dtype in (torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2):
         assert torch.equal(create_mask(weight.to(dtype), pattern), expected), dtype
     transposed = weight.T.contiguous().T
     assert not transposed.is_contiguous() or 1 in weight.shape
@@ -178,6 +193,23 @@ def test_refuses_what_is_not_finite(pattern, bad):
         create_mask(weight, pattern)
 
 
+@pytest.mark.parametrize("pattern", [pattern for pattern in PATTERNS if max(calculator(pattern).multiples) > 1])
+def test_skipping_short_groups(pattern):
+    rows, channels = calculator(pattern).multiples
+    weight = torch.zeros(2 * rows, 2 * channels)
+    weight[:rows, :channels] = weights(pattern)[:rows, :channels]
+    ragged = weight[: 2 * rows - 1, : 2 * channels - 1]
+    mask = create_mask(ragged, pattern, ragged="skip")
+    assert torch.equal(mask[:rows, :channels], create_mask(weight[:rows, :channels], pattern))
+    assert mask[:, channels:].all()
+    assert mask[rows:].all() or rows == 1
+    nothing_whole = weight[:, : channels - 1]
+    assert create_mask(nothing_whole, pattern, ragged="skip").all()
+    ragged[-1, -1] = float("nan")
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        create_mask(ragged, pattern, ragged="skip")
+
+
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_large_and_tiny_magnitudes(pattern):
     weight = weights(pattern).double()
@@ -197,3 +229,37 @@ def test_any_n_of_m_is_exact(n, extra, rows, groups, seed, levels):
     values = np.random.default_rng(seed).integers(-levels, levels + 1, (rows, groups * m)).astype(np.float32)
     mask = create_mask(torch.from_numpy(values), f"{n}:{m}").numpy()
     np.testing.assert_array_equal(mask, oracle(np.abs(values), f"{n}:{m}"))
+
+
+@given(
+    pattern=st.sampled_from(
+        ["2:4", "1:4", "3:5", "7:20", "m4n2_2d_best", "m3n1_2d_best", "m4n2_2d_greedy", "2:2:4", "row,0.5", "unstructured,0.3"]
+    ),
+    blocks=st.tuples(st.integers(1, 2), st.integers(1, 2)), missing=st.tuples(st.integers(0, 19), st.integers(0, 19)),
+    kernel=st.lists(st.integers(1, 3), max_size=3), channel_dim=st.integers(0, 1),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.float8_e5m2]),
+    levels=st.sampled_from([1, 4, 1000]), seed=st.integers(0, 2**31),
+)  # fmt: skip
+@settings(max_examples=80, deadline=None)
+def test_any_layer_is_the_definition_at_each_kernel_position(
+    pattern, blocks, missing, kernel, channel_dim, dtype, levels, seed
+):
+    multiples = calculator(pattern).multiples
+    outputs, channels = (m * k - short % m for m, k, short in zip(multiples, blocks, missing))
+    values = np.random.default_rng(seed).integers(-levels, levels + 1, (*kernel, outputs, channels)) / 8
+    slices = torch.from_numpy(values).to(dtype)
+    # Kernel positions come first here and last in a weight; channels first in a transposed one.
+    weight = slices.permute(*([-1, -2] if channel_dim == 0 else [-2, -1]), *range(len(kernel)))
+    mask = create_mask(weight, pattern, channel_dim=channel_dim, ragged="pad")
+    assert mask.shape == weight.shape
+    assert mask.stride() == torch.empty_like(weight).stride()
+
+    scores = slices.double().abs().numpy().reshape(-1, outputs, channels)
+    padded = np.pad(scores, [(0, 0), *((0, -size % m) for size, m in zip((outputs, channels), multiples))])
+    expected = oracle(padded.reshape(-1, padded.shape[2]), pattern).reshape(padded.shape)[:, :outputs, :channels]
+    back = [*range(2, weight.ndim), *((1, 0) if channel_dim == 0 else (0, 1))]
+    found = mask.permute(back).numpy().reshape(scores.shape)
+    if "2d_best" in pattern:
+        np.testing.assert_allclose(scores[found].sum(), scores[expected].sum(), rtol=1e-6)
+    else:
+        np.testing.assert_array_equal(found, expected)

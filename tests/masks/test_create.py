@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -105,6 +107,8 @@ class TestRagged:
     def test_misspelt(self):
         with pytest.raises(ValueError, match=r"unknown ragged 'padd'; valid: error, pad, skip"):
             sl.create_mask(self.weight, "2:4", ragged="padd")
+        with pytest.raises(ValueError, match=r"unknown ragged 'True'; valid: error, pad, skip"):
+            sl.create_mask(self.weight, "2:4", ragged=True)
 
 
 class TestBadInput:
@@ -135,6 +139,12 @@ class TestBadInput:
         with pytest.raises(ValueError, match=r"got ndarray; torch.from_numpy makes one"):
             sl.create_mask(np.ones((4, 4)), "2:4")
 
+    def test_weights_without_values_to_rank(self):
+        with pytest.raises(ValueError, match=r"stored densely, got layout torch.sparse_coo; weight.to_dense\(\) is"):
+            sl.create_mask(torch.eye(4).to_sparse(), "2:4")
+        with pytest.raises(ValueError, match=r"of shape \(4, 4\) on the meta device has no values"):
+            sl.create_mask(torch.empty(4, 4, device="meta"), "2:4")
+
     def test_channel_dim_out_of_range(self):
         with pytest.raises(ValueError, match="channel_dim=2 is out of range"):
             sl.create_mask(torch.ones(4, 4), "2:4", channel_dim=2)
@@ -153,7 +163,9 @@ def test_a_calculator_of_your_own():
     assert sl.create_mask(torch.ones(2, 4), OneD(1, 2)).int().tolist() == [[1, 0, 1, 0]] * 2
 
 
-@pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 4), (4, 8), (3, 5), (8, 16), (16, 32), (1, 1)])
+@pytest.mark.parametrize(
+    ("n", "m"), [(2, 4), (1, 4), (4, 8), (3, 5), (8, 16), (16, 32), (1, 1), (1, 20), (5, 17), (30, 40)]
+)
 def test_both_backends_agree(n, m):
     scores = torch.from_numpy(np.random.default_rng(n).integers(-3, 4, (7, m * 5)).astype(np.float32))
     assert torch.equal(ops.top_n_of_m(scores, n, m), ops.top_n_of_m_torch(scores, n, m))
@@ -162,6 +174,29 @@ def test_both_backends_agree(n, m):
     assert torch.equal(ops.largest(scores, n * 7), ops.largest_torch(scores, n * 7))
     if m <= 4:
         assert torch.equal(ops.best_blocks(square, n, m), ops.best_blocks_torch(square, n, m))
+
+
+@pytest.mark.parametrize(("n", "m"), [(16, 32), (1, 32), (17, 17), (5, 17), (60, 150)])
+@pytest.mark.parametrize("levels", [1, 10**9], ids=["ties", "reals"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_large_groups_on_both_backends(n, m, levels, dtype):
+    rng = np.random.default_rng(n)
+    scores = torch.from_numpy(rng.integers(-levels, levels + 1, (5, m * 3)) / levels).to(dtype)
+    groups = scores.abs().view(-1, m).numpy()
+    expected = np.zeros(groups.shape, bool)
+    np.put_along_axis(expected, np.argsort(-groups, axis=1, kind="stable")[:, :n], True, axis=1)
+    for kept in (ops.top_n_of_m(scores, n, m), ops.top_n_of_m_torch(scores, n, m)):
+        np.testing.assert_array_equal(kept.view(-1, m).numpy(), expected)
+
+
+@pytest.mark.parametrize("m", range(1, 11))
+def test_selection_networks_find_the_nth_largest(m):
+    lists = np.array(list(itertools.product((0, 1), repeat=m))).T  # what selects among zeros and ones selects among all
+    for n in range(1, m + 1):
+        lines = list(lists)
+        for i, j in ops._selection_network(n, m):
+            lines[i], lines[j] = np.maximum(lines[i], lines[j]), np.minimum(lines[i], lines[j])
+        np.testing.assert_array_equal(lines[n - 1], np.sort(lists, axis=0)[m - n])
 
 
 def test_the_mask_does_not_depend_on_the_number_of_threads():
