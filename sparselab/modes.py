@@ -1,12 +1,14 @@
-"""The module inside a wrapper, and evaluation mode for a while."""
+"""The module inside a wrapper, where it is, and evaluation mode for a while."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -19,6 +21,16 @@ def unwrap(model: nn.Module) -> nn.Module:
             model = model.module
         else:
             return model
+
+
+def cuda_devices(model: nn.Module) -> list[int]:
+    """The indices of the GPUs that ``model`` has parameters on: those whose random generators it draws from."""
+    return sorted({parameter.device.index for parameter in model.parameters() if parameter.device.type == "cuda"})
+
+
+def to_device(batch: Any, device: torch.device | str | None) -> Any:
+    """``batch`` with every tensor in its tuples, lists and dicts on ``device``; as it is for ``None``."""
+    return tree_map(lambda entry: entry.to(device) if isinstance(entry, Tensor) else entry, batch) if device else batch
 
 
 @contextmanager

@@ -249,7 +249,12 @@ def piece(dim: Dim, start: int, stop: int, reason: str) -> Dim:
 
 
 def reslice(dims: Sequence[Dim], shape: Sequence[int], reason: str) -> tuple[Dim, ...]:
-    """What ``view`` does: the product of all ``dims``, cut into dimensions of the sizes in ``shape``."""
+    """What ``view`` does: the product of all ``dims``, cut into dimensions of the sizes in ``shape``.
+
+    Raises ``ValueError`` when there are more or fewer numbers in ``shape``.
+    """
+    if math.prod(map(size_of, dims)) != math.prod(shape):
+        raise ValueError(f"shape {tuple(shape)} has not the size of {tuple(map(size_of, dims))}")
     rest: Dim = tuple(leaf for dim in dims for leaf in dim)
     made: list[Dim] = []
     for position, size in reversed(list(enumerate(shape))):

@@ -14,7 +14,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from sparselab.network.axes import Dim, fresh, leaves_of, pin, size_of
-from sparselab.network.tracing import source_line
+from sparselab.network.tracing import UntraceableError, source_line
 
 Dims = tuple[Dim, ...]
 Result = Dims | list[Dims] | None
@@ -93,11 +93,11 @@ class Interpreter:
         """The graph's outputs, given a ``Value`` (or a plain object) for each of its placeholders in order."""
         values: dict[Node, Any] = {}
         remaining = iter(inputs)
+        changing = any(map(_writes_whole_numbers, graph.graph.nodes))
         for node in graph.graph.nodes:
-            if node.op == "placeholder":
-                values[node] = next(remaining)
-            elif node.op == "get_attr":
-                values[node] = _attribute(graph, str(node.target))
+            if node.op in ("placeholder", "get_attr"):
+                value = next(remaining) if node.op == "placeholder" else _attribute(graph, str(node.target))
+                values[node] = Value(value.dims) if changing and isinstance(value, Value) else value
             elif node.op == "output":
                 return [_lookup(values, out) for out in torch.utils._pytree.tree_leaves(node.args[0])]
             else:
@@ -116,6 +116,8 @@ class Interpreter:
         many = isinstance(node.meta.get("val"), (list, tuple))
         outputs = result if isinstance(result, list) else [result]
         made = [Value(dims) if dims is not None else None for dims in outputs]
+        if not call.shapes:  # a plain number, or nothing
+            return node.meta.get("val")
         for value in made:
             if value is not None:
                 self._note_output(value, call)
@@ -143,10 +145,10 @@ class Interpreter:
             rule = self._pointwise
         if not call.shapes and not call.tensors():
             return None
-        if rule is None:
-            return self._unknown(node, call, values, depth)
         try:
-            return _checked(rule(call), call)
+            return self._unknown(node, call, values, depth) if rule is None else _checked(rule(call), call)
+        except UntraceableError:
+            raise
         except Exception as error:  # a rule that meets what it was not written for costs efficacy, never correctness
             return self._pin_all(call, f"{call.name}, whose rule does not cover this use of it ({error}),")
 
@@ -211,9 +213,18 @@ def _call(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], notes: Note
     name = str(target._schema.name).partition("::")[2]
     val = node.meta.get("val")
     vals = val if isinstance(val, (list, tuple)) else [val]
-    shapes = [tuple(map(int, v.shape)) for v in vals if isinstance(v, Tensor)]
+    shapes = [_sizes(v, node) for v in vals if isinstance(v, Tensor)]
     used = frozenset(user.args[1] for user in node.users if user.target is operator.getitem and user.users)
     return Call(name, arguments, shapes, used, _where(node), notes)  # type: ignore[arg-type]
+
+
+def _sizes(tensor: Tensor, node: Node) -> tuple[int, ...]:
+    if not all(isinstance(size, int) for size in tensor.shape):
+        raise UntraceableError(
+            f"The shape of the result of {node.target} depends on the values of a tensor{_where(node)}. Write that line so "
+            "that shapes are fixed, or pass a submodule without it to permute"
+        )
+    return tuple(tensor.shape)
 
 
 def _where(node: Node) -> str:
@@ -232,6 +243,16 @@ def _attribute(graph: GraphModule, target: str) -> Any:
     if isinstance(found, Tensor):
         return Value(tuple(fresh(size, "a constant of the model") for size in found.shape), found)
     return found
+
+
+def _writes_whole_numbers(node: Node) -> bool:
+    """Whether a node writes into whole numbers other than a counter: an index may then not be what it was."""
+    if not (isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable and node.args):
+        return False
+    place = node.args[0]
+    written = place.meta.get("val") if isinstance(place, Node) else None
+    counter = isinstance(place, Node) and place.op == "placeholder" and isinstance(written, Tensor) and not written.ndim
+    return isinstance(written, Tensor) and not written.is_floating_point() and not counter
 
 
 def _tensor_nodes(node: Node) -> list[Node]:

@@ -38,10 +38,18 @@ class Move:
     order: Indices
 
     def __call__(self, tensor: Tensor) -> Tensor:
-        """A moved copy of ``tensor``, which has the shape ``shape``."""
+        """A moved copy of ``tensor``, which ``fits``."""
         index = torch.from_numpy(self.order).to(tensor.device)
         flat = tensor.flatten(self.first, self.last)
         return flat.index_select(self.first, index).reshape(tensor.shape)
+
+    def fits(self, state: Tensor) -> bool:
+        """Whether ``state`` moves along: it has the shape, or is one number where the shape has many (Adafactor's)."""
+        broadcasts = state.ndim == len(self.shape) and all(
+            have in (1, size) for have, size in zip(state.shape, self.shape, strict=True)
+        )
+        span = slice(self.first, self.last + 1)
+        return broadcasts and tuple(state.shape[span]) == self.shape[span]
 
     def inverse(self) -> Move:
         """The move that undoes this one."""
@@ -83,6 +91,9 @@ class Plan:
     def apply(self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Move every tensor of ``model`` in place, with its gradient and its state in ``optimizer``.
 
+        State that has the tensor's shape moves, or that broadcasts to it (the sums of Adafactor); any other stays as it is,
+        so an optimizer that lays parameters out anew (LBFGS, Shampoo) is best started again.
+
         ``model`` may be wrapped (``torch.compile``, ``DataParallel``, ``AveragedModel``). Parameters stay the same
         objects. Raises ``ValueError``, and changes nothing, when a name is missing or a shape differs; an interruption
         waits until all is moved, any other failure puts back what was moved.
@@ -119,7 +130,7 @@ class Plan:
         """Every tensor to move, in order: those of the model once however many names they have, gradients, state."""
         tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
         tensors.update(model.named_buffers(remove_duplicate=False))
-        moves_of: dict[Any, tuple[Tensor, list[Move]]] = {}
+        moves_of: dict[Any, tuple[dict[int, Tensor], list[Move]]] = {}
         for move in self.moves:
             for name in move.names:
                 if name not in tensors:
@@ -127,26 +138,23 @@ class Plan:
                 tensor = tensors[name]
                 if tuple(tensor.shape) != move.shape:
                     raise ValueError(f"the plan moves {name!r} of shape {move.shape}; here it is {tuple(tensor.shape)}")
-                _, planned = moves_of.setdefault(place_of(tensor), (tensor, []))
+                alike, planned = moves_of.setdefault(place_of(tensor), ({}, []))
+                alike[id(tensor)] = tensor
                 if move not in planned:
                     planned.append(move)
         targets: list[tuple[Move, Tensor]] = []
-        for tensor, planned in moves_of.values():
+        for alike, planned in moves_of.values():
             if len({move.names for move in planned}) > 1:
                 raise ValueError(
                     f"{planned[0].names[0]!r} and {planned[-1].names[0]!r} are one tensor in this model, "
                     "but were two when the plan was made"
                 )
-            companions = [tensor]
-            if tensor.grad is not None:
-                companions.append(tensor.grad)
+            companions = [*alike.values()][:1]  # several Parameters may be one place in memory, each with a state
+            companions += [tensor.grad for tensor in alike.values() if tensor.grad is not None]
             if optimizer is not None:
-                companions += [
-                    state
-                    for state in optimizer.state.get(tensor, {}).values()
-                    if isinstance(state, Tensor) and state.shape == tensor.shape and state.ndim > 0
-                ]
-            targets += [(move, companion) for companion in companions for move in planned]
+                states = [state for tensor in alike.values() for state in optimizer.state.get(tensor, {}).values()]
+                companions += [state for state in states if isinstance(state, Tensor)]
+            targets += [(move, each) for each in companions for move in planned if move.fits(each)]
         return targets
 
     # ------------------------------------------------------------------------------------------------------ JSON

@@ -106,7 +106,8 @@ def chosen_layers(
 ) -> list[LayerWeight]:
     """The layers whose retained saliency counts: those that ``pattern`` can prune, of those that the names choose.
 
-    Raises ``ValueError`` for names in ``include`` that match nothing, and for a model that is masked already.
+    Raises ``ValueError`` for names in ``include`` that match nothing, and for a model that is masked already or has weights
+    without values.
     """
     wanted, unwanted = (None if include is None else list(include)), list(exclude or ())
     layers = list(layer_weights(model))
@@ -114,6 +115,8 @@ def chosen_layers(
         if not any(layer.matches([name]) for layer in layers):
             raise ValueError(f"include names {name!r}, which matches no weight or module of the model")
     for layer in layers:
+        if nn.parameter.is_lazy(layer.weight) or layer.weight.is_meta:
+            raise ValueError(f"{layer.name!r} has no values yet: load them, or run a lazy layer once, and permute then")
         if hasattr(layer.module, f"__{layer.attribute}_mma_mask"):
             raise ValueError(f"{layer.name!r} is masked already: permute first, then prune (finalize() removes masks)")
     return [

@@ -97,6 +97,20 @@ def view(call: Call) -> Result:
     return reslice(call.tensors()[0].dims, call.shape, reason)
 
 
+@rule("view_as_real")
+def view_as_real(call: Call) -> Result:
+    """A new last dimension: the real and the imaginary part."""
+    return (*call.dims("self"), fresh(2, call.why("the real and the imaginary part")))
+
+
+@rule("view_as_complex")
+def view_as_complex(call: Call) -> Result:
+    """The last dimension, of real and imaginary parts, goes."""
+    *dims, parts = call.dims("self")
+    pin(parts, call.why("the real and the imaginary part"))
+    return tuple(dims)
+
+
 @rule("permute")
 def permute(call: Call) -> Result:
     """Dimensions in another order."""

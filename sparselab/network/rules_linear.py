@@ -32,6 +32,13 @@ def addmm(call: Call) -> Result:
     return broadcast(contract(call, left, right), added)
 
 
+@rule("cdist", "_cdist_forward", "_euclidean_dist")
+def cdist(call: Call) -> Result:
+    """Distances of all rows of one to all rows of the other: contracted as in a matrix product."""
+    left, right = (value.dims for value in call.tensors())
+    return contract(call, left, (*right[:-2], right[-1], right[-2]))
+
+
 @rule("linear")
 def linear(call: Call) -> Result:
     """``input @ weight.T + bias``."""
@@ -214,3 +221,15 @@ def im2col(call: Call) -> Result:
         pinned_like(dim, reason)
     window = call.shape[-2] // size_of(channels)
     return (*batch, channels + fresh(window, reason), fresh(call.shape[-1], reason))
+
+
+@rule("col2im")
+def col2im(call: Call) -> Result:
+    """Columns put back where windows stood, and added: the other way round."""
+    *batch, columns, positions = call.dims("self")
+    reason = call.why("moved over by the window of fold")
+    pin(positions, reason)
+    channels, window = reslice((columns,), (call.shape[-3], size_of(columns) // call.shape[-3]), reason)
+    pin(window, reason)
+    call.notes.add((*batch, channels))
+    return (*batch, channels, *(fresh(size, reason) for size in call.shape[-2:]))

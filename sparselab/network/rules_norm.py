@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -86,11 +87,21 @@ def group_norm(call: Call) -> Result:
     for name in ("weight", "bias"):
         if isinstance(value := call.arguments.get(name), Value):
             unify(channel, value.dims[0])
-    outer = blocks(channel, size_of(channel) // groups)
-    if outer is None:
-        pin(channel, call.why(f"cut across by the {groups} groups of group_norm"))
+    width = size_of(channel) // groups
+    outer = blocks(channel, width)
+    if outer is None:  # a group straddles the parts of a concat: what it holds of each is made of smaller blocks
+        width = math.gcd(width, *_edges(channel))
+        outer = blocks(channel, width) if width > 1 else None
+        reason = call.why(f"cut across by the {groups} groups of group_norm")
+        pin(channel if outer is None else outer, reason)
     call.notes.add((dims[0], () if outer is None else outer))
     return dims
+
+
+def _edges(dim: Dim) -> list[int]:
+    """The sizes of the parts that a dimension is the concat of."""
+    *_, last = factors_of(dim)
+    return [size_of(part) for part in parts_of(last)] if isinstance(last.link, Concat) else []
 
 
 def blocks(dim: Dim, width: int) -> Dim | None:

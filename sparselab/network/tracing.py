@@ -7,6 +7,7 @@ import io
 import logging
 import traceback
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.export.graph_signature import InputKind
 from torch.fx import GraphModule
 
+_CONTAINERS = (dict, OrderedDict, list, set)
 _OUR_FOLDERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
 
@@ -96,7 +98,7 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
     wrapped = _TensorsOut(model, paths.append)
     wrapped.training = model.training  # without `train()`, which would reach into the model
     try:
-        with _quietly(), _restored(model), _no_fused_attention():
+        with quietly(), restored(model), _no_fused_attention():
             program = torch.export.export(wrapped, args, kwargs, strict=False)
     except Exception as error:  # whatever the user's code or torch.export raises
         raise UntraceableError(_explain(error)) from error
@@ -118,8 +120,9 @@ def _explain(error: Exception) -> str:
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_library(f.filename)]
     where = f"{frames[-1].filename}:{frames[-1].lineno} (`{frames[-1].line}`)" if frames else "the model"
     return (
-        f"torch.export stopped at {where}: {type(error).__name__}: {first[:300]}. Write that line so that it does not "
-        "depend on tensor values or on Python side effects, or pass a submodule without it to permute"
+        f"torch.export stopped at {where}: {type(error).__name__}: {first[:300].rstrip('.')}. If the model itself runs on "
+        "these inputs, write that line so that it does not depend on tensor values or on Python side effects, or pass a "
+        "submodule without it to permute"
     )
 
 
@@ -137,7 +140,8 @@ def source_line(stack_trace: str | None) -> str | None:
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
+    """Nothing printed, logged or warned of meanwhile: torch reports at length what its callers may be ready for."""
     level = logging.root.manager.disable
     with (
         warnings.catch_warnings(),
@@ -153,22 +157,18 @@ def _quietly() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _restored(model: nn.Module) -> Iterator[None]:
-    """Put every attribute of every module back: a traced forward may store fake tensors in them."""
-    registries = ("_parameters", "_buffers", "_modules")
-    before = [
-        (module, dict(module.__dict__), {name: dict(module.__dict__[name]) for name in registries})
-        for module in model.modules()
-    ]
+def restored(model: nn.Module) -> Iterator[None]:
+    """Put every attribute of every module back, with what its lists and dicts hold: a forward may store tensors in them,
+    and a traced one stores fake tensors."""
+    modules = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
+    before: list[tuple[Any, Any]] = [(module.__dict__, dict(module.__dict__)) for module in modules]
+    before += [(held, held.copy()) for _, own in before for held in own.values() if type(held) in _CONTAINERS]
     try:
         yield
     finally:
-        for module, attributes, registered in before:
-            module.__dict__.clear()
-            module.__dict__.update(attributes)
-            for name, held in registered.items():
-                module.__dict__[name].clear()
-                module.__dict__[name].update(held)
+        for held, content in before:
+            held.clear()
+            (held.extend if isinstance(held, list) else held.update)(content)
 
 
 @contextlib.contextmanager

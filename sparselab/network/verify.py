@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sparselab.network.freedom import Axis
-from sparselab.network.tracing import as_call, tensors_in
+from sparselab.network.tracing import as_call, restored, tensors_in
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 2e-1}
 """How much of the largest output rounding may change, by the lowest dtype that the computation passes through."""
@@ -102,7 +102,7 @@ class Witness:
     def _outputs(self) -> list[list[Tensor] | None]:
         """The outputs on each call; ``None`` for random inputs that the model does not accept."""
         results: list[list[Tensor] | None] = []
-        with _evaluating(self.model), torch.no_grad():
+        with restored(self.model), _evaluating(self.model), torch.no_grad():
             for number, call in enumerate(self._calls):
                 args, kwargs = as_call(_as_dtype(call, torch.float64) if self.is_copy else call)
                 torch.manual_seed(0)  # a model that draws random numbers draws the same each time

@@ -145,7 +145,7 @@ def resolve(backend: str, size: float = math.inf) -> str:
 def power_of_two(values: Floats) -> float:
     """The scale of a handle: scores divided by it are exact, and the largest is between 1 and 2."""
     largest = float(values.max(initial=0.0))
-    return float(2.0 ** np.floor(np.log2(largest))) if largest > 0 else 1.0
+    return math.ldexp(0.5, math.frexp(largest)[1]) if largest > 0 else 1.0
 
 
 def _cuda_missing() -> str | None:

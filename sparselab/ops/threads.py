@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 import torch
@@ -11,10 +13,22 @@ import torch
 Block = TypeVar("Block")
 Result = TypeVar("Result")
 
+_SHARE: ContextVar[int | None] = ContextVar("threads", default=None)  # None: all there are
+
 
 def thread_count() -> int:
-    """How many threads to use: what PyTorch was told (``torch.set_num_threads``, ``OMP_NUM_THREADS``)."""
-    return torch.get_num_threads()
+    """How many threads to use: what PyTorch was told (``torch.set_num_threads``, ``OMP_NUM_THREADS``), or ``at_most``."""
+    return _SHARE.get() or torch.get_num_threads()
+
+
+@contextmanager
+def at_most(threads: int) -> Iterator[None]:
+    """Use no more than ``threads`` in what this thread calls: its share where several compute side by side."""
+    before = _SHARE.set(threads)
+    try:
+        yield
+    finally:
+        _SHARE.reset(before)
 
 
 def map_blocks(function: Callable[[Block], Result], blocks: Iterable[Block]) -> list[Result]:

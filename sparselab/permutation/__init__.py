@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from sparselab.permutation.many import search_permutations
 from sparselab.permutation.problem import SearchProblem, Term
 from sparselab.permutation.result import SearchResult
-from sparselab.permutation.search import search_permutation, search_permutations, warm_up
+from sparselab.permutation.search import search_permutation, warm_up
 from sparselab.permutation.strategy import STRATEGIES, Search, Strategy
 
 __all__ = [

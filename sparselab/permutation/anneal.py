@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sparselab.permutation.annealed_assignment import swap_spread
+from sparselab.permutation.rounds import rounds
 from sparselab.permutation.strategy import Search
 
 
@@ -14,8 +15,8 @@ from sparselab.permutation.strategy import Search
 class Anneal:
     """``steps`` random swaps in each of ``chains`` independent chains, temperature falling from ``hot`` to ``cold``.
 
-    Temperatures are in spreads of a random swap's gain. With a time limit, anneals from the order given are repeated
-    until it is over, each twice as long as the one before.
+    Temperatures are in spreads of a random swap's gain. Chains report now and then, and go on from the best order they met
+    since they last did. With a time limit the steps fill the time, whatever their number.
     """
 
     steps: int = 500_000
@@ -26,19 +27,20 @@ class Anneal:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.chains < 1:
             raise ValueError(f"strategy 'anneal': steps and chains must be at least 1, got {self}")
-        if not 0 < self.cold <= self.hot:
-            raise ValueError(f"strategy 'anneal': temperatures must be 0 < cold <= hot, got {self}")
+        if not 0 < self.cold <= self.hot < np.inf:
+            raise ValueError(f"strategy 'anneal': temperatures must be finite, 0 < cold <= hot, got {self}")
 
     def __call__(self, search: Search) -> None:
-        """Anneal, and as long as there is a limit and time, anneal longer."""
-        start = np.tile(search.best, (self.chains, 1))
+        """Cool down once, over all steps or all the time there is."""
         spread = swap_spread(search, search.best)
-        steps = self.steps
-        while search.running():
-            seeds = search.rng.integers(2**62, size=self.chains)
-            for order in search.handle.anneal(start, steps, self.hot * spread, self.cold * spread, seeds):
+        orders = np.tile(search.best, (self.chains, 1))
+        for share, steps, expected in rounds(search, self.steps, search.time_limit):
+            hot, cold = (spread * self.temperature(at) for at in (share, share + steps / expected))
+            orders = search.handle.anneal(orders, steps, hot, cold, search.rng.integers(2**62, size=self.chains))
+            for order in orders:
                 search.offer(order)
             search.evaluations += steps * self.chains
-            if search.time_limit is None:
-                return
-            steps *= 2
+
+    def temperature(self, share: float) -> float:
+        """The temperature when ``share`` of the way is gone, in spreads of a swap's gain."""
+        return float(self.hot * (self.cold / self.hot) ** share)

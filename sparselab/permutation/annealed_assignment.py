@@ -22,10 +22,10 @@ import numpy as np
 
 from sparselab.ops.backend import Doubles
 from sparselab.permutation.problem import Order
+from sparselab.permutation.rounds import rounds
 from sparselab.permutation.strategy import Search
 
 QUIET = 0.07  # the share of moves at the end that is made without noise
-_ROUNDS = 24  # how often chains report: the grain of history and of Ctrl-C
 _SAMPLE = 512
 
 
@@ -45,8 +45,8 @@ class AnnealedAssignment:
     def __post_init__(self) -> None:
         if self.moves < 1 or self.chains < 1:
             raise ValueError(f"strategy 'annealed_assignment': moves and chains must be at least 1, got {self}")
-        if (self.hot is not None and not self.hot > 0) or (self.cold is not None and not self.cold > 0):
-            raise ValueError(f"strategy 'annealed_assignment': temperatures must be positive, got {self}")
+        if not all(temperature is None or 0 < temperature < np.inf for temperature in (self.hot, self.cold)):
+            raise ValueError(f"strategy 'annealed_assignment': temperatures must be positive and finite, got {self}")
 
     def __call__(self, search: Search) -> None:
         """Cool down once, over all moves or all the time there is."""
@@ -56,28 +56,12 @@ class AnnealedAssignment:
         """Cool down once, over all moves, or until ``until`` seconds after the search began."""
         spread = swap_spread(search, search.best)
         orders = np.tile(search.best, (self.chains, 1))
-        began, share, done = search.elapsed(), 0.0, 0
-        while share < 1.0 and search.running():
-            moves, expected = self._next_moves(done, share, timed=until is not None)
+        for share, moves, expected in rounds(search, self.moves, until):
             noise = spread * self.temperatures(share, moves, expected)
             orders = search.handle.assign(orders, noise, search.rng.integers(2**62, size=self.chains))
             for order in orders:
                 search.offer(order)
-            done += moves
             search.evaluations += moves * self.chains
-            if until is None:
-                share = done / self.moves
-            else:
-                share = max((search.elapsed() - began) / max(until - began, 1e-9), 1e-9)
-
-    def _next_moves(self, done: int, share: float, timed: bool) -> tuple[int, int]:
-        """How many moves to make before looking up, and how many there will be in all."""
-        if not timed:
-            return min(self.moves - done, -(-self.moves // _ROUNDS)), self.moves
-        if done == 0:
-            return 1, self.moves
-        expected = max(done + 1, int(done / share))
-        return max(1, min(expected // _ROUNDS, done)), expected
 
     def temperatures(self, share: float, moves: int, expected: int) -> Doubles:
         """Noise of the next ``moves`` of ``expected``, ``share`` of which are made, in spreads of a swap's gain."""

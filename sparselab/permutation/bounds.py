@@ -26,5 +26,7 @@ def prove_bound(search: Search) -> None:
         Exhaustive()(search)
     elif handle.channels <= MAX_CHANNELS and Covering.fits(handle.channels, handle.m):
         covering = Covering(handle, lambda: True)
-        covering.solve(np.stack([np.arange(handle.channels), search.best]))
-        search.prove(covering.bound)
+        try:
+            covering.solve(np.stack([np.arange(handle.channels), search.best]))
+        finally:  # an interrupt leaves the bound of the rounds that are done
+            search.prove(covering.bound)

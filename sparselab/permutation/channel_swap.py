@@ -39,7 +39,8 @@ class ChannelSwap:
         while improved and search.running():
             improved = False
             for slots in _windows(search):
-                improved |= _descend(search, order, slots, self.escapes)
+                if search.running():
+                    improved |= _descend(search, order, slots, self.escapes)
             improved &= search.handle.channels > WINDOW
 
 

@@ -60,7 +60,7 @@ class Covering:
         while True:
             duals = self._restricted()
             gain, found = self._price(duals)
-            bound = float(duals.sum()) + channels // m * max(gain, 0.0)
+            bound = (float(duals.sum()) + channels // m * max(gain, 0.0)) * (1 + _ROUNDING)
             if bound < self.bound:
                 self.bound, self.duals = bound, duals
             known = len(self.columns)
@@ -68,7 +68,6 @@ class Covering:
             if gain <= _TOLERANCE * scale or len(self.columns) == known or not self.running():
                 break
             self.values = self.handle.group_table(self.columns)
-        self.bound *= 1 + _ROUNDING
 
     def near(self, least: float) -> Ints:
         """All groups whose reduced gain is at least ``least`` under the best duals: any other's order is worse."""

@@ -17,6 +17,7 @@ class SearchResult:
     found, in the order given, and keeping the best N/M of every row with no structure. ``evaluations`` counts scored
     groups and moves, in each strategy's own unit. ``history`` holds ``(seconds, retained)`` at every improvement.
     ``upper_bound`` is what no order can exceed, where ``bound=True`` asked for it or the strategy proved it.
+    ``interrupted`` says that a ``KeyboardInterrupt`` ended the search.
     """
 
     order: Order
@@ -31,6 +32,7 @@ class SearchResult:
     seed: int
     history: tuple[tuple[float, float], ...] = field(default=(), repr=False)
     upper_bound: float | None = None
+    interrupted: bool = False
 
     @property
     def efficacy(self) -> float:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -17,7 +18,6 @@ from numpy.typing import NDArray
 from sparselab.layout import to_matrix
 from sparselab.ops.backend import Handle, load, resolve, work
 from sparselab.patterns import Pattern
-from sparselab.permutation.auto import usual_seconds
 from sparselab.permutation.bounds import prove_bound
 from sparselab.permutation.problem import MAX_CHANNELS, Matrix, SearchProblem
 from sparselab.permutation.result import SearchResult
@@ -25,6 +25,7 @@ from sparselab.permutation.strategy import STRATEGIES, Callback, Search, Strateg
 from sparselab.saliency import Saliency, scores
 
 _ROUNDING = 1e-12
+_ESCAPES = 100  # an option's usual size where the default is less
 
 Searchable = torch.Tensor | Matrix | SearchProblem
 
@@ -71,68 +72,27 @@ def search_permutation(
     (True, True)
     """
     started = time.perf_counter()
-    parsed = Pattern.parse(pattern)
-    n, m = parsed.require_nm("a permutation search")
-    if parsed.calculator not in ("1d", "2d_best"):
-        raise ValueError(
-            f"a permutation search scores masks along the input channels ('{n}:{m}') or both ways ('m{m}n{n}_2d_best'), "
-            f"not '{parsed}'"
-        )
-    if time_limit is not None and not time_limit > 0:
-        raise ValueError(f"time_limit must be positive seconds, got {time_limit}")
+    parsed, chosen = check_search(pattern, strategy, backend, time_limit)
     problem = as_problem(matrix_or_problem, saliency)
     problem.check(parsed)
-    chosen = STRATEGIES.resolve(strategy)
     backend = _backend(problem, parsed, backend)
-    if time_limit is not None and isinstance(strategy, str):
-        started += warm_up(strategy, parsed, backend)
+    if time_limit is not None:
+        started += warm_up(chosen, parsed, backend)
     with _progress_bar(progress, time_limit, callback) as report:
         search = _start(problem, parsed, seed, backend, started, time_limit, report)
-        try:
-            if search.handle.rows and search.groups > 1:
-                chosen(search)
-        except KeyboardInterrupt:
-            pass  # the best order so far is what was asked for
+        if search.handle.rows and search.groups > 1:
+            _until_interrupted(search, chosen)
         seconds = search.elapsed()
         if bound:
-            prove_bound(search)
+            _until_interrupted(search, prove_bound)
     return _result(search, problem, parsed, str(strategy), backend, seed, seconds, bound)
-
-
-def search_permutations(
-    matrices_or_problems: Iterable[Searchable],
-    pattern: str | Pattern = "2:4",
-    *,
-    time_limit: float | None = None,
-    seed: int = 0,
-    **options: Any,
-) -> list[SearchResult]:
-    """``search_permutation`` for each of many, such as all layers of a network; results in the same order.
-
-    ``time_limit`` is for all of them together, shared out by their size; ``options`` are those of
-    ``search_permutation``. The ``k``-th problem gets the seed ``seed + k``, so problems added at the end change no
-    earlier result.
-    """
-    problems = [as_problem(item, options.get("saliency", "magnitude")) for item in matrices_or_problems]
-    effort = np.array([usual_seconds(sum(len(c.saliency) for c in p.consumers), p.size) for p in problems])
-    share = effort / max(effort.sum(), 1e-9)
-    return [
-        search_permutation(
-            problem,
-            pattern,
-            seed=seed + number,
-            time_limit=None if time_limit is None else time_limit * float(share[number]),
-            **options,
-        )
-        for number, problem in enumerate(problems)
-    ]
 
 
 def as_problem(item: Searchable, saliency: Saliency = "magnitude") -> SearchProblem:
     """The search problem of a weight, matrix or problem; see ``search_permutation``."""
     if isinstance(item, SearchProblem):
         return item
-    weight = item if isinstance(item, torch.Tensor) else torch.from_numpy(np.array(item))
+    weight = _as_weight(item)
     if weight.ndim < 2:
         raise ValueError(f"a permutation needs a weight of at least 2 dimensions, got shape {tuple(weight.shape)}")
     if weight.shape[1] > MAX_CHANNELS:
@@ -140,25 +100,99 @@ def as_problem(item: Searchable, saliency: Saliency = "magnitude") -> SearchProb
     return SearchProblem.from_matrix(to_matrix(scores(weight.detach(), saliency)))
 
 
-def warm_up(strategy: str, pattern: str | Pattern = "2:4", backend: str = "auto") -> float:
+def _as_weight(item: Any) -> torch.Tensor:
+    """``item`` as a tensor of numbers that can be scored; a copy where it is not a tensor of floats."""
+    if isinstance(item, torch.Tensor):
+        scorable = item.is_complex() or (item.is_floating_point() and item.dtype.itemsize > 1)
+        return item if scorable else item.double()
+    array = np.array(item)
+    if array.dtype.kind not in "fiubc":
+        raise ValueError(
+            "a permutation is searched for a weight, a matrix of numbers (torch or numpy) or a SearchProblem, got "
+            f"{type(item).__name__}"
+        )
+    if array.dtype.kind != "c" and array.dtype not in (np.float16, np.float32, np.float64):
+        array = array.astype(np.float64)
+    return torch.from_numpy(array)
+
+
+def check_search(
+    pattern: str | Pattern, strategy: str | Strategy, backend: str, time_limit: float | None
+) -> tuple[Pattern, Strategy]:
+    """The pattern and the strategy of a search. Raises ``ValueError`` for options that no problem can be searched with."""
+    parsed, chosen = _as_pattern(pattern), _as_strategy(strategy)
+    if time_limit is not None and not time_limit > 0:
+        raise ValueError(f"time_limit must be positive seconds, got {time_limit}")
+    check_backend(parsed, backend)
+    if backend != "auto" and not parsed.both_ways:
+        resolve(backend)
+    return parsed, chosen
+
+
+def _as_pattern(pattern: str | Pattern) -> Pattern:
+    parsed = Pattern.parse(pattern)
+    n, m = parsed.require_nm("a permutation search")
+    if parsed.calculator not in ("1d", "2d_best"):
+        raise ValueError(
+            f"a permutation search scores masks along the input channels ('{n}:{m}') or both ways ('m{m}n{n}_2d_best'), "
+            f"not '{parsed}'"
+        )
+    return parsed
+
+
+def _as_strategy(strategy: str | Strategy) -> Strategy:
+    chosen = STRATEGIES.resolve(strategy)
+    if isinstance(chosen, type) or not callable(chosen):
+        raise ValueError(
+            f"a strategy is a name with options such as 'stripe_groups,8,100', or an object such as ChannelSwap(100), got "
+            f"{strategy!r}"
+        )
+    return chosen
+
+
+def _until_interrupted(search: Search, work: Callable[[Search], object]) -> None:
+    """Do ``work``, unless there is or was an interrupt: then the best order so far is what was asked for."""
+    if search.interrupted:
+        return
+    try:
+        work(search)
+    except KeyboardInterrupt:
+        search.interrupted = True
+
+
+def warm_up(strategy: str | Strategy, pattern: str | Pattern = "2:4", backend: str = "auto") -> float:
     """Have what a search by ``strategy`` needs compiled, once on a machine; returns the seconds that it took now.
 
-    A ``time_limit`` never counts this. For clocks of one's own: call it before they start.
+    A ``time_limit`` never counts this. For clocks of one's own: call it before they start. Strategies that are not among
+    those named here are left alone.
     """
     began = time.perf_counter()
-    _warm_up(strategy, Pattern.parse(pattern), backend)
+    chosen = _as_strategy(strategy)
+    if type(chosen) in map(STRATEGIES.get, STRATEGIES.names()):
+        _warm_up(_cheap(chosen), Pattern.parse(pattern), backend)  # type: ignore[arg-type]
     return time.perf_counter() - began
 
 
+def _cheap(strategy: Strategy) -> Strategy:
+    """``strategy`` with none of its options above the usual: the same code, soon done."""
+    usual = {
+        field.name: max(field.default, _ESCAPES)
+        for field in dataclasses.fields(strategy)  # type: ignore[arg-type]
+        if isinstance(field.default, int)
+    }
+    fewer = {name: min(getattr(strategy, name), most) for name, most in usual.items()}
+    return dataclasses.replace(strategy, **fewer)  # type: ignore[type-var]
+
+
 @lru_cache(maxsize=256)
-def _warm_up(strategy: str, pattern: Pattern, backend: str) -> None:
+def _warm_up(strategy: Strategy, pattern: Pattern, backend: str) -> None:
     _, m = pattern.require_nm("a permutation search")
     # Exhaustive search refuses what is enough groups for the others to be of use.
     for groups in (8, 4):
         scores = np.random.default_rng(0).random((8, groups * m), np.float32)
         with contextlib.suppress(ValueError):
             search = _start(SearchProblem.from_matrix(scores), pattern, 0, backend, time.perf_counter(), None, None)
-            STRATEGIES.resolve(strategy)(search)
+            strategy(search)
             return
 
 
@@ -184,7 +218,6 @@ def check_backend(pattern: Pattern, backend: str) -> None:
 
 def _backend(problem: SearchProblem, pattern: Pattern, backend: str) -> str:
     """The backend that a search of ``problem`` runs on."""
-    check_backend(pattern, backend)
     if pattern.both_ways:
         return "cpu"
     return resolve(backend, work(sum(len(consumer.saliency) for consumer in problem.consumers), problem.size))
@@ -235,6 +268,7 @@ def _result(
         seed=seed,
         history=history,
         upper_bound=upper_bound,
+        interrupted=search.interrupted,
     )
 
 

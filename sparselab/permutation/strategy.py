@@ -42,6 +42,7 @@ class Search:
     baseline: float = field(init=False)
     upper_bound: float | None = field(init=False, default=None)
     evaluations: int = field(init=False, default=0)
+    interrupted: bool = field(init=False, default=False)
     history: list[tuple[float, float]] = field(init=False)
 
     def __post_init__(self) -> None:

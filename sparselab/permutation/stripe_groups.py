@@ -15,6 +15,7 @@ from math import comb, factorial
 import numpy as np
 from numpy.typing import NDArray
 
+from sparselab.ops.threads import row_blocks
 from sparselab.permutation.problem import Order
 from sparselab.permutation.strategy import Search
 
@@ -24,7 +25,8 @@ MAX_PARTITIONS = 20_000
 MAX_SETS = 50_000  # sets of groups held at once; above it they are drawn
 _DRAWN = 2048  # sets drawn a round
 _PATIENCE = 4  # rounds of drawn sets without a gain before it counts as converged
-_ENTRIES = 2**22  # partition sums held at once
+_SCORES = 2**31  # rows of groups that are scored between looks at the clock: tenths of a second
+_LEAST_SETS = 256  # ... but for so many sets, which keep all threads busy
 _ROUNDING = 1e-6  # relative to the mean group: a smaller gain is rounding
 
 
@@ -97,11 +99,20 @@ def partitions(size: int, m: int) -> tuple[Ints, Ints]:
 
 
 def _solve(search: Search, order: Order, sets: Ints) -> tuple[NDArray[np.float64], Ints]:
-    """For each of ``sets`` the gain of its best partition, and that partition as channels ``(sets, size)``."""
+    """For each of ``sets`` the gain of its best partition, and that partition as channels ``(sets, size)``.
+
+    Sets that there is no time for gain nothing.
+    """
     m = search.handle.m
     subsets, parts = partitions(sets.shape[1] * m, m)
-    search.evaluations += len(sets)
-    return search.handle.best_partitions(order, sets, subsets, parts)
+    gains, dealt = np.zeros(len(sets)), np.zeros((len(sets), sets.shape[1] * m), np.int64)
+    at_once = max(_LEAST_SETS, _SCORES // (len(subsets) * max(1, search.handle.rows)))
+    for part in row_blocks(len(sets), at_once):
+        if not search.running():
+            break
+        gains[part], dealt[part] = search.handle.best_partitions(order, sets[part], subsets, parts)
+        search.evaluations += len(sets[part])
+    return gains, dealt
 
 
 def _apply(order: Order, sets: Ints, gains: NDArray[np.float64], dealt: Ints, least: float, m: int) -> Ints:
@@ -138,7 +149,7 @@ def _descend(search: Search, sets: Ints, escapes: int) -> None:
     order, least = search.best.copy(), _least(search)
     gains, dealt = _solve(search, order, sets)
     idle = 0
-    while search.running():
+    while True:
         changed = _apply(order, sets, gains, dealt, least, search.handle.m)
         if not len(changed) or idle > _PATIENCE * len(order):
             idle = 0
@@ -147,6 +158,8 @@ def _descend(search: Search, sets: Ints, escapes: int) -> None:
             escapes -= 1
             changed = _kick(search, order, sets[search.rng.integers(len(sets))])
         idle = 0 if search.offer(order) else idle + 1
+        if not search.running():
+            return
         stale = np.isin(sets, changed).any(axis=1)
         gains[stale], dealt[stale] = _solve(search, order, sets[stale])
 

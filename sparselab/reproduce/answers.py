@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sparselab.modes import evaluating
+from sparselab.modes import evaluating, to_device
 from sparselab.tasks import Task
-from sparselab.tasks.loop import to_device
 from sparselab.tasks.task import logits_of
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sparselab.measures import efficacy
+from sparselab.modes import to_device
 from sparselab.network.permuting import permute
 from sparselab.network.plan import Plan
 from sparselab.reports import magnitude_report
@@ -27,7 +28,6 @@ from sparselab.reproduce.trained import AS_TRAINED, pruned
 from sparselab.reproduce.trials import loaded_task, run_trials
 from sparselab.sweeps.trial import Trial
 from sparselab.tasks import Task, dense_baseline, train
-from sparselab.tasks.loop import to_device
 
 SHARES = np.linspace(0, 1, 41)
 """The parts of the way at which efficacy is looked at."""
@@ -58,7 +58,7 @@ class Walk:
         ]
 
 
-FULL = Walk(tuple(f"fashion_mnist,{network},epochs=1" for network in ("plain", "depthwise", "residual")), 3, 5, 300)
+FULL = Walk(tuple(f"fashion_mnist,{network},epochs=1" for network in ("plain", "depthwise", "residual")), 2, 5, 300)
 QUICK = Walk(("fashion_mnist,depthwise,held_out=2000",), 1, 3, 40, 120)
 
 

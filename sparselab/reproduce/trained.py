@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -9,13 +11,13 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
+from sparselab.modes import to_device
 from sparselab.network.control import random_plan
-from sparselab.reproduce.answers import answers
+from sparselab.reproduce.answers import Answers, answers
 from sparselab.reproduce.section import Settings
 from sparselab.reproduce.trials import loaded_task, run_trials
 from sparselab.sweeps.trial import Trial
 from sparselab.tasks import Task, dense_baseline, recalibrate, train
-from sparselab.tasks.loop import to_device
 from sparselab.training.sparsifier import Sparsifier
 
 DENSE = "dense"
@@ -64,8 +66,8 @@ def trial(trial: Trial) -> dict[str, Any]:
     network is trained on alike. ``one_shot_divergence`` is from the dense network's answers, before fine-tuning.
     """
     task = loaded_task(trial.name)
-    model, _ = dense_baseline(task, seed=trial.seed, steps=trial.dense_steps, device=trial.device)
-    dense = answers(task, model)
+    model, dense = _dense(trial.name, trial.seed, trial.dense_steps, trial.device)
+    model = copy.deepcopy(model)
     started = time.perf_counter()
     sparsifier = None if trial.pattern == DENSE else pruned(task, model, trial.pattern, trial.channels, trial.seed)
     one_shot = answers(task, model)
@@ -85,6 +87,14 @@ def trial(trial: Trial) -> dict[str, Any]:
         "finetuned_top1": answers(task, model).top1,
         "seconds": time.perf_counter() - started,
     }
+
+
+@functools.lru_cache(maxsize=1)
+def _dense(name: str, seed: int, steps: int | None, device: str) -> tuple[nn.Module, Answers]:
+    """The dense network of a seed, which all its trials begin with, and its answers."""
+    task = loaded_task(name)
+    model, _ = dense_baseline(task, seed=seed, steps=steps, device=device)
+    return model, answers(task, model)
 
 
 def pruned(task: Task, model: nn.Module, pattern: str, channels: str, seed: int) -> Sparsifier:

@@ -9,13 +9,12 @@ import pandas as pd
 import torch
 from torch import nn
 
-from sparselab.modes import evaluating
+from sparselab.modes import evaluating, to_device
 from sparselab.network.permuting import permute
 from sparselab.network.report import PermutationReport
 from sparselab.reproduce.section import Section, Settings, markdown_table
 from sparselab.reproduce.trials import run_trials
 from sparselab.tasks import Task, dense_baseline, get_task
-from sparselab.tasks.loop import to_device
 from sparselab.tasks.task import logits_of
 
 TITLE = "A transformer"

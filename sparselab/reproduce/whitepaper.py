@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from sparselab.modes import to_device
 from sparselab.reports import check
 from sparselab.reproduce.answers import answers
 from sparselab.reproduce.int8 import quantise_int8
@@ -20,7 +21,6 @@ from sparselab.reproduce.trained import CHANNELS, paired, pruned
 from sparselab.reproduce.trials import loaded_task, run_trials
 from sparselab.sweeps.trial import Trial
 from sparselab.tasks import Task, dense_baseline, train
-from sparselab.tasks.loop import to_device
 
 STAGES = {
     "dense_top1": "dense",

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from sparselab.layout import channel_dim_of
-from sparselab.modes import evaluating, unwrap
+from sparselab.modes import evaluating, to_device, unwrap
 from sparselab.saliency.criteria import FROM_ACTIVATIONS, Ria, Saliency, Wanda
 from sparselab.specs import unknown_name
 
@@ -80,7 +80,7 @@ def collect_activations(
     seen = 0
     with evaluating(model), torch.no_grad(), _hooks(model, squares):
         for batch in batches:
-            (forward or _call)(model, _to_device(batch, device))
+            (forward or _call)(model, to_device(batch, device))
             seen += 1
     seen, squares = _over_ranks(seen, squares)
     if not seen:
@@ -107,12 +107,6 @@ def _call(model: nn.Module, batch: Any) -> None:
         model(*batch)
     else:
         model(batch)
-
-
-def _to_device(batch: Any, device: torch.device | str | None) -> Any:
-    if device is None:
-        return batch
-    return torch.utils._pytree.tree_map(lambda x: x.to(device) if isinstance(x, Tensor) else x, batch)
 
 
 # --------------------------------------------------------------------------------------------------------------- hooks

@@ -15,6 +15,7 @@ from torch import nn
 
 import sparselab
 from sparselab.measures import efficacy
+from sparselab.modes import to_device
 from sparselab.patterns import Pattern
 from sparselab.permutation.strategy import STRATEGIES
 from sparselab.reports import magnitude_report
@@ -23,7 +24,6 @@ from sparselab.specs import unknown_name
 from sparselab.sweeps.trial import Trial
 from sparselab.sweeps.values import cell, digest
 from sparselab.tasks import TASKS, Task, activations, dense_baseline, evaluate, get_task, recalibrate, train
-from sparselab.tasks.loop import to_device
 from sparselab.tasks.task import Batch, Data
 from sparselab.trackers import MagnitudeTracker, MaskChurnTracker, Tracker
 from sparselab.trackers.accuracy import MetricsTracker

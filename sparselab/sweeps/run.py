@@ -20,8 +20,10 @@ from sparselab.sweeps.progress import progress_bar
 from sparselab.sweeps.runners import Runner, runner
 from sparselab.sweeps.store import Outcome, Record, Store, temporary_path
 from sparselab.sweeps.trial import Trial
-from sparselab.sweeps.values import cell, digest
+from sparselab.sweeps.values import cell, digest, hides_data
 from sparselab.sweeps.worker import versions
+
+_KNOWN_INPUTS = ("seed", "threads")  # every trial's, whatever its task
 
 
 def experiment(
@@ -108,7 +110,7 @@ def _plan(
 ) -> _Sweep:
     check_names(inputs)
     axes = {name: axis(name, value) for name, value in inputs.items()}
-    explicit = None if trials is None else [dict(given) for given in trials]
+    explicit = None if trials is None else list(trials)
     jobs: dict[str, Job] = {}
     for each in runners:
         kept = chosen(map(each.fill, grid(axes, explicit)), where)
@@ -116,7 +118,8 @@ def _plan(
         identity, shared = each.identity(version), each.task
         for given in kept:
             key = digest([identity, dict(sorted(given.items()))])
-            jobs.setdefault(key, Job(len(jobs), key, each.name, shared, given))
+            job = Job(len(jobs), key, each.name, shared, given)
+            _check_alike(jobs.setdefault(key, job), job)
     made = {
         "task": [each.name for each in runners],
         "axes": {name: [_noted(cell(value)) for value in values] for name, values in axes.items()},
@@ -124,6 +127,17 @@ def _plan(
         "version": version,
     }
     return _Sweep(digest(list(jobs)), list(jobs.values()), made)
+
+
+def _check_alike(one: Job, other: Job) -> None:
+    """Trials of one key run once: raise ``ValueError`` where they may differ in data that no key can tell."""
+    pairs = [(one.task, other.task), *((one.inputs[name], other.inputs[name]) for name in one.inputs)]
+    for first, second in pairs:
+        if first is not second and hides_data(first):
+            raise ValueError(
+                f"two functions {cell(first)} of one source close over data, so neither this sweep nor a later one could tell "
+                "their trials apart: hand the data over by functools.partial, or as an input"
+            )
 
 
 def _noted(value: Any) -> Any:
@@ -178,8 +192,8 @@ def _check_spelling(inputs: Mapping[str, object]) -> None:
         for name, parameter in inspect.signature(experiment).parameters.items()
         if parameter.kind is not inspect.Parameter.VAR_KEYWORD
     ]
-    for name in inputs:
-        close = difflib.get_close_matches(name, options, n=1, cutoff=0.84)
+    for name in inputs.keys() - _KNOWN_INPUTS:
+        close = difflib.get_close_matches(name, [*options, *_KNOWN_INPUTS], n=1, cutoff=0.84)
         if close:
             raise ValueError(
                 f"unknown option {name!r}; did you mean {close[0]!r}? Options: {', '.join(options)}. For an input of that "

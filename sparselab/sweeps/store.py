@@ -92,7 +92,10 @@ class Store:
             raise FileNotFoundError(f"no such store: {self.path}")
         if create:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None)
+        try:
+            self._connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None)
+        except sqlite3.OperationalError as error:
+            raise OSError(f"{self.path} cannot be opened as a store: {error}") from error
         try:
             self._prepare()
         except BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import dis
 import functools
 import hashlib
 import json
@@ -25,7 +26,9 @@ def cell(value: object) -> Cell:
     (0.5, '2:4', 'len')
     """
     scalar = _scalar(value)
-    if scalar is None or isinstance(scalar, (bool, int, float, str)):
+    if isinstance(scalar, str):
+        return printable(scalar)
+    if scalar is None or isinstance(scalar, (bool, int, float)):
         return scalar
     if isinstance(value, (tuple, list)):
         return tuple(cell(item) for item in value)
@@ -33,7 +36,16 @@ def cell(value: object) -> Cell:
         return f"partial({cell(value.func)})"
     if callable(value) and hasattr(value, "__qualname__"):
         return str(value.__qualname__)
-    return str(value)
+    return printable(str(value))
+
+
+def printable(text: str) -> str:
+    """``text`` in which halves of surrogate pairs, which no file can hold, are spelt out.
+
+    >>> printable("caf\\u00e9 \\udcff")
+    'caf\u00e9 \\\\udcff'
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _scalar(value: object) -> Any:
@@ -52,7 +64,8 @@ def digest(value: object) -> str:
     """20 hexadecimal digits of the SHA-256 of what ``value`` is made of; the same in every process.
 
     Functions count by their compiled source, so comments and layout do not matter, together with the functions of the
-    same module that they name, their defaults, and bound arguments; data that they close over does not count.
+    same module that they name, their defaults, and bound arguments. Of what they close over functions, numbers, texts and
+    tuples of them count; other data does not (``hides_data``), nor does a name that the function itself assigns to.
     Dataclasses count by their fields, arrays by their contents. Raises ``ValueError`` for a value that only its address
     could tell from another.
     """
@@ -108,7 +121,9 @@ def _callable_parts(value: Callable[..., Any], seen: frozenset[int]) -> Any:
     if isinstance(value, types.MethodType):
         return ["method", _parts(value.__func__, seen), _parts(value.__self__, seen)]
     if isinstance(value, types.FunctionType):
-        return ["function", _code_parts(value.__code__, seen), _defaults(value), _helpers(value, seen)]
+        parts = ["function", _code_parts(value.__code__, seen), _defaults(value), _helpers(value, seen)]
+        plain = {name: held for name, held in _closed(value).items() if _is_plain(held)}
+        return [*parts, _parts(plain, seen)] if plain else parts
     if isinstance(value, types.BuiltinFunctionType):
         return ["builtin", value.__module__, value.__qualname__]
     call = _parts(type(value).__call__, seen) if isinstance(type(value).__call__, types.FunctionType) else None
@@ -123,13 +138,32 @@ def _code_parts(code: types.CodeType, seen: frozenset[int]) -> list[Any]:
 
 def _defaults(function: types.FunctionType) -> list[Any]:
     values = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-    return [value if isinstance(value, (str, int, float, type(None))) else type(value).__name__ for value in values]
+    return [_parts(value, frozenset()) if _is_plain(value) else type(value).__name__ for value in values]
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value cannot change: a number, a text, nothing, or a tuple of such."""
+    return value is None or (
+        all(map(_is_plain, value)) if isinstance(value, tuple) else isinstance(value, (str, bytes, int, float, complex))
+    )
+
+
+def hides_data(function: object) -> bool:
+    """Whether a function closes over data that its digest does not count: two such may differ although theirs do not."""
+    held = _closed(function).values() if isinstance(function, types.FunctionType) else ()
+    return not all(_is_plain(value) or isinstance(value, types.FunctionType) for value in held)
+
+
+def _closed(function: types.FunctionType) -> dict[str, Any]:
+    """What a function closes over, by name; not what it assigns to, such as a counter."""
+    assigned = {each.argval for each in dis.get_instructions(function.__code__) if each.opname == "STORE_DEREF"}
+    cells = zip(function.__code__.co_freevars, function.__closure__ or ())
+    return {name: each.cell_contents for name, each in sorted(cells) if _is_filled(each) and name not in assigned}
 
 
 def _helpers(function: types.FunctionType, seen: frozenset[int]) -> dict[str, Any]:
     """The functions that ``function`` wraps or names, where they stand in its module: they are part of its source."""
-    closed = zip(function.__code__.co_freevars, function.__closure__ or ())
-    named = {name: each.cell_contents for name, each in closed if _is_filled(each)}
+    named = _closed(function)
     named |= {name: function.__globals__[name] for name in _names(function.__code__) if name in function.__globals__}
     return {
         name: _parts(value, seen)
@@ -140,7 +174,8 @@ def _helpers(function: types.FunctionType, seen: frozenset[int]) -> dict[str, An
 
 def _is_filled(each: types.CellType) -> bool:
     try:
-        return each.cell_contents is not None
+        each.cell_contents  # noqa: B018
+        return True
     except ValueError:  # a name that is bound later, or never
         return False
 

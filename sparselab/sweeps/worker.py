@@ -22,7 +22,7 @@ from sparselab.sweeps.grid import RESERVED
 from sparselab.sweeps.memory import cuda_in_use, peak_memory_mb, reset_peak_memory
 from sparselab.sweeps.store import Outcome, Series
 from sparselab.sweeps.trial import Trial
-from sparselab.sweeps.values import Cell, cell
+from sparselab.sweeps.values import Cell, cell, printable
 
 Task = Callable[[Trial], Mapping[str, Any]]
 
@@ -89,9 +89,16 @@ def failed(error: BaseException) -> Outcome:
     here = error.__traceback__
     while here is not None and here.tb_frame.f_code.co_filename == __file__:
         here = here.tb_next
-    lines = traceback.format_exception(type(error), error, here)
-    text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-    return Outcome("failed", error=text[:_MAX_TEXT], traceback="".join(lines)[-_MAX_TEXT:])
+    lines = printable("".join(traceback.format_exception(type(error), error, here)))
+    text = printable(f"{type(error).__name__}: {_message(error)}").strip().splitlines()[0]
+    return Outcome("failed", error=text[:_MAX_TEXT], traceback=lines[-_MAX_TEXT:])
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # whatever an exception of the task's own does there: the trial failed, not the sweep
+        return "an error that cannot be printed"
 
 
 @contextmanager

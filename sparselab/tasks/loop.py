@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from sparselab.modes import evaluating
+from sparselab.modes import cuda_devices, evaluating, to_device
 from sparselab.saliency import ActivationNorms, collect_activations
 from sparselab.tasks.optimizers import OPTIMIZERS, learning_rate_factor
 from sparselab.tasks.task import Batch, Recipe, Task
@@ -50,8 +50,8 @@ def train(
 ) -> Trained:
     """Train ``model``, in place, by ``recipe`` (default: the task's own), for ``steps`` (default: the recipe's epochs).
 
-    The optimizer is made here; ``sparsifier`` and ``trackers`` are attached to it, and a sparsifier that has not computed
-    masks yet does so first. ``seed`` decides the order of the examples, augmentation and dropout, whatever the state of
+    The optimizer is made here; ``sparsifier`` and ``trackers`` are attached to it while it lasts, and a sparsifier that has
+    not computed masks yet does so first. ``seed`` decides the order of the examples, augmentation and dropout, whatever the state of
     torch's global generators, which are left as they were. On one machine with the same number of threads the result is
     the same bit for bit.
 
@@ -59,27 +59,40 @@ def train(
     is done (a second Ctrl-C does not wait). A call that finds the file goes on from it: the result is the same as that of
     an uninterrupted run. The file is removed at the end.
 
-    Raises ``ValueError`` for an unknown optimizer or learning rate, for a checkpoint of another run, and
-    ``FloatingPointError`` when the loss is no longer finite.
+    Raises ``ValueError`` for an unknown optimizer or learning rate, numbers out of range, no examples, and a checkpoint of
+    another run (task, recipe, pattern, schedule or layers), and ``FloatingPointError`` when the loss is no longer finite.
     """
     recipe = recipe or task.recipe
     total = recipe.steps(len(task.train_data)) if steps is None else steps
     learning_rate_factor(recipe.learning_rate, 0.0)
+    if total < 0 or checkpoint_every < 1:
+        raise ValueError(f"steps={total} must be at least 0, checkpoint_every={checkpoint_every} at least 1")
+    if not len(task.train_data):
+        raise ValueError(f"task {task.name!r} has no examples to train on")
     optimizer = OPTIMIZERS.resolve(recipe.optimizer)(p for p in model.parameters() if p.requires_grad)
     if sparsifier is not None:
         sparsifier.attach(optimizer)
     for tracker in trackers:
         tracker.attach(optimizer)
     run = _Run(task, model, recipe, total, seed, optimizer, sparsifier, tuple(trackers))
-    with _own_randomness(seed, model):
-        file = None if checkpoint is None else Path(checkpoint)
-        resumed = run.load(file) if file is not None and file.exists() else 0
-        if not resumed and sparsifier is not None and sparsifier.step is None and not sparsifier.weights.any_masked():
-            sparsifier.compute()
-        start = time.perf_counter()
-        run.go(resumed, file, checkpoint_every, progress)
-    for tracker in trackers:
-        tracker.detach()
+    file = None if checkpoint is None else Path(checkpoint)
+    try:
+        with _own_randomness(seed, model):
+            resumed = run.load(file) if file is not None and file.exists() else 0
+            if (
+                not resumed
+                and sparsifier is not None
+                and sparsifier.step is None
+                and not sparsifier.weights.any_masked()
+            ):
+                sparsifier.compute()
+            start = time.perf_counter()
+            run.go(resumed, file, checkpoint_every, progress)
+    finally:  # so that the same sparsifier and trackers can be given to another call
+        for tracker in trackers:
+            tracker.detach()
+        if sparsifier is not None:
+            sparsifier.detach(optimizer)
     if file is not None:
         file.unlink(missing_ok=True)
     return Trained(total, resumed, time.perf_counter() - start)
@@ -151,6 +164,7 @@ class _Run:
             "sparsifier": None if self.sparsifier is None else self.sparsifier.state_dict(),
             "trackers": [tracker.state_dict() for tracker in self.trackers],
             "random": torch.get_rng_state(),
+            "cuda_random": {index: torch.cuda.get_rng_state(index) for index in cuda_devices(self.model)},
         }
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
@@ -171,6 +185,8 @@ class _Run:
         for tracker, tracked in zip(self.trackers, state["trackers"]):
             tracker.load_state_dict(tracked)
         torch.set_rng_state(state["random"])
+        for index in set(cuda_devices(self.model)) & set(state.get("cuda_random", ())):
+            torch.cuda.set_rng_state(state["cuda_random"][index], index)
         return int(state["done"])
 
     def _identity(self) -> dict[str, Any]:
@@ -180,7 +196,7 @@ class _Run:
             "recipe": repr(self.recipe),
             "steps": self.total,
             "seed": self.seed,
-            "sparse": self.sparsifier is not None,
+            "sparse": self.sparsifier is not None and self.sparsifier.describe(),
             "trackers": len(self.trackers),
         }
 
@@ -190,6 +206,8 @@ def evaluate(task: Task, model: nn.Module, *, batch_size: int = 250, progress: b
     device = next(model.parameters()).device
     sums: dict[str, float] = {}
     total = len(task.eval_data)
+    if not total:
+        raise ValueError(f"task {task.name!r} has no examples to evaluate on")
     bar = tqdm(total=total, desc="evaluating", disable=not progress, leave=False)
     with bar, evaluating(model), torch.no_grad():
         for indices in torch.split(torch.arange(total), batch_size):
@@ -214,17 +232,6 @@ def activations(task: Task, model: nn.Module, *, examples: int = 128, seed: int 
     batches = (task.train_data[indices] for indices in torch.split(chosen, max(64, task.recipe.batch_size)))
     device = next(model.parameters()).device
     return collect_activations(model, batches, device=device, forward=task.loss)
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """``batch`` with every tensor in its tuples, lists and dicts on ``device``."""
-    if isinstance(batch, Tensor):
-        return batch.to(device)
-    if isinstance(batch, dict):
-        return {key: to_device(value, device) for key, value in batch.items()}
-    if isinstance(batch, (tuple, list)):
-        return type(batch)(to_device(value, device) for value in batch)
-    return batch
 
 
 @contextmanager
@@ -267,7 +274,6 @@ def _mixed(*numbers: int) -> int:
 @contextmanager
 def _own_randomness(seed: int, model: nn.Module) -> Iterator[None]:
     """Torch's global generators seeded for a run, and as before after it."""
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices):
+    with torch.random.fork_rng(cuda_devices(model)):
         torch.manual_seed(_mixed(seed, 2))
         yield

@@ -52,6 +52,10 @@ class Recipe:
     batch_size: int = 64
     warmup: float = 0.0
 
+    def __post_init__(self) -> None:
+        if self.epochs < 0 or self.batch_size < 1 or not 0 <= self.warmup <= 1:
+            raise ValueError(f"{self}: epochs must be at least 0, batch_size at least 1, warmup from 0 to 1")
+
     def steps(self, examples: int) -> int:
         """Optimizer steps in a run over ``examples`` (the last batch of an epoch may be short).
 

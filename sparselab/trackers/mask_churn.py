@@ -53,7 +53,10 @@ class MaskChurnTracker(Tracker):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from ``state_dict``."""
         super().load_state_dict(state)
-        self._first, self._last = dict(state["first"]), dict(state["last"])
+        masks = self.sparsifier.weights.masks
+        self._first, self._last = (
+            {name: mask.to(masks[name].device) for name, mask in state[which].items()} for which in ("first", "last")
+        )
         self._generation = self.sparsifier.weights.generation
 
     def _row(self, name: str, mask: Tensor) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from sparselab.trackers.tracker import Tracker
 class ThroughputTracker(Tracker):
     """Wall-clock speed since the last row: columns ``seconds`` since attached, ``steps_per_second``.
 
-    On a GPU, steps are queued: choose ``every`` large enough that the queue does not matter.
+    A resumed run counts the seconds that it took, not those while it stood still. On a GPU, steps are queued: choose ``every`` large enough that the queue does not matter.
     """
 
     columns = ("seconds", "steps_per_second")
@@ -29,6 +29,16 @@ class ThroughputTracker(Tracker):
         super().attach(optimizer)
         self._start = self._last = time.perf_counter()
         self._counted = self.step
+
+    def state_dict(self) -> dict[str, Any]:
+        """With the seconds so far."""
+        return {**super().state_dict(), "seconds": time.perf_counter() - self._start}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state_dict``: the clock starts again, at the seconds that had passed."""
+        super().load_state_dict(state)
+        self._last = time.perf_counter()
+        self._start, self._counted = self._last - state["seconds"], self.step
 
     def observe(self) -> Iterator[Mapping[str, Any]]:
         """One row."""

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from sparselab.modes import evaluating
+from sparselab.modes import cuda_devices, evaluating
 
 
 class Tracker:
@@ -76,6 +76,5 @@ class Tracker:
 @contextmanager
 def as_in_evaluation(model: nn.Module) -> Iterator[None]:
     """``model`` in evaluation mode; modes and random generators are as before afterwards."""
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices), evaluating(model):
+    with torch.random.fork_rng(cuda_devices(model)), evaluating(model):
         yield

@@ -81,7 +81,7 @@ class ASP:
             model,
             mask_calculator,
             include=allowed,
-            exclude=disallowed_layer_names,
+            exclude=_known(disallowed_layer_names, model, "disallowed_layer_names"),
             rule="asp",
             layer_types=(*whitelist, *custom),
             custom=custom,
@@ -96,6 +96,8 @@ class ASP:
             cls._watcher = InputWatcher(sparsifier.model)
         for row in sparsifier.frame().itertuples():
             _log.info("%s %s: %s", row.layer, row.shape, row.reason or "will be sparse")
+        if not sparsifier.weights.layers:
+            _log.warning("no weight of this model can be made sparse; the reasons are logged at level INFO")
 
     @classmethod
     def init_optimizer_for_pruning(cls, optimizer: Optimizer) -> None:

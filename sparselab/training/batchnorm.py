@@ -7,18 +7,19 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sparselab.modes import evaluating
+from sparselab.modes import evaluating, to_device
+from sparselab.network.tracing import as_call
 
 
 def recalibrate_batchnorm(model: nn.Module, loader: Iterable[Any], batches: int | None = None) -> None:
     """Re-estimate the running statistics of every batch norm from the model's own inputs. In place; no training.
 
     A pruned network's activations have other means and variances than the statistics it carries; without this,
-    one-shot accuracies say nothing. ``loader`` yields what the model takes, or tuples and lists whose first entry is
-    (labels are ignored); the first ``batches`` of it are used (default: all). Statistics are the plain average over
+    one-shot accuracies say nothing. ``loader`` yields what the model takes (a tensor, or a dict of keyword arguments), or
+    tuples and lists whose first entry is (labels are ignored); the first ``batches`` of it are used (default: all). Statistics are the plain average over
     batches. Only batch norms are in training mode meanwhile; every mode is as before afterwards. Deterministic for a
     given loader. Raises ``ValueError`` when there is no batch; a model without batch norms is left alone.
     """
@@ -37,8 +38,9 @@ def recalibrate_batchnorm(model: nn.Module, loader: Iterable[Any], batches: int 
                 if not seen:
                     for norm in norms:
                         norm.reset_running_stats()
-                inputs: Tensor = batch[0] if isinstance(batch, (tuple, list)) else batch
-                model(inputs.to(device))
+                inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
+                args, kwargs = to_device(as_call(inputs), device)
+                model(*args, **kwargs)
                 seen += 1
     finally:
         for norm, momentum in momenta.items():

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.modules.conv import _ConvNd
+from torch.utils._pytree import tree_map
 
-from sparselab.modes import evaluating
+from sparselab.modes import cuda_devices, evaluating
+from sparselab.network.tracing import as_call, quietly
 
-SIDES = (224, 64, 32, 28, 299, 256, 128, 96, 48, 16)
-LENGTHS = (16, 128, 512, 1024)
+VOLUMES = (32, 16, 64, 8, 4, 1)
+SIDES = (224, 64, 32, 28, 299, 256, 227, 192, 160, 128, 112, 96, 84, 48, 16, 8, 4, 1)
+LENGTHS = (16, 128, 512, 1024, 8, 4)
 
 HOW_TO_PASS = (
     "pass example_inputs=..., what model(...) takes (a tensor, a tuple of positional or a dict of keyword arguments), "
@@ -36,7 +42,8 @@ class InputWatcher:
 
     def _see(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._watching and self.seen is None and not (args and kwargs):
-            self.seen = _detached(dict(kwargs) if kwargs else args)
+            given = dict(kwargs) if kwargs else args
+            self.seen = tree_map(lambda entry: entry.detach().clone() if isinstance(entry, Tensor) else entry, given)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> InputWatcher:
         """A copy of the model is not watched."""
@@ -45,74 +52,65 @@ class InputWatcher:
         return other
 
 
-def _detached(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    if isinstance(value, Mapping):
-        return {key: _detached(entry) for key, entry in value.items()}
-    if isinstance(value, (tuple, list)):
-        return type(value)(_detached(entry) for entry in value)
-    return value
-
-
 def infer_inputs(model: nn.Module) -> Any:
-    """Inputs that ``model`` accepts, guessed from its first layer, or ``None`` when no guess runs.
+    """Inputs that ``model`` accepts, guessed from its layers, or ``None`` when no guess runs.
 
-    Guesses are tried on fake tensors: nothing is computed, and no memory taken. Conv2d: ``(1, C, s, s)``, Linear:
-    ``(1, F)`` and ``(1, T, F)``, Embedding: integer ids; a Hugging Face model: its ``dummy_inputs``. Values come from a
-    fixed seed. The model's mode is as before afterwards.
+    Guesses are tried on fake tensors and on a copy that shares the parameters: a wrong one computes nothing, takes no
+    memory, prints nothing and leaves no trace. The one that fits then runs once as it is, since fake ids are never out of
+    range. Convolutions: ``(1, C, s, s)``, Linear: ``(1, F)`` and ``(1, T, F)``, Embedding: integer ids; a Hugging Face
+    model: its ``dummy_inputs``. Values come from a fixed seed. The model's mode is as before afterwards.
     """
-    with evaluating(model):
+    if any(nn.parameter.is_lazy(parameter) for parameter in model.parameters()):
+        return None  # a forward pass, even of a wrong guess, would give them a shape
+    with evaluating(model), torch.random.fork_rng(cuda_devices(model)), quietly(), torch.no_grad():
         for candidate in _candidates(model):
-            if _runs(model, candidate):
+            if _runs(model, candidate, faked=True) and _runs(model, candidate, faked=False):
                 return candidate
     return None
 
 
-def _runs(model: nn.Module, inputs: Any) -> bool:
+def _runs(model: nn.Module, inputs: Any, *, faked: bool) -> bool:
+    args, kwargs = as_call(inputs)
     try:
-        with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            fake = {key: mode.from_tensor(value) for key, value in _by_key(inputs).items()}
-            if isinstance(inputs, Mapping):
-                model(**fake)
-            else:
-                model(*fake.values())
+        twin = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+        with FakeTensorMode(allow_non_fake_inputs=True) if faked else nullcontext() as mode:
+            if mode is not None:
+                args, kwargs = tree_map(mode.from_tensor, (args, kwargs))
+            twin(*args, **kwargs)
     except Exception:  # whatever a model raises on inputs that are not for it: this guess was wrong
         return False
     return True
 
 
-def _by_key(inputs: Any) -> dict[Any, Tensor]:
-    return dict(inputs) if isinstance(inputs, Mapping) else dict(enumerate(inputs))
-
-
 def _candidates(model: nn.Module) -> Iterator[Any]:
     """Guesses, the likeliest first: a tuple of positional or a dict of keyword arguments."""
-    parameter = next(model.parameters(), torch.empty(0))
-    generator = torch.Generator().manual_seed(0)
-
-    def noise(*shape: int) -> tuple[Tensor]:
-        return (torch.randn(shape, generator=generator).to(parameter.device, parameter.dtype),)
-
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     dummy = getattr(model, "dummy_inputs", None)
     if isinstance(dummy, Mapping) and dummy:
-        yield {key: value.to(parameter.device) for key, value in dummy.items() if isinstance(value, Tensor)}
-    for module in model.modules():
-        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-            for side in LENGTHS if isinstance(module, nn.Conv1d) else SIDES:
-                yield noise(1, module.in_channels, *([side] * (len(module.kernel_size) - 1)), side)
-            return
-        if isinstance(module, nn.Linear):
-            yield noise(1, module.in_features)
-            for length in LENGTHS[:2]:
-                yield noise(1, length, module.in_features)
-            return
-        if isinstance(module, nn.MultiheadAttention):
-            for length in LENGTHS[:2]:
-                yield noise(1, length, module.embed_dim)
-            return
-        if isinstance(module, nn.Embedding):
-            for length in LENGTHS[:2]:
-                ids = torch.randint(module.num_embeddings, (1, length), generator=generator)
-                yield (ids.to(parameter.device),)
-            return
+        yield {key: value.to(device) for key, value in dummy.items() if isinstance(value, Tensor)}
+    firsts: dict[type[nn.Module], nn.Module] = {}
+    for module in model.modules():  # the first in the list of modules need not be the first that runs
+        firsts.setdefault(type(module), module)
+    for module in firsts.values():
+        yield from _inputs_of(module, device)
+
+
+def _inputs_of(module: nn.Module, device: torch.device) -> Iterator[tuple[Tensor]]:
+    """Inputs for a model whose first layer is ``module``."""
+    generator = torch.Generator().manual_seed(0)
+    dtype = next((parameter.dtype for parameter in module.parameters()), torch.float32)
+    shapes: list[tuple[int, ...]] = []
+    if isinstance(module, _ConvNd):
+        dims = len(module.kernel_size)
+        shapes = [(1, module.in_channels, *[side] * dims) for side in (LENGTHS, SIDES, VOLUMES)[dims - 1]]
+    elif isinstance(module, nn.Linear):
+        shapes = [(1, module.in_features), *((1, length, module.in_features) for length in LENGTHS)]
+    elif isinstance(module, nn.MultiheadAttention):
+        shapes = [(1, length, module.embed_dim) for length in LENGTHS]
+    elif isinstance(module, nn.RNNBase):
+        shapes = [(1, length, module.input_size) for length in LENGTHS]
+    elif isinstance(module, nn.Embedding):
+        for length in LENGTHS:
+            yield (torch.randint(module.num_embeddings, (1, length), generator=generator).to(device),)
+    for shape in shapes:
+        yield (torch.randn(shape, generator=generator).to(device, dtype),)

@@ -38,6 +38,7 @@ class MaskedWeights:
         self.fading = False
         self.uncovered = False
         self.generation = 0
+        self.gradient_scale: Tensor | None = None
         self.shares: dict[str, float] = {}
         self.before_first: Callable[[], None] | None = None
         for layer in self.layers:
@@ -87,7 +88,8 @@ class MaskedWeights:
         interruption while they are put in place puts back what was there.
         """
         if self.before_first is not None:
-            self.before_first()
+            if not self.any_masked():  # masks that were loaded belong to weights that are where they should be
+                self.before_first()
             self.before_first = None
         calculate = self._calculate if keep is None else self._keeping(keep)
         dense = [self.dense(layer) for layer in self.layers]
@@ -145,10 +147,14 @@ class MaskedWeights:
                 gradient.mul_(_mask(layer))
 
     def decay_pruned(self, decay: float) -> None:
-        """Add ``decay`` times each pruned weight to its gradient, so that a step draws it towards zero."""
+        """Add ``decay`` times each pruned weight to its gradient, so that a step draws it towards zero.
+
+        Gradients that carry a factor (``gradient_scale``, of mixed precision) get it times that factor.
+        """
+        factor = decay if self.gradient_scale is None else decay * float(self.gradient_scale)
         for layer in self.layers:
             if (gradient := layer.weight.grad) is not None:
-                gradient.add_(torch.where(_mask(layer), 0, self.dense(layer)), alpha=decay)
+                gradient.add_(torch.where(_mask(layer), 0, self.dense(layer)), alpha=factor)
 
     # ------------------------------------------------------------------------------------------------------- the rest
 

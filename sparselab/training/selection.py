@@ -28,13 +28,14 @@ class Selection:
     def __call__(self, model: nn.Module, pattern: AnyPattern) -> dict[str, tuple[LayerWeight, str | None]]:
         """Every weight by name, with the reason why ``pattern`` does not prune it, or ``None``.
 
-        Raises ``ValueError`` for a name in ``include`` that matches nothing in the model.
+        Raises ``ValueError`` for a name in ``include`` or ``exclude`` that matches nothing in the model.
         """
         layers = list(layer_weights(model, self.custom))
         known = {name for name, _ in model.named_modules()} | {layer.name for layer in layers}
-        for name in self.include or ():
-            if not any(fnmatchcase(candidate, name) for candidate in known):
-                raise ValueError(f"include names {name!r}, which matches no weight or module of the model")
+        for option, names in (("include", self.include or ()), ("exclude", self.exclude)):
+            for name in names:
+                if not any(fnmatchcase(candidate, name) for candidate in known):
+                    raise ValueError(f"{option} names {name!r}, which matches no weight or module of the model")
         shape = _shape_pattern(pattern)
         return {layer.name: (layer, self._why_not(layer, shape)) for layer in layers}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sparselab import saliency as saliency_module
 from sparselab.eligibility import layer_weights
 from sparselab.modes import unwrap
 from sparselab.network.plan import Plan
@@ -77,6 +79,8 @@ class Sparsifier:
     ) -> None:
         self.model = unwrap(model)
         self.schedule = SCHEDULES.resolve(schedule)
+        if isinstance(saliency, str):
+            saliency_module.scores(torch.empty(0), saliency)  # refuses a name that is none, or needs data
         self.permutation = _strategy(permutation)
         self.example_inputs = example_inputs
         self.permutation_report: PermutationReport | None = None
@@ -133,12 +137,22 @@ class Sparsifier:
         rows = []
         for layer in layer_weights(self.model, self._choose.custom):
             reason = self._reasons.get(layer.name, "added after the Sparsifier was made")
-            weight = layer.weight.detach()
-            density = float(weight.count_nonzero()) / max(1, weight.numel())
+            lazy = nn.parameter.is_lazy(layer.weight)  # it has neither shape nor values yet
+            shape = () if lazy else tuple(layer.weight.shape)
+            density = float("nan") if lazy else float(layer.weight.detach().count_nonzero()) / max(1, math.prod(shape))
             unknown = float("nan") if masked and reason is None else 1.0
             retained = 100 * self.weights.shares.get(layer.name, unknown)
-            rows.append((layer.name, tuple(weight.shape), reason is None, reason or "", density, retained))
+            rows.append((layer.name, shape, reason is None, reason or "", density, retained))
         return pd.DataFrame(rows, columns=["layer", "shape", "eligible", "reason", "density", "retained_percent"])
+
+    def describe(self) -> dict[str, Any]:
+        """What makes this run another than one with the same recipe: pattern, schedule and layers, as plain text."""
+        pattern = self.weights.pattern
+        return {
+            "pattern": "a function" if pattern is None else str(pattern),
+            "schedule": repr(self.schedule),
+            "layers": sorted(self.masks),
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Where the schedule is, and what was permuted. The masks are in the model's own ``state_dict``; save both, and
@@ -148,11 +162,12 @@ class Sparsifier:
             "step": self.step,
             "fading": self.weights.fading,
             "shares": dict(self.weights.shares),
+            "computed": self.weights.before_first is None,
             "plan": self._plan.to_json(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where ``state_dict`` was taken; ``ValueError`` for anything else.
+        """Go on where ``state_dict`` was taken, whatever state this one is in; ``ValueError`` for anything else.
 
         The ``saliency`` that the Sparsifier was made with is that of the dense model; it is moved as the weights were.
         """
@@ -161,7 +176,8 @@ class Sparsifier:
             raise ValueError(f"not the state of a Sparsifier: {sorted(missing)} missing from {sorted(state)}")
         self.step, self.weights.fading = state["step"], bool(state["fading"])
         self.weights.shares = dict(state["shares"])
-        if self.weights.shares:
+        self._mid_step = self.weights.uncovered = False  # the model's own state replaces what a failed step left
+        if state.get("computed", self.weights.shares):
             self.weights.before_first = None
         if "plan" in state:
             self._move_saliency(Plan.from_json(state["plan"]))
@@ -202,7 +218,7 @@ class Sparsifier:
         """Keep masks through ``optimizer``'s steps: gradients are masked before a step, weights after it.
 
         Uses PyTorch's step hooks, so any optimizer will do; a closure's gradients are masked each time it is called.
-        The first optimizer attached is the schedule's clock. Attaching twice changes nothing. Raises ``ValueError`` for a
+        The first optimizer attached, of those that still are, is the schedule's clock. Attaching twice changes nothing. Raises ``ValueError`` for a
         second optimizer where the schedule lets the first move the dense weights.
         """
         if any(known is optimizer for known, _ in self._attached):
@@ -211,12 +227,19 @@ class Sparsifier:
             raise ValueError(
                 f"{self.schedule} works with one optimizer: give it all the parameters, in groups if need be"
             )
-        clock = not self._attached
         handles = [
-            optimizer.register_step_pre_hook(functools.partial(self._before_step, clock)),
-            optimizer.register_step_post_hook(functools.partial(self._after_step, clock)),
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
         ]
         self._attached.append((optimizer, handles))
+
+    def detach(self, optimizer: Optimizer) -> None:
+        """Let go of ``optimizer``, whose steps no longer keep the masks; the masks stay. Nothing to do if not attached."""
+        for known, handles in self._attached:
+            if known is optimizer:
+                for handle in handles:
+                    handle.remove()
+        self._attached = [entry for entry in self._attached if entry[0] is not optimizer]
 
     def apply_to(self, copy: nn.Module) -> None:
         """Prune another copy of the model, such as its exponential moving average, by the masks of this moment.
@@ -234,10 +257,8 @@ class Sparsifier:
     def finalize(self) -> None:
         """Leave a plain model: zeros stay in the weights, optimizer hooks and mask buffers go."""
         self.weights.apply()
-        for _, handles in self._attached:
-            for handle in handles:
-                handle.remove()
-        self._attached.clear()
+        for optimizer, _ in list(self._attached):
+            self.detach(optimizer)
         self.weights.remove()
         self.weights.layers.clear()
         self._mid_step = False
@@ -245,10 +266,12 @@ class Sparsifier:
     # ----------------------------------------------------------------------------------------------------------- hooks
 
     def _before_step(
-        self, clock: bool, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         self._settle()
         self._mid_step = True
+        # A fused optimizer divides gradients by GradScaler's factor inside its step, so here they still carry it.
+        self.weights.gradient_scale = getattr(optimizer, "grad_scale", None)
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
             self._mask_gradients()
@@ -258,8 +281,8 @@ class Sparsifier:
             return (args[0], masked, *args[2:]), kwargs
         return args, {**kwargs, "closure": masked}
 
-    def _after_step(self, clock: bool, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if clock and self.step is not None:
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self.step is not None and optimizer is self._attached[0][0]:
             self.step += 1
             self.schedule.after_step(self.weights, self.step)
         elif not self.weights.fading:

@@ -179,6 +179,52 @@ def test_what_cannot_be_traced_is_left_alone_and_said(capfd) -> None:
         permute(model, picture(4)(), strict=True)
 
 
+def test_a_shape_that_depends_on_values_is_said() -> None:
+    class Masked(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + x[x > 0].sum()  # of as many numbers as there are
+
+    model = randomised(Masked().eval())
+    report = permute(model, picture(4)())
+    assert len(report.plan) == 0
+    assert "depends on the values of a tensor at test_permute.py" in str(report.untraceable)
+
+
+def test_an_operator_that_decomposes_wrongly_is_pinned() -> None:
+    bag = nn.Sequential(nn.EmbeddingBag(20, 16), nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 3))
+    report = permute(randomised(bag), torch.randint(20, (2, 7)), strategy=FAST)
+    assert report.weights["status"].tolist() == ["pinned", "permuted"]
+
+
+def test_what_a_forward_stores_is_as_before() -> None:
+    class Storing(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: list[torch.Tensor] = []
+            self.last: dict[str, torch.Tensor] = {}
+            self.calls = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            self.seen.append(x)
+            self.last["x"] = super().forward(x)  # cannot be copied: the model is its own witness
+            return self.last["x"]
+
+    model, x = randomised(Storing().eval()), picture(4)()
+    model(x)
+    last = model.last["x"]
+    report = permute(model, x, strategy=FAST)
+    assert report.share_permuted > 0
+    assert model.calls == len(model.seen) == 1
+    assert model.last["x"] is last
+
+
+def test_weights_without_values_are_refused() -> None:
+    for model in (nn.Sequential(nn.LazyLinear(8)), nn.Sequential(nn.Linear(8, 8, device="meta"))):
+        with pytest.raises(ValueError, match=r"'0\.weight' has no values yet"):
+            permute(model, torch.randn(2, 8))
+
+
 def test_a_successful_run_prints_nothing(capfd) -> None:
     model, x = net()
     permute(model, x, strategy=FAST)

@@ -72,6 +72,39 @@ def test_training_goes_on_as_if_nothing_had_moved() -> None:
         assert relative_error(outputs_of(model, inputs), outputs_of(moved, inputs)) < 1e-9
 
 
+def test_factored_state_and_a_state_for_each_of_two_parameters_in_one_place() -> None:
+    """Adafactor keeps sums of rows and of columns; and parameters that share memory have a gradient and a state each."""
+
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c, self.d = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+            self.c.weight = nn.Parameter(self.b.weight.data)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.d(torch.tanh(self.c(torch.tanh(self.b(torch.tanh(self.a(x)))))))
+
+    x = torch.randn(5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for make in (lambda p: torch.optim.Adafactor(p, 0.01), lambda p: torch.optim.SGD(p, 0.01, momentum=0.9)):
+        models = [randomised(Shared().double()) for _ in range(2)]
+        optimizers = [make(model.parameters()) for model in models]
+
+        def steps(count: int, models=models, optimizers=optimizers) -> None:
+            for _ in range(count):
+                for model, optimizer in zip(models, optimizers, strict=True):
+                    optimizer.zero_grad()
+                    model(x).square().sum().backward()
+                    optimizer.step()
+
+        steps(3)
+        analysis = analyse(models[1], x)
+        plan = Plan.from_orders(analysis, random_orders(free_axes(analysis)))
+        assert any("c.weight" in move.names for move in plan.moves)
+        plan.apply(models[1], optimizers[1])
+        steps(3)
+        assert relative_error(outputs_of(models[0], x), outputs_of(models[1], x)) < 1e-9
+
+
 def test_identity_of_parameters_grad_flags_and_wrappers() -> None:
     model, inputs, plan = planned("linear_chain")
     model[0].weight.requires_grad_(False)

@@ -251,6 +251,21 @@ class GroupsOverConcat(nn.Module):
         return self.last(F.relu(self.grouped(self.norm(torch.cat([self.stem(x), self.other(x)], 1)))))
 
 
+@topology(picture(), "a.weight:0 norm.weight:0 first.weight:0 second.weight:0 head.weight:1")
+class GroupsStraddleConcat(nn.Module):
+    """Groups of 12 over a concat of 8 and 16, as in the U-Nets of diffusion models: blocks of 4 keep their places."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.first = nn.Conv2d(3, 8, 3, padding=1), nn.GroupNorm(2, 8)
+        self.b, self.second = nn.Conv2d(8, 16, 3, padding=1), nn.GroupNorm(4, 16)
+        self.norm, self.head = nn.GroupNorm(2, 24), nn.Conv2d(24, 4, 1)
+
+    def forward(self, x):
+        skip = self.a(x)
+        return self.head(self.norm(torch.cat([skip, self.second(self.b(self.first(skip)))], 1)))
+
+
 @topology(picture(), "stem.weight:0 a.weight:0 a.weight:1 b.weight:1 last.weight:1")
 class UnevenSplit(nn.Module):
     def __init__(self):
@@ -422,6 +437,49 @@ class DataclassOutput(nn.Module):
         return Answer(self.b(F.relu(self.a(x)))[: x.shape[0]].view(x.size(0), -1))
 
 
+@topology(vectors(4, 6), "a.weight:0 b.weight:0 c.weight:1")
+class ComplexNumbers(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 16), nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, x):
+        turned = torch.view_as_complex(torch.stack([self.a(x), self.b(x)], -1)) * 1j
+        return self.c(torch.view_as_real(turned).sum(-1))
+
+
+@topology(picture(), "a.weight:0 b.weight:1")
+class UnfoldAndFold(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        windows = torch.tanh(F.unfold(self.a(x), 3, padding=1))
+        return self.b(F.fold(windows, (8, 8), 3, padding=1))
+
+
+@topology(vectors(4, 6), "a.weight:0 codes:1 b.weight:1")
+class Distances(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.codes, self.b = nn.Linear(6, 16), nn.Parameter(torch.ones(5, 16)), nn.Linear(16, 3)
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.b((-torch.cdist(x, self.codes)).softmax(-1) @ self.codes)
+
+
+@topology(vectors(4, 6), "a.weight:0 b.weight:1")
+class ScaledByItsOwnNumber(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.b(self.a(x) * x.abs().max().item())
+
+
 # ---------------------------------------------------------------------------------------------------- must be left
 
 
@@ -453,6 +511,7 @@ left_alone(
     lambda x: torch.linalg.matrix_exp(x.mean((2, 3))[:, :, None] * x.mean((2, 3))[:, None])[..., None],
 )
 left_alone("strided_slice_and_rest", lambda x: x[:, 1::3], out=3)
+left_alone("bits_of_numbers", lambda x: x.float().view(torch.int16)[..., 0].to(x)[..., None])
 left_alone("fft_over_channels", lambda x: torch.fft.fft(x, dim=1).real)
 
 
@@ -464,3 +523,18 @@ class ResidualFromInput(nn.Module):
 
     def forward(self, x):
         return x + self.a(x)
+
+
+@topology(vectors(4, 6), "", "a.weight:0 b.weight:0")
+class IndexWrittenTo(nn.Module):
+    """Eight places that the analysis does not know: they are written to after the index was made."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.register_buffer("order", torch.arange(7, -1, -1))
+
+    def forward(self, x):
+        order = self.order.clone()
+        order[0], order[7] = 0, 7
+        return self.b(torch.tanh(self.a(x))[:, order])

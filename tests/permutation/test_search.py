@@ -113,11 +113,42 @@ def test_windows_and_drawn_sets(monkeypatch):
         ({"backend": "gpu"}, "auto, cpu, cuda, reference"),
         ({"time_limit": 0}, "positive"),
         ({"saliency": "magnitud"}, "magnitude"),
+        ({"strategy": None}, "such as 'stripe_groups,8,100', .* got None"),
+        ({"strategy": StripeGroups}, "or an object such as"),
+        ({"strategy": "annealed_assignment,9,hot=inf"}, "positive and finite"),
+        ({"strategy": "anneal,9,hot=inf"}, "finite"),
     ],
 )
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         search_permutation(listed(4, 32), **arguments)
+
+
+@pytest.mark.parametrize(
+    "dtype", [np.bool_, np.int8, np.uint8, np.int64, np.float16, ">f8", np.longdouble, torch.int8, torch.float8_e4m3fn]
+)
+def test_any_numbers_can_be_scored(dtype):
+    matrix = np.random.default_rng(0).integers(0, 2, (6, 16))
+    if np.dtype(np.int8) == dtype or dtype == torch.int8:
+        matrix = -128 * matrix  # whose magnitude is no int8
+    weight = torch.from_numpy(matrix).to(dtype) if isinstance(dtype, torch.dtype) else matrix.astype(dtype)
+    result = search_permutation(weight, strategy="channel_swap")
+    expected = search_permutation(np.abs(matrix).astype(float), strategy="channel_swap")
+    assert result.retained == expected.retained > 0
+    assert (result.order == expected.order).all()
+
+
+@pytest.mark.parametrize("item", [None, "2:4", torch.nn.Linear(8, 8), np.array([[1, "a"]], object)])
+def test_what_is_no_matrix_is_named(item):
+    with pytest.raises(ValueError, match=f"a matrix of numbers .* got {type(item).__name__}"):
+        search_permutation(item)
+
+
+def test_one_score_as_large_as_a_float_can_be():
+    scores = np.zeros((4, 16))
+    scores[1, 3] = np.finfo(float).max
+    result = search_permutation(scores, strategy="channel_swap")
+    assert result.retained == np.finfo(float).max
 
 
 @pytest.mark.parametrize("scores", [np.full((4, 8), -1.0), np.full((4, 8), np.nan), np.full((4, 8), np.inf)])
@@ -197,6 +228,47 @@ def test_an_interrupt_returns_the_best_so_far():
     assert len(heard) == 5
     assert result.retained > result.baseline
     assert result.retained == pytest.approx(max(heard), rel=1e-5)
+
+
+def test_an_interrupted_bound_keeps_the_order_and_the_rounds_that_are_done(monkeypatch):
+    from sparselab.permutation.covering import Covering
+
+    price, rounds, last = Covering._price, [], None
+
+    def interrupt(self, duals):
+        rounds.append(duals)
+        if len(rounds) == last:
+            raise KeyboardInterrupt
+        return price(self, duals)
+
+    monkeypatch.setattr(Covering, "_price", interrupt)
+    scores = listed(16, 24)
+    whole = search_permutation(scores, strategy="channel_swap", bound=True)
+    last = len(rounds)
+    rounds.clear()
+    result = search_permutation(scores, strategy="channel_swap", bound=True)
+    assert result.interrupted
+    assert result.retained > result.baseline
+    assert whole.upper_bound <= result.upper_bound < result.ideal
+
+
+def test_stripe_groups_keep_what_they_found_when_time_is_up(monkeypatch):
+    from sparselab.permutation import stripe_groups
+    from sparselab.permutation.strategy import Search
+
+    looks = []
+    monkeypatch.setattr(stripe_groups, "_SCORES", 1)
+    monkeypatch.setattr(stripe_groups, "_LEAST_SETS", 10)
+    monkeypatch.setattr(Search, "running", lambda self: len(looks) < 3 and not looks.append(1))
+    result = search_permutation(listed(8, 32), strategy="stripe_groups,12")
+    assert result.evaluations == 30  # of 56 sets
+    assert result.retained > result.baseline
+
+
+@pytest.mark.parametrize("strategy", ["anneal,1000000000000", "random,1000000000", "channel_swap,1000000000"])
+def test_a_time_limit_ends_what_would_take_for_ever(strategy):
+    result = search_permutation(listed(8, 32), strategy=strategy, time_limit=0.1)
+    assert result.retained > result.baseline
 
 
 def test_progress_shows_a_bar(capsys):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 import torch
@@ -67,11 +69,15 @@ def test_unknown_parts_are_refused_before_anything_is_written(tmp_path):
 def test_without_data_a_part_says_where_it_looked(tmp_path, monkeypatch):
     monkeypatch.setenv("SPARSELAB_DATA", str(tmp_path))
     monkeypatch.setattr(table2, "QUICK", table2.QUICK[-1:])
+    monkeypatch.setattr(table2, "DIGITS", replace(table2.DIGITS, seeds=1, dense_steps=20, steps=5))
     section = table2.run(Settings(progress=False))
     assert "was skipped: no labelled pictures" in section.text
     assert str(tmp_path / "imagenet-sample") in section.text
     assert "was skipped: no CIFAR-10" in section.text
-    assert section.tables["table2"].empty
+    assert list(section.tables) == ["table2", "table2_digits"]  # which stand in
+    cases = section.tables["table2_digits"][["pattern", "channels"]].to_numpy().tolist()
+    channels = ("as trained", "random order", "permuted")
+    assert cases == [["dense", "as trained"], *([pattern, c] for pattern in ("2:4", "1:4") for c in channels)]
 
 
 def test_permuted_layers_has_consistent_columns():
@@ -101,5 +107,6 @@ def test_a_device_that_is_not_there_stops_everything_before_any_work(tmp_path):
 
 def test_cifar_is_longer_on_a_gpu():
     on_cpu, on_gpu = (table2.full_comparisons(device)[-1] for device in ("cpu", "cuda:0"))
-    assert (on_cpu.task, on_gpu.task) == ("cifar10,residual,epochs=1", "cifar10,residual")
+    assert (on_gpu.task, on_gpu.steps) == ("cifar10,residual", None)
+    assert on_cpu.steps is not None
     assert {case["device"] for case in on_gpu.cases("cuda:0")} == {"cuda:0"}

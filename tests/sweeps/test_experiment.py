@@ -80,6 +80,36 @@ def test_a_failure_is_a_row():
     assert "worker.py" not in trace
 
 
+def test_an_error_that_cannot_be_printed_is_a_row(tmp_path):
+    class UnprintableError(Exception):
+        def __str__(self):
+            raise RuntimeError
+
+    def task(trial):
+        raise UnprintableError if trial.x else ValueError("the file caf\udce9")
+
+    sweep(task, x=[0, 1], store=tmp_path / "runs.sqlite")
+    assert sl.load(tmp_path / "runs.sqlite")["error"].tolist() == [
+        "ValueError: the file caf\\udce9",
+        "UnprintableError: an error that cannot be printed",
+    ]
+
+
+def test_functions_that_differ_in_what_they_close_over():
+    def times(factor):
+        return lambda trial: {"y": trial.x * factor}
+
+    def length(data):
+        return lambda trial: {"y": len(data)}
+
+    assert sweep([times(1), times(10), times(10)], x=[1, 2])["y"].tolist() == [1, 2, 10, 20]
+    assert sweep([function := length([1]), function], x=1)["y"].tolist() == [1]
+    with pytest.raises(ValueError, match=r"two functions .*length.* close over data"):
+        sweep([length([1]), length([1, 2])], x=1)
+    with pytest.raises(ValueError, match=r"two functions .*length.* close over data"):
+        sweep(lambda trial: trial.f(trial), f=[length([1]), length([1, 2])])
+
+
 @pytest.mark.parametrize("bad", [{"seed": -1}, {"seed": 2**32}, {"seed": "a"}, {"seed": 0.5}, {"threads": 0}])
 def test_a_bad_value_of_an_axis_is_a_row(bad):
     (name, value), *_ = bad.items()
@@ -88,7 +118,7 @@ def test_a_bad_value_of_an_axis_is_a_row(bad):
     assert f"{name}={value!r} must be an integer from" in frame["error"][1]
 
 
-@pytest.mark.parametrize("name", ["resum", "excutor", "progres", "retry_fail", "trial"])
+@pytest.mark.parametrize("name", ["resum", "excutor", "progres", "retry_fail", "trial", "seeds", "thread"])
 def test_a_misspelt_option_fails_before_the_first_trial(name):
     ran = []
     with pytest.raises(ValueError, match=f"unknown option '{name}'; did you mean .*Options: task, trials, where"):
@@ -105,6 +135,7 @@ def test_other_bad_calls_fail_before_the_first_trial(tmp_path):
         "a Generator has no identity": {"x": [np.random.default_rng(0)]},
         "where= leaves no trial": {"where": lambda trial: False},
         "is not a store of sparselab": {"store": tmp_path / "text.sqlite"},
+        "one mapping from input to value a trial, got 'x'": {"trials": {"x": 1}},
     }.items():
         (tmp_path / "text.sqlite").write_text("text " * 100)
         with pytest.raises(ValueError, match=match):

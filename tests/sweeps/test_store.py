@@ -52,6 +52,8 @@ def test_a_transaction_that_fails_leaves_nothing(tmp_path):
 def test_files_that_are_no_stores(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such store"):
         Store(tmp_path / "nothing.sqlite", create=False)
+    with pytest.raises(OSError, match="cannot be opened as a store"):
+        Store(tmp_path)
     (tmp_path / "text.sqlite").write_text("x,y\n1,2\n" * 100)
     with pytest.raises(ValueError, match="is not a store of sparselab"):
         Store(tmp_path / "text.sqlite")

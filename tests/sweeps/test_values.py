@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sparselab.patterns import Pattern
-from sparselab.sweeps.values import cell, digest
+from sparselab.sweeps.values import cell, digest, hides_data
 
 
 def compiled(source, name="fn"):
@@ -122,3 +122,31 @@ def test_digests_are_the_same_in_every_process():
 def test_what_has_no_identity():
     with pytest.raises(ValueError, match="a Generator has no identity that a later run could know"):
         digest(np.random.default_rng(0))
+
+
+def times(factor, data=None):
+    return lambda trial: {"y": trial.x * factor if data is None else len(data)}
+
+
+def test_plain_values_that_a_function_closes_over_are_part_of_it():
+    def counting():
+        count = 0
+
+        def task(trial):
+            nonlocal count
+            count += 1
+
+        return task
+
+    assert digest(times(2)) == digest(times(2)) != digest(times(3))
+    assert digest(compiled("def fn(t, k=(1, 2)): ...")) != digest(compiled("def fn(t, k=(1, 3)): ..."))
+    assert not hides_data(times(2))
+    assert hides_data(times(2, [1]))
+    task = counting()
+    before = digest(task)
+    task(None)
+    assert digest(task) == before
+
+
+def test_halves_of_surrogate_pairs_are_spelt_out():
+    assert cell("a\udcff") == "a\\udcff"

@@ -12,8 +12,15 @@ from torch.utils.data import TensorDataset
 import sparselab as sl
 from sparselab.tasks import Collated, Recipe, Task, dense_baseline, evaluate, fresh_model, train
 from sparselab.tasks import baseline as baseline_module
+from sparselab.tasks import loop as loop_module
 from sparselab.tasks.loop import _order
-from sparselab.trackers import AccuracyTracker, MagnitudeTracker, MaskChurnTracker, ThroughputTracker
+from sparselab.trackers import (
+    AccuracyTracker,
+    MagnitudeTracker,
+    MaskChurnTracker,
+    PermutationTracker,
+    ThroughputTracker,
+)
 
 
 def a_task(**changes: object) -> Task:
@@ -146,6 +153,91 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, schedule, stop, h
     assert not file.exists()
 
 
+@pytest.mark.parametrize("schedule", ["recompute,5", "sr_ste"])
+def test_a_failed_run_goes_on_with_the_same_objects(tmp_path, schedule):
+    """As in a notebook, where the cell is run again: the sparsifier is attached to the new optimizer alone."""
+    task = a_task()
+
+    def objects(stop: int) -> tuple[nn.Module, sl.Sparsifier, Stops]:
+        model = fresh_model(task, 3)
+        return model, sl.Sparsifier(model, "2:4", schedule=schedule), Stops(stop)
+
+    model, sparsifier, stops = objects(0)
+    train(task, model, steps=16, sparsifier=sparsifier)
+    expected, total = weights(model), sparsifier.step
+    model, sparsifier, stops = objects(11)
+    options = {"steps": 16, "sparsifier": sparsifier, "checkpoint": tmp_path / "run.pt", "checkpoint_every": 2}
+    with pytest.raises(RuntimeError, match="crashed"):
+        train(task, model, trackers=[stops], **options)
+    stops.at = 0
+    assert train(task, model, trackers=[stops], **options).resumed_at == 10
+    assert same(weights(model), expected)
+    assert sparsifier.step == total
+    train(task, model, steps=4, sparsifier=sparsifier)  # and may train on
+    assert sparsifier.step == total + 4
+
+
+def test_random_states_of_gpus_are_resumed(tmp_path, monkeypatch):
+    """A generator that stands for a GPU's: the network's noise comes from it, as dropout does there."""
+    device = torch.Generator().manual_seed(5)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda index: device.get_state())
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, index: device.set_state(state))
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", device.manual_seed)
+    monkeypatch.setattr(loop_module, "cuda_devices", lambda model: [0])
+
+    class Noisy(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) + torch.randn(x.shape[0], 8, generator=device)
+
+    task = a_task(model=lambda: Noisy(16, 8))
+    models = []
+    for stop in (0, 5):
+        models.append(fresh_model(task))
+        before = device.get_state()
+        options = {"steps": 9, "checkpoint": tmp_path / "run.pt"}
+        if stop:
+            with pytest.raises(KeyboardInterrupt):
+                train(task, fresh_model(task), trackers=[Stops(stop, "ctrl-c")], **options)
+        assert train(task, models[-1], trackers=[Stops(0)], **options).resumed_at == stop
+        assert torch.equal(device.get_state(), before)
+    assert same(weights(models[0]), weights(models[1]))
+
+
+@pytest.mark.gpu
+def test_an_interrupted_run_on_a_gpu_goes_on_to_the_same_bits(tmp_path):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    task = a_task()
+    expected = fresh_model(task, 3).cuda()
+    train(task, expected, steps=16, sparsifier=sl.Sparsifier(expected, "2:4", schedule="recompute,5"))
+    options = {"steps": 16, "checkpoint": tmp_path / "run.pt"}
+    for stop in (9, 0):
+        model = fresh_model(task, 3).cuda()
+        sparsifier = sl.Sparsifier(model, "2:4", schedule="recompute,5")
+        trackers = [MaskChurnTracker(sparsifier), Stops(stop, "ctrl-c")]
+        if stop:
+            with pytest.raises(KeyboardInterrupt):
+                train(task, model, sparsifier=sparsifier, trackers=trackers, **options)
+        else:
+            assert train(task, model, sparsifier=sparsifier, trackers=trackers, **options).resumed_at == 9
+    assert same(weights(model), weights(expected))
+
+
+def test_the_checkpoint_of_another_pattern_or_schedule_is_refused(tmp_path):
+    task = a_task()
+
+    def run(pattern: str, schedule: str, stop: int) -> None:
+        model = fresh_model(task)
+        sparsifier = sl.Sparsifier(model, pattern, schedule=schedule)
+        train(task, model, sparsifier=sparsifier, trackers=[Stops(stop, "ctrl-c")], checkpoint=tmp_path / "run.pt")
+
+    with pytest.raises(KeyboardInterrupt):
+        run("2:4", "one_shot", 1)
+    for pattern, schedule in (("1:4", "one_shot"), ("2:4", "recompute,3")):
+        with pytest.raises(ValueError, match="another run"):
+            run(pattern, schedule, 0)
+
+
 def test_the_checkpoint_of_another_run_is_refused(tmp_path):
     task = a_task()
     file = tmp_path / "run.pt"
@@ -166,6 +258,7 @@ def test_trackers_have_no_effect():
             AccuracyTracker(model, batches, 3),
             MagnitudeTracker(sparsifier, 4),
             MaskChurnTracker(sparsifier),
+            PermutationTracker(sparsifier, 7),
             ThroughputTracker(5),
         ]
         train(task, model, sparsifier=sparsifier, trackers=trackers if tracked else ())
@@ -185,6 +278,21 @@ def test_bad_recipes_are_refused():
     for recipe in (Recipe("sdg"), Recipe(learning_rate="cosinus")):
         with pytest.raises(ValueError, match="valid"):
             train(task, fresh_model(task), recipe=recipe)
+
+
+def test_numbers_out_of_range_and_missing_examples_are_refused():
+    for options in ({"batch_size": 0}, {"epochs": -1}, {"warmup": 1.5}):
+        with pytest.raises(ValueError, match=r"batch_size at least 1"):
+            Recipe(**options)
+    task, empty = a_task(), TensorDataset(torch.zeros(0, 16), torch.zeros(0).long())
+    with pytest.raises(ValueError, match="checkpoint_every=0"):
+        train(task, fresh_model(task), checkpoint_every=0)
+    with pytest.raises(ValueError, match="steps=-1"):
+        train(task, fresh_model(task), steps=-1)
+    with pytest.raises(ValueError, match="no examples to train"):
+        train(a_task(train_data=empty), fresh_model(task), steps=1)
+    with pytest.raises(ValueError, match="no examples to evaluate"):
+        evaluate(a_task(eval_data=empty), fresh_model(task))
 
 
 def test_baselines_are_trained_once_and_tell_their_recipes_apart(tmp_path, monkeypatch):

@@ -124,6 +124,30 @@ def test_throughput():
     assert frame["seconds"].is_monotonic_increasing
 
 
+def test_throughput_of_a_resumed_run_counts_its_own_steps(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    model, optimizer, _ = start()
+
+    def run(tracker: ThroughputTracker, steps: int) -> None:
+        for _ in range(steps):
+            now[0] += 0.5
+            step(model, optimizer)
+        tracker.detach()
+
+    before, resumed = ThroughputTracker(every=2), ThroughputTracker(every=2)
+    before.attach(optimizer)
+    run(before, 6)
+    state = before.state_dict()
+    now[0] += 1000
+    resumed.attach(optimizer)
+    now[0] += 5
+    resumed.load_state_dict(state)
+    run(resumed, 2)
+    assert resumed.frame["seconds"].tolist() == [1.0, 2.0, 3.0, 4.0]
+    assert resumed.frame["steps_per_second"].tolist() == [2.0] * 4
+
+
 def test_detach_and_bad_options():
     model, optimizer, _ = start()
     tracker = ThroughputTracker(1)

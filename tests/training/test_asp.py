@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import itertools
 import logging
@@ -171,6 +172,38 @@ def test_checkpoints_have_asps_names_and_types_and_asps_load():
     assert ASP.is_sparsity_enabled()
     ASP.restore_pruned_weights()
     assert torch.equal(model[0].weight, dense["0.weight"])
+
+
+def test_calls_have_asps_names_order_and_defaults():
+    layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention)
+    init = {"mask_calculator": "m4n2_1d", "verbosity": 3, "whitelist": layers, "allowed_layer_names": None}
+    init |= {"disallowed_layer_names": (), "allow_recompute_mask": False, "custom_layer_dict": None}
+    expected: dict[str, dict[str, object]] = {
+        "init_model_for_pruning": {"model": inspect.Parameter.empty, **init, "allow_permutation": True},
+        "init_optimizer_for_pruning": {"optimizer": inspect.Parameter.empty},
+        "compute_sparse_masks": {},
+        "restore_pruned_weights": {},
+        "is_sparsity_enabled": {},
+        "already_init_asp_model": {},
+        "prune_trained_model": {"model": inspect.Parameter.empty, "optimizer": inspect.Parameter.empty},
+        "set_permutation_saving_params": {
+            "allow_permutation": True,
+            "save_permutation_graph": False,
+            "permutation_output_dir": ".",
+        },
+        "set_identical_seed": {"identical_seed": 1},
+    }
+    for name, parameters in expected.items():
+        signature = inspect.signature(getattr(ASP, name))
+        theirs = {key: p.default for key, p in signature.parameters.items() if p.kind is not p.KEYWORD_ONLY}
+        assert list(theirs.items()) == list(parameters.items()), name
+
+
+def test_a_model_with_nothing_to_prune_says_so(caplog):
+    model = mlp().requires_grad_(False)
+    ASP.prune_trained_model(model, torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1))
+    assert "no weight of this model can be made sparse" in caplog.text
+    assert not ASP.is_sparsity_enabled()
 
 
 # ------------------------------------------------------- where ASP fails: it silently changes what the model computes
@@ -457,79 +490,7 @@ def test_calls_out_of_order_say_what_is_missing():
     assert ASP.is_sparsity_enabled() is False
 
 
-# ------------------------------------------------------------------------------------------------- inputs and options
-
-
-class Tokens(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.embed, self.first, self.last = nn.Embedding(50, 16), nn.Linear(16, 32), nn.Linear(32, 8)
-
-    def forward(self, ids):
-        return self.last(F.relu(self.first(self.embed(ids)))).mean(1)
-
-
-class Sequence3d(nn.Module):
-    """Takes (batch, tokens, features) only."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.last = nn.Linear(16, 32), nn.Linear(32, 8)
-
-    def forward(self, x):
-        batch, tokens, _ = x.shape
-        return self.last(F.relu(self.first(x))).reshape(batch, tokens * 8)
-
-
-GUESSED = {
-    "any size": network,
-    "28 x 28": lambda: nn.Sequential(
-        nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.Flatten(), nn.Linear(16 * 24 * 24, 8)
-    ),
-    "32 x 32": lambda: nn.Sequential(
-        nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.Flatten(), nn.Linear(16 * 28 * 28, 8)
-    ),
-    "mlp": mlp,
-    "tokens": Tokens,
-    "sequence": Sequence3d,
-}
-
-
-@pytest.mark.parametrize("name", GUESSED)
-def test_the_two_lines_permute_an_ordinary_network_with_no_further_help(name):
-    torch.manual_seed(0)
-    model = GUESSED[name]()
-    modes = [module.training for module in model.modules()]
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        ASP.prune_trained_model(model, optimizer)
-    assert "permuted" in set(ASP._sparsifier.permutation_report.frame["status"])
-    assert [module.training for module in model.modules()] == modes
-    assert ASP.is_sparsity_enabled()
-
-
-class TwoInputs(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first, self.last = nn.Linear(16, 32), nn.Linear(32, 8)
-
-    def forward(self, x, scale):
-        return self.last(F.relu(self.first(x)) * scale)
-
-
-def test_when_no_guess_fits_one_warning_says_what_to_pass():
-    model = TwoInputs()
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    with pytest.warns(UserWarning, match="example_inputs") as caught:
-        ASP.prune_trained_model(model, optimizer)
-    assert len(caught) == 1
-    assert ASP.is_sparsity_enabled()
-    ASP.reset()
-    model = TwoInputs()
-    inputs = {"x": torch.randn(4, 16), "scale": torch.tensor(2.0)}
-    ASP.prune_trained_model(model, torch.optim.SGD(model.parameters(), 0.1), example_inputs=inputs)
-    assert "permuted" in set(ASP._sparsifier.permutation_report.frame["status"])
+# ------------------------------------------------------------------------------------------------------------ options
 
 
 def test_names_choose_layers_and_custom_layers_can_be_added():
@@ -613,22 +574,6 @@ def test_pruning_with_a_process_group_up():
         os._exit(0)  # past the interpreter's end, where a thread of gloo now and then aborts the process
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=120)
-
-
-def test_a_hugging_face_model_brings_its_own_inputs():
-    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-    config = transformers.BertConfig(
-        vocab_size=32, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
-    )
-    torch.manual_seed(0)
-    model = transformers.BertModel(config)
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        ASP.prune_trained_model(model, optimizer)
-    statuses = ASP._sparsifier.permutation_report.weights.set_index("weight")["status"]
-    assert statuses["encoder.layer.0.output.dense.weight"] == "permuted"
-    assert ASP.is_sparsity_enabled()
 
 
 def test_a_model_can_be_copied_and_saved_between_init_and_compute():

@@ -35,6 +35,21 @@ def test_against_the_definition(labelled, batches):
     assert model[1].momentum == 0.01
 
 
+def test_batches_that_are_keyword_arguments():
+    class Keyword(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, *, pictures):
+            return self.inner(pictures)
+
+    model, plain = Keyword(), network()
+    sl.recalibrate_batchnorm(model, [{"pictures": batch} for batch in BATCHES])
+    sl.recalibrate_batchnorm(plain, BATCHES)
+    assert torch.equal(model.inner[1].running_var, plain[1].running_var)
+
+
 def test_modes_and_weights_stay_and_an_empty_loader_changes_nothing():
     model = network()
     model[1].eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import pytest
@@ -144,10 +145,37 @@ def test_decay_fades_what_the_mask_takes(shape):
         torch.testing.assert_close(weights["0.weight"], torch.where(mask, dense, dense * factor))
 
 
-def test_decay_lets_fading_weights_train():
-    still, training = run("decay,0,10", 3, rate=0.0), run("decay,0,10", 3, rate=0.1)
-    mask = top_two_of_four(mlp()[0].weight.detach())
-    assert (still[3]["0.weight"] != training[3]["0.weight"])[~mask].any()
+@pytest.mark.parametrize("shape", ["linear", "exponential"])
+def test_decay_against_its_definition(shape):
+    """Every weight trains at every step before ``end``; after it, what the masks take is multiplied by the ratio."""
+    rate = 0.3
+    history = run(f"decay,2,6,{shape}", 8, rate=rate)
+    factors = [1, 0.75, 0.5, 0.25, 0] if shape == "linear" else [1, 10**-0.75, 10**-1.5, 10**-2.25, 0]
+    model = mlp()
+    masks = {}
+    for step in range(1, 9):
+        model.zero_grad()
+        model(X).square().mean().backward()
+        for name, parameter in model.named_parameters():
+            gone = step > 6 and name in masks
+            parameter.data.sub_(rate * parameter.grad * (masks[name] if gone else 1))
+            if step == 2 and "weight" in name:
+                masks[name] = top_two_of_four(parameter.detach())
+            elif 2 < step <= 6 and name in masks:
+                parameter.data[~masks[name]] *= factors[step - 2] / factors[step - 3]
+            torch.testing.assert_close(parameter.detach(), history[step][name])
+    assert len(masks) == 2
+
+
+def test_recompute_until_keeps_the_masks_of_that_step():
+    def masks_of(history):
+        return [weights["0.weight"] != 0 for weights in history]
+
+    always, until = masks_of(run("recompute,2", 8, rate=1.0)), masks_of(run("recompute,2,until=5", 8, rate=1.0))
+    changed = [not torch.equal(one, other) for one, other in itertools.pairwise(always)]
+    assert changed == [False, True, False, True, False, True, False, True]
+    assert all(torch.equal(one, other) for one, other in zip(always[:6], until[:6]))
+    assert all(torch.equal(mask, until[4]) for mask in until[4:])
 
 
 @pytest.mark.parametrize("every", [1, 2])
@@ -234,6 +262,37 @@ class TestStraightThrough:
         assert sparsifier.enabled
         for layer, before in zip(sparsifier.weights.layers, dense):
             assert torch.equal(sparsifier.weights.dense(layer), before)
+
+    def test_a_checkpoint_replaces_what_a_failed_step_left(self):
+        model, optimizer, sparsifier, closure = self.start(lambda parameters: torch.optim.SGD(parameters, 0.05))
+        optimizer.step(closure)
+        saved = copy.deepcopy((model.state_dict(), sparsifier.state_dict()))
+        optimizer.step(closure)
+        expected = copy.deepcopy(model.state_dict())
+        handle = optimizer.register_step_pre_hook(lambda *_: 1 / 0)
+        closure()
+        with pytest.raises(ZeroDivisionError):
+            optimizer.step()
+        handle.remove()
+        model.load_state_dict(saved[0])
+        sparsifier.load_state_dict(saved[1])
+        optimizer.step(closure)
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+
+    def test_the_decay_is_the_same_whoever_unscales_the_gradients(self):
+        """A fused optimizer divides by GradScaler's factor inside its step, when the decay is in the gradients already."""
+        dense = []
+        for fused in (False, True):
+            model, optimizer, sparsifier, _ = self.start(lambda p: torch.optim.SGD(p, 0.05, fused=fused))  # noqa: B023
+            scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+            for _ in range(3):
+                optimizer.zero_grad()
+                scaler.scale(model(X).square().mean()).backward()
+                scaler.step(optimizer)
+                scaler.update()
+            dense.append([sparsifier.weights.dense(layer) for layer in sparsifier.weights.layers])
+        for plain, fused in zip(*dense):
+            torch.testing.assert_close(fused, plain)
 
     def test_a_second_optimizer_is_refused(self):
         model, _, sparsifier, _ = self.start(lambda parameters: torch.optim.SGD(parameters, 0.05))

@@ -321,6 +321,9 @@ def test_bad_input_is_refused_before_anything_is_done():
         ({"schedule": "recomputed,3"}, "recompute"),
         ({"permutation": "channel_swop"}, "channel_swap"),
         ({"include": ["7"]}, "'7'"),
+        ({"exclude": ["7"]}, "'7'"),
+        ({"saliency": "magnitud"}, "Did you mean 'magnitude'"),
+        ({"saliency": "wanda"}, "collect_activations"),
         ({"pattern": "unstructured,0.5", "schedule": "gradual"}, "N:M"),
         ({"schedule": "recompute,0"}, "at least 1"),
         ({"schedule": "decay,10,10"}, "end"),
@@ -338,6 +341,59 @@ def test_a_mask_function_of_your_own():
     sparsifier = sl.Sparsifier(model, lambda weight: weight > 0)
     sparsifier.compute()
     assert (model[0].weight >= 0).all()
+
+
+def test_detached_optimizers_no_longer_keep_masks_and_the_next_one_is_the_clock():
+    model = mlp()
+    first, second = (torch.optim.SGD(model.parameters(), 0.1) for _ in range(2))
+    sparsifier = sl.Sparsifier(model, "2:4", schedule="sr_ste")
+    sparsifier.attach(first)
+    sparsifier.compute()
+    step(model, first)
+    sparsifier.detach(second)  # nothing to do
+    sparsifier.detach(first)
+    sparsifier.attach(second)
+    step(model, second)
+    assert sparsifier.step == 2
+    assert is_two_of_four(model)
+    step(model, first)
+    assert sparsifier.step == 2
+    assert density(model[0].weight) > 0.9
+    sparsifier.finalize()
+    assert is_two_of_four(model)
+
+
+def test_masks_that_were_loaded_are_not_permuted_under(monkeypatch):
+    """The weights of a pruned checkpoint are where they should be, and so are the values kept beside them."""
+    pruned = mlp()
+    sl.Sparsifier(pruned, "2:4", keep_pruned=True).compute()
+    model = mlp(1)
+    sparsifier = sl.Sparsifier(model, "2:4", keep_pruned=True, example_inputs=X, permutation="random,20")
+    model.load_state_dict(pruned.state_dict())
+    monkeypatch.setattr("sparselab.network.permuting.permute", lambda *args, **kwargs: pytest.fail("permuted"))
+    sparsifier.compute()
+    sparsifier.restore()
+    assert all(torch.equal(p, q) for p, q in zip(mlp().parameters(), model.parameters()))
+    sparsifier.compute()  # the masks were lifted: still not the first ones
+
+
+def test_a_run_resumed_while_masks_are_off_is_not_permuted_again():
+    def start(seed: int = 0) -> sl.Sparsifier:
+        schedule = "recompute,8,regrow=true,grow=4"
+        return sl.Sparsifier(mlp(seed), "2:4", schedule=schedule, example_inputs=X, permutation="random,20")
+
+    sparsifier = start()
+    optimizer = torch.optim.SGD(sparsifier.model.parameters(), 0.1)
+    sparsifier.attach(optimizer)
+    sparsifier.compute()
+    for _ in range(5):
+        step(sparsifier.model, optimizer)
+    assert not sparsifier.enabled
+    resumed = start(1)
+    resumed.model.load_state_dict(sparsifier.model.state_dict())
+    resumed.load_state_dict(sparsifier.state_dict())
+    resumed.compute()
+    assert resumed.permutation_report is None
 
 
 RESUMED = ["one_shot", "one_shot,3", "recompute,3", "recompute,4,regrow=true,grow=2", "gradual,2,6", "decay,1,6"]

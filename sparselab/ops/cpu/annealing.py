@@ -43,11 +43,20 @@ def random_exponential(state: State) -> float:
 
 
 @jit
-def _middle(a: Bytes, b: Bytes, c: Bytes, out: Bytes) -> None:
-    """The median of three bytes a row: the boundary at 2:4, the case that is asked for most."""
-    for r in range(np.uint64(len(out))):
-        x, y = min(a[r], b[r]), max(a[r], b[r])
-        out[r] = max(x, min(y, c[r]))
+def _middle(scores: Bytes, a: int, b: int, c: int, out: Bytes, k: int) -> None:
+    """The median of three bytes a row into ``out[k]``: the boundary at 2:4, the case that is asked for most.
+
+    Takes whole arrays, because a view of a row takes as long as the row.
+    """
+    for r in range(np.uint64(scores.shape[1])):
+        x, y = min(scores[a, r], scores[b, r]), max(scores[a, r], scores[b, r])
+        out[k, r] = max(x, min(y, scores[c, r]))
+
+
+@jit
+def _copy(scores: Bytes, channel: int, out: Bytes, k: int) -> None:
+    for r in range(np.uint64(scores.shape[1])):
+        out[k, r] = scores[channel, r]
 
 
 @jit
@@ -81,14 +90,13 @@ def _largest(scores: Bytes, group: Ints, skip: int, n: int, top: Bytes) -> None:
 
 
 @jit
-def _boundary(scores: Bytes, group: Ints, skip: int, n: int, top: Bytes, out: Bytes) -> None:
-    """The ``n``-th largest byte a row of ``group`` without its member ``skip``."""
+def _boundary(scores: Bytes, group: Ints, skip: int, n: int, top: Bytes, out: Bytes, k: int) -> None:
+    """The ``n``-th largest byte a row of ``group`` without its member ``skip``, into ``out[k]``."""
     if n == 2 and len(group) == 4:
-        a, b, c = group[(skip + 1) % 4], group[(skip + 2) % 4], group[(skip + 3) % 4]
-        _middle(scores[a], scores[b], scores[c], out)
+        _middle(scores, group[(skip + 1) % 4], group[(skip + 2) % 4], group[(skip + 3) % 4], out, k)
     else:
         _largest(scores, group, skip, n, top)
-        out[:] = top[n - 1]
+        _copy(top, n - 1, out, k)
 
 
 @jit
@@ -116,8 +124,8 @@ def deal(scores: Bytes, order: Ints, groups: Ints, n: int, m: int, noise: NDArra
             member = random_below(state, m)
             slots[g] = first + member
             channels[g] = order[slots[g]]
-            _boundary(scores, order[first : first + m], member, n, top, bounds[g])
-            dealt[g] = scores[channels[g]]
+            _boundary(scores, order[first : first + m], member, n, top, bounds, g)
+            _copy(scores, channels[g], dealt, g)
         product(bounds, dealt, sums)
         for g in range(count):
             stay[g] = sums[g, g]
@@ -140,7 +148,7 @@ def _refresh(scores: Bytes, order: Ints, group: int, n: int, m: int, bounds: Byt
     members = order[first : first + m]
     if n == 2 and m == 4:
         for member in range(m):
-            _boundary(scores, members, member, n, top, bounds[first + member])
+            _boundary(scores, members, member, n, top, bounds, first + member)
     else:
         _largest(scores, members, -1, n + 1, top)
         for member in range(m):

@@ -29,24 +29,21 @@ def match(cost: NDArray[np.int32], size: int, column_of: NDArray[np.int32]) -> N
     for j in range(size):
         v[j] = FAR
     for i in range(size):
-        row = cost[i]
         for j in range(np.uint64(size)):
-            v[j] = min(v[j], row[j])
+            v[j] = min(v[j], cost[i, j])
     for i in range(size):
-        row = cost[i]
         least = FAR
         for j in range(np.uint64(size)):
-            least = min(least, row[j] - v[j])
+            least = min(least, cost[i, j] - v[j])
         u[i] = least
         column_of[i] = -1
-        if row[i] - v[i] == least:
+        if cost[i, i] - v[i] == least:
             column_of[i] = i
             row_of[i] = i
     for i in range(size):  # rows whose diagonal is not tight take another tight column that is free
         if column_of[i] < 0:
-            row = cost[i]
             for j in range(size):
-                if row_of[j] < 0 and row[j] - v[j] == u[i]:
+                if row_of[j] < 0 and cost[i, j] - v[j] == u[i]:
                     column_of[i] = j
                     row_of[j] = i
                     break
@@ -97,12 +94,11 @@ def _augment(
         shut[j] = 0
     row, near, count = start, np.int32(0), 0
     while True:
-        costs = cost[row]
         offset = near - u[row]
         least = FAR
         here = np.int32(row)
         for j in range(np.uint64(size)):
-            length = costs[j] - v[j] + offset + shut[j]
+            length = cost[row, j] - v[j] + offset + shut[j]
             shorter = length < key[j]
             came_from[j] = here if shorter else came_from[j]
             kept = length if shorter else key[j]

@@ -1,0 +1,133 @@
+"""``search_permutations``: many searches side by side, such as those of all layers of a network."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Any
+
+from sparselab.ops.threads import at_most, thread_count
+from sparselab.patterns import Pattern
+from sparselab.permutation.auto import usual_seconds
+from sparselab.permutation.problem import SearchProblem
+from sparselab.permutation.result import SearchResult
+from sparselab.permutation.search import Searchable, as_problem, check_search, search_permutation, warm_up
+from sparselab.permutation.strategy import Callback, Strategy
+from sparselab.saliency import Saliency
+
+_CHAINS = 2  # threads that most strategies can use; more searches at a time gain more
+
+
+def search_permutations(
+    matrices_or_problems: Iterable[Searchable],
+    pattern: str | Pattern = "2:4",
+    *,
+    strategy: str | Strategy = "auto",
+    saliency: Saliency = "magnitude",
+    seed: int = 0,
+    backend: str = "auto",
+    time_limit: float | None = None,
+    progress: bool = False,
+    bound: bool = False,
+    callback: Callback | None = None,
+) -> list[SearchResult]:
+    """``search_permutation`` for each of many, such as all layers of a network, side by side; results in the same order.
+
+    Options are those of ``search_permutation``. As many run at a time as there are threads for (``torch.set_num_threads``),
+    the largest first; which and how many changes no result. On a GPU they share it, and what one does on the host
+    overlaps with the others. The ``k``-th problem gets the seed ``seed + k``, so problems added at the end change no
+    earlier result. ``time_limit`` is for all of them together, shared out by their size.
+
+    ``progress`` counts the problems that are done. ``callback(seconds, retained)`` is called from several threads.
+    Memory is that of the searches that run at a time. ``KeyboardInterrupt`` ends all searches; each result is then the best so far
+    (``interrupted``), and problems whose search had not begun keep the order given (``identity``). Raises ``ValueError`` for anything that
+    ``search_permutation`` refuses, naming which of the problems it is, before anything is searched.
+
+    >>> import torch
+    >>> [len(result.order) for result in search_permutations([torch.rand(4, 8), torch.rand(16, 32)])]
+    [8, 32]
+    """
+    parsed, chosen = check_search(pattern, strategy, backend, time_limit)
+    problems = [_problem(number, item, saliency, parsed) for number, item in enumerate(matrices_or_problems)]
+    if time_limit is not None:
+        warm_up(chosen, parsed, backend)
+    options = {"strategy": strategy, "backend": backend, "bound": bound}
+    return _Batch(problems, parsed, seed, options, callback, time_limit).run(progress)
+
+
+def _problem(number: int, item: Searchable, saliency: Saliency, pattern: Pattern) -> SearchProblem:
+    try:
+        problem = as_problem(item, saliency)
+        problem.check(pattern)
+    except ValueError as error:
+        raise ValueError(f"problem {number}: {error}") from error
+    return problem
+
+
+@dataclass(eq=False)
+class _Batch:
+    """Searches that share the threads, and the time, that there are."""
+
+    problems: list[SearchProblem]
+    pattern: Pattern
+    seed: int
+    options: dict[str, Any]
+    callback: Callback | None
+    time_limit: float | None
+    started: float = field(init=False, default_factory=time.perf_counter)
+    stopped: threading.Event = field(init=False, default_factory=threading.Event)
+    work: dict[int, float] = field(init=False)  # of each problem whose search has not ended, in usual seconds
+
+    def __post_init__(self) -> None:
+        threads = thread_count()
+        self.side_by_side = max(1, min(len(self.problems), threads // _CHAINS if threads > _CHAINS else threads))
+        self.threads_each = max(1, threads // self.side_by_side)
+        rows = [sum(len(consumer.saliency) for consumer in problem.consumers) for problem in self.problems]
+        self.work = {k: usual_seconds(rows[k], problem.size) for k, problem in enumerate(self.problems)}
+
+    def run(self, progress: bool) -> list[SearchResult]:
+        """All results."""
+        from tqdm import tqdm
+
+        largest_first = sorted(self.work, key=lambda number: -self.work[number])
+        bar = tqdm(total=len(self.problems), desc="searching", disable=not progress)
+        with bar, ThreadPoolExecutor(self.side_by_side, thread_name_prefix="sparselab-search") as pool:
+            try:
+                futures = {number: pool.submit(self._search, number) for number in largest_first}
+                for future in futures.values():
+                    future.add_done_callback(lambda _: bar.update())
+                with contextlib.suppress(KeyboardInterrupt):  # the best orders so far are what was asked for
+                    wait(futures.values(), return_when=FIRST_EXCEPTION)
+            finally:
+                self.stopped.set()
+        return [futures[number].result() for number in range(len(self.problems))]
+
+    def _search(self, number: int) -> SearchResult:
+        options = {**self.options, "time_limit": self._share(number), "callback": self._report}
+        if self.stopped.is_set():
+            options |= {"strategy": "identity", "bound": False}
+        with at_most(self.threads_each):
+            result = search_permutation(self.problems[number], self.pattern, seed=self.seed + number, **options)
+        del self.work[number]
+        return result
+
+    def _share(self, number: int) -> float | None:
+        """The seconds that a search which begins now may take: its share of what is left, of every place at the table."""
+        if self.time_limit is None:
+            return None
+        left = max(1e-3, self.time_limit - (time.perf_counter() - self.started))
+        return left * min(1.0, self.side_by_side * self.work[number] / sum(list(self.work.values())))
+
+    def _report(self, seconds: float, retained: float) -> None:
+        """Called by every search at every candidate; ends it when all are to end."""
+        if self.callback is not None:
+            try:
+                self.callback(seconds, retained)
+            except KeyboardInterrupt:
+                self.stopped.set()
+        if self.stopped.is_set():
+            raise KeyboardInterrupt
