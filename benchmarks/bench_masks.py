@@ -61,6 +61,8 @@ def run() -> pd.DataFrame:
         name = f"2:4 {str(dtype).removeprefix('torch.')}"
         other = weight.to(dtype)
         comparisons.append((name, partial(sl.create_mask, other, "2:4"), "torch.topk", partial(by_topk, other), 1))
+    rowwise = partial(by_topk, weight, SIZE // 2, SIZE)
+    comparisons.append(("row,0.5 float32", partial(ours, "row,0.5"), "torch.topk", rowwise, 1))
     rows = []
     for name, work, peer, other_work, target in comparisons:
         ours_s, peer_s, ratio = paired(work, other_work)

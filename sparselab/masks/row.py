@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from sparselab.ops.masks import keep_count, require_finite
+from sparselab.ops.masks import keep_count, largest_of_rows
 from sparselab.patterns import require_density
 
 
@@ -31,13 +30,4 @@ class Row:
 
     def __call__(self, scores: Tensor) -> Tensor:
         """The mask of ``(positions, outputs, channels)`` scores."""
-        require_finite(scores)
-        rows = scores.abs()
-        keep = keep_count(rows.shape[-1], self.density)
-        if not keep or not rows.numel():
-            return torch.zeros_like(rows, dtype=torch.bool)
-        threshold = rows.kthvalue(rows.shape[-1] - keep + 1, dim=-1, keepdim=True).values
-        above = rows > threshold
-        ties = rows == threshold
-        room = keep - above.sum(-1, keepdim=True)
-        return above | (ties & (ties.cumsum(-1) <= room))
+        return largest_of_rows(scores, keep_count(scores.shape[-1], self.density))

@@ -57,6 +57,36 @@ def largest_torch(scores: Tensor, keep: int) -> Tensor:
     return kept.view(scores.shape)
 
 
+def largest_of_rows(scores: Tensor, keep: int) -> Tensor:
+    """Keep the ``keep`` largest ``|scores|`` of every row (the last dimension); ties go to the lower index.
+
+    Any float dtype and device; a bool tensor of that shape. Raises ``ValueError`` for NaN or infinite scores.
+    """
+    require_finite(scores)
+    if not keep or not scores.numel():
+        return torch.zeros_like(scores, dtype=torch.bool)
+    rows = scores.abs()
+    least = (nth_largest if rows.device.type == "cpu" else nth_largest_torch)(rows, keep)
+    kept = rows >= least
+    tied = kept.sum(-1) > keep
+    if tied.any():
+        equal = (rows == least)[tied]
+        room = keep - (rows > least)[tied].sum(-1, keepdim=True)
+        kept[tied] &= ~equal | (equal.cumsum(-1) <= room)
+    return kept
+
+
+def nth_largest(rows: Tensor, n: int) -> Tensor:
+    """The ``n``-th largest entry of every row (the last dimension, which stays, of size 1); on the CPU."""
+    place = rows.shape[-1] - n
+    return torch.from_numpy(np.partition(as_numpy_floats(rows), place)[..., place, None])
+
+
+def nth_largest_torch(rows: Tensor, n: int) -> Tensor:
+    """``nth_largest`` in PyTorch operations, for devices without a kernel of ours."""
+    return rows.kthvalue(rows.shape[-1] - n + 1, dim=-1, keepdim=True).values
+
+
 def keep_count(size: int, density: float) -> int:
     """How many of ``size`` weights the share ``density`` is, rounded down (0.29 of 100 is 29, whatever floats say)."""
     return math.floor(size * density + 1e-9)

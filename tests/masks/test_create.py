@@ -172,6 +172,7 @@ def test_both_backends_agree(n, m):
     square = torch.from_numpy(np.random.default_rng(m).integers(-3, 4, (m * 2, m * 3)).astype(np.float32))
     assert torch.equal(ops.greedy_blocks(square, n, m), ops.greedy_blocks_torch(square, n, m))
     assert torch.equal(ops.largest(scores, n * 7), ops.largest_torch(scores, n * 7))
+    assert torch.equal(ops.nth_largest(scores, n), ops.nth_largest_torch(scores, n))
     if m <= 4:
         assert torch.equal(ops.best_blocks(square, n, m), ops.best_blocks_torch(square, n, m))
 
