@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+_NAMED = (types.FunctionType, types.BuiltinFunctionType, type)  # what is known by its module and name
+
 Cell = str | int | float | bool | tuple[Any, ...] | None
 
 
@@ -64,8 +66,8 @@ def digest(value: object) -> str:
     """20 hexadecimal digits of the SHA-256 of what ``value`` is made of; the same in every process.
 
     Functions count by their compiled source, so comments and layout do not matter, together with the functions of the
-    same module that they name, their defaults, and bound arguments. Of what they close over functions, numbers, texts and
-    tuples of them count; other data does not (``hides_data``), nor does a name that the function itself assigns to.
+    same module that they name, their defaults, and bound arguments. Of what they close over functions, classes, numbers, texts
+    and tuples of them count; other data does not (``hides_data``), nor does a name that the function itself assigns to.
     Dataclasses count by their fields, arrays by their contents. Raises ``ValueError`` for a value that only its address
     could tell from another.
     """
@@ -122,8 +124,10 @@ def _callable_parts(value: Callable[..., Any], seen: frozenset[int]) -> Any:
         return ["method", _parts(value.__func__, seen), _parts(value.__self__, seen)]
     if isinstance(value, types.FunctionType):
         parts = ["function", _code_parts(value.__code__, seen), _defaults(value), _helpers(value, seen)]
-        plain = {name: held for name, held in _closed(value).items() if _is_plain(held)}
-        return [*parts, _parts(plain, seen)] if plain else parts
+        closed = _closed(value).items()
+        told = {name: held for name, held in closed if _is_plain(held)}
+        told |= {name: (held.__module__, held.__qualname__) for name, held in closed if isinstance(held, _NAMED)}
+        return [*parts, _parts(told, seen)] if told else parts
     if isinstance(value, types.BuiltinFunctionType):
         return ["builtin", value.__module__, value.__qualname__]
     call = _parts(type(value).__call__, seen) if isinstance(type(value).__call__, types.FunctionType) else None
@@ -151,7 +155,7 @@ def _is_plain(value: object) -> bool:
 def hides_data(function: object) -> bool:
     """Whether a function closes over data that its digest does not count: two such may differ although theirs do not."""
     held = _closed(function).values() if isinstance(function, types.FunctionType) else ()
-    return not all(_is_plain(value) or isinstance(value, types.FunctionType) for value in held)
+    return not all(_is_plain(value) or isinstance(value, _NAMED) for value in held)
 
 
 def _closed(function: types.FunctionType) -> dict[str, Any]:

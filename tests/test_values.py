@@ -140,6 +140,8 @@ def test_plain_values_that_a_function_closes_over_are_part_of_it():
 
     assert digest(times(2)) == digest(times(2)) != digest(times(3))
     assert digest(compiled("def fn(t, k=(1, 2)): ...")) != digest(compiled("def fn(t, k=(1, 3)): ..."))
+    of_other_modules = [functools.wraps, functools.cmp_to_key, max, min, int, Options]
+    assert len({digest(times(each)) for each in of_other_modules}) == len(of_other_modules)
     assert not hides_data(times(2))
     assert hides_data(times(2, [1]))
     task = counting()

@@ -78,6 +78,10 @@ def permute(
     """
     if verify not in (True, False, OWN_DTYPE):
         raise ValueError(f"verify is True, False or {OWN_DTYPE!r}, got {verify!r}")
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"permute takes a torch.nn.Module, got a {type(model).__name__}")
+    if optimizer is not None and not hasattr(optimizer, "state"):
+        raise ValueError(f"optimizer takes a torch.optim.Optimizer, whose state moves along, got {optimizer!r}")
     settings = SearchSettings(Pattern.parse(pattern), strategy, saliency, seed, backend)
     inner = unwrap(model)
     layers = chosen_layers(inner, settings.pattern, include, exclude)

@@ -219,6 +219,37 @@ def test_what_a_forward_stores_is_as_before() -> None:
     assert model.last["x"] is last
 
 
+@pytest.mark.parametrize("verify", [True, "own_dtype"])
+def test_buffers_that_a_forward_writes_to_are_as_before(verify: bool | str) -> None:
+    class Averaging(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 3)
+            self.register_buffer("average", torch.zeros(16))
+            self.register_buffer("calls", torch.tensor(0))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.a(x)
+            self.average.mul_(0.9).add_(x.mean(0), alpha=0.1)
+            self.calls += 1
+            return self.b(x - self.average)
+
+    model, x = randomised(Averaging().eval()), torch.randn(4, 8)
+    before = model.average.clone()
+    report = permute(model, x, strategy=FAST, verify=verify)
+    assert report.frame["status"].tolist() == ["permuted", "pinned"]
+    assert torch.equal(model.average.sort().values, before.sort().values)
+    assert model.calls == 0
+
+
+def test_what_is_no_model_and_no_optimizer_is_refused() -> None:
+    model, x = net()
+    with pytest.raises(ValueError, match=r"takes a torch.nn.Module, got a OrderedDict"):
+        permute(model.state_dict(), x)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"takes a torch.optim.Optimizer, .*'adam'"):
+        permute(model, x, optimizer="adam")  # type: ignore[arg-type]
+
+
 def test_weights_without_values_are_refused() -> None:
     for model in (nn.Sequential(nn.LazyLinear(8)), nn.Sequential(nn.Linear(8, 8, device="meta"))):
         with pytest.raises(ValueError, match=r"'0\.weight' has no values yet"):
