@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,14 @@ def read_checkpoint(path: Path) -> Any:
     except Exception as error:  # readers raise whatever they stumble over: KeyError, EOFError, errors of their own
         raise ValueError(
             f"cannot read {path} ({type(error).__name__}): it has to hold tensors, as torch.save(model.state_dict(), ...) "
-            "or safetensors write them; objects are not unpickled"
+            f"or safetensors write them; objects are not unpickled{_named(error)}"
         ) from error
+
+
+def _named(error: Exception) -> str:
+    """What torch would have had to run to load a file, without its advice on how to run it."""
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    return f": this one names {found[1]}" if found else ""
 
 
 def _read(path: Path) -> Any:

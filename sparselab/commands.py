@@ -34,6 +34,8 @@ from sparselab.sweeps import experiment, history, load
 
 def search(options: Namespace) -> int:
     """Search orders for a matrix from a file or a random one; a row a strategy, under the paper's reference rows."""
+    if options.out and not Path(options.out).parent.is_dir():
+        raise ValueError(f"--out {options.out}: there is no folder {Path(options.out).parent}")
     matrix = _matrix(options)
     if options.unstructured > 0:
         matrix = prune_smallest(matrix, options.unstructured)
@@ -123,9 +125,8 @@ def read_weight(file: Path, name: str | None) -> torch.Tensor:
     if name is None and len(weights) == 1:
         (name,) = weights
     if name not in weights:
-        raise ValueError(
-            f"{file} has no weight {name!r}; choose one by --tensor: {', '.join(map(str, weights)) or 'none'}"
-        )
+        found = f"no weight {name!r}" if name is not None else f"{len(weights) or 'no'} weights"
+        raise ValueError(f"{file} has {found}; choose one by --tensor: {', '.join(map(str, weights)) or 'none'}")
     return weights[name].detach()
 
 
@@ -216,17 +217,22 @@ def report(options: Namespace) -> int:
     frame = load(options.store)
     table = summary(frame)
     _print(table, options.json)
-    errors = frame["error"].dropna().value_counts()
+    failures = [f"failed {count} times: {error}" for error, count in frame["error"].dropna().value_counts().items()]
     if not options.json:
-        print(f"{len(frame)} trials, {len(frame) - int((frame['state'] == 'failed').sum())} done")
-        for error, count in errors.items():
-            print(f"failed {count} times: {error}")
+        print(f"{len(frame)} trials, {len(frame) - int((frame['state'] == 'failed').sum())} done", *failures, sep="\n")
     if options.out:
         folder = Path(options.out)
         folder.mkdir(parents=True, exist_ok=True)
         figures = _figures(frame)
-        text = f"{len(frame)} trials in `{Path(options.store).name}`.\n\n{markdown_table(table)}\n\n"
-        text += "\n\n".join(f"![{name}]({name}.png)" for name in figures)
+        numbers = dict.fromkeys(table.select_dtypes("float").columns, ".5g")
+        text = "\n\n".join(
+            [
+                f"{len(frame)} trials in `{Path(options.store).name}`.",
+                markdown_table(table, numbers),
+                *(f"- {failure}" for failure in failures),
+                *(f"![{name}]({name}.png)" for name in figures),
+            ]
+        )
         Section("Sweep", text, {"trials": frame, "summary": table}, figures).write(folder, "report")
         if not options.json:
             print(f"report: {folder / 'report.md'}")

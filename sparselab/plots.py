@@ -6,8 +6,10 @@ import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from sparselab.figures import COLOURS, MARKERS, Figure, style
 
@@ -21,6 +23,20 @@ def require_columns(frame: pd.DataFrame, columns: Iterable[str], figure: str) ->
         raise ValueError(f"{figure}: the frame has no rows, so there is nothing to draw")
 
 
+def _numbers(frame: pd.DataFrame, columns: Sequence[str], figure: str) -> pd.DataFrame:
+    """The rows of ``frame`` that have a finite number in each of ``columns``; ``ValueError`` where there are none."""
+    require_columns(frame, columns, figure)
+    words = [name for name in columns if not pd.api.types.is_numeric_dtype(frame[name])]
+    if words:
+        raise ValueError(f"{figure}: {words} hold no numbers, and only numbers can be drawn")
+    drawn: pd.DataFrame = frame.loc[np.isfinite(frame[list(columns)].to_numpy("float64", na_value=np.nan)).all(axis=1)]
+    if drawn.empty:
+        raise ValueError(
+            f"{figure}: no row has a finite number in each of {list(columns)}, so there is nothing to draw"
+        )
+    return drawn
+
+
 def loss_by_layer(frame: pd.DataFrame) -> Figure:
     """Magnitude lost by every layer, a series a pattern.
 
@@ -28,9 +44,8 @@ def loss_by_layer(frame: pd.DataFrame) -> Figure:
     NaN (not eligible) is left out. Raises ``ValueError`` when a column is missing or there is nothing to draw.
     """
     require_columns(frame, ("layer", "pattern", "lost_percent"), "loss_by_layer")
-    drawn = frame.dropna(subset=["lost_percent"])
-    require_columns(drawn, (), "loss_by_layer")
-    layers = list(dict.fromkeys(drawn["layer"]))
+    drawn = _numbers(frame, ["lost_percent"], "loss_by_layer")
+    layers = [layer for layer in dict.fromkeys(frame["layer"]) if (drawn["layer"] == layer).any()]
     height = {layer: position for position, layer in enumerate(layers)}
     with style():
         figure = Figure(figsize=(8.0, 1.4 + 0.19 * len(layers)), layout="constrained")
@@ -55,6 +70,7 @@ def efficacy_by_layer(frame: pd.DataFrame) -> Figure:
     """
     columns = ("layer", "lost_percent", "permuted_lost_percent", "ideal_lost_percent")
     require_columns(frame, columns, "efficacy_by_layer")
+    frame = _numbers(frame, columns[1:], "efficacy_by_layer")
     heights = range(len(frame))
     with style():
         figure = Figure(figsize=(8.0, 1.4 + 0.19 * len(frame)), layout="constrained")
@@ -91,6 +107,7 @@ def search_pareto(frame: pd.DataFrame) -> Figure:
     the time limit, are one line. Controls far below (``random``) set no axis limits.
     """
     require_columns(frame, ("strategy", "rows", "channels", "seconds", "efficacy"), "search_pareto")
+    frame = _numbers(frame, ["seconds", "efficacy"], "search_pareto")
     sizes = frame[["rows", "channels"]].drop_duplicates().to_numpy().tolist()
     families = list(dict.fromkeys(_family(name) for name in frame["strategy"]))
     others = [family for family in families if family != "auto"]
@@ -138,15 +155,17 @@ def accuracy_bars(frame: pd.DataFrame, value: str = "finetuned_top1", *, by: Seq
     """Mean of ``value`` over the seeds for every way to prune, with its 95% confidence interval, and the dense networks.
 
     ``frame`` is a sweep's, with ``value`` and ``seed``; ``by`` are the inputs that tell bars apart (default: those that
-    vary). Intervals are Student's t over the seeds; with one seed there is none. ``dense_top1``, where it is there, is drawn as
+    vary). Intervals are Student's t over the seeds (over all trials of a bar, where ``by`` tells fewer apart); with one seed
+    there is none. ``dense_top1``, where it is there, is drawn as
     a line. Trials without a value (failed ones) are left out.
     """
     require_columns(frame, (value, "seed"), "accuracy_bars")
     by = _varying(frame, by, "accuracy_bars")
-    drawn = frame.dropna(subset=[value])
-    require_columns(drawn, (), "accuracy_bars")
-    groups = drawn.groupby(_labels(drawn, by), sort=False)[value]
-    means, halves = groups.mean(), groups.apply(_confidence)
+    drawn = _numbers(frame, [value], "accuracy_bars")
+    labels = _labels(drawn, by)
+    groups = drawn.groupby(labels, sort=False)[value]
+    means, halves, count = groups.mean(), groups.apply(_confidence), int(groups.size().max())
+    what = "seeds" if drawn.groupby(labels)["seed"].nunique().max() == count else "trials"
     heights = range(len(means))
     with style():
         figure = Figure(figsize=(7.0, 1.3 + 0.32 * len(means)), layout="constrained")
@@ -162,7 +181,9 @@ def accuracy_bars(frame: pd.DataFrame, value: str = "finetuned_top1", *, by: Seq
         left, right = _room(means - halves.fillna(0), means + halves.fillna(0), drawn.get("dense_top1"))
         axes.set_xlim(left, right)
         begins = f"\n(the axis begins at {left:.4g})" if left else ""
-        axes.set_xlabel(f"mean and 95% interval over {groups.size().max()} seeds{begins}")
+        axes.set_xlabel(
+            (f"mean and 95% interval over {count} {what}" if count > 1 else "one seed, no interval") + begins
+        )
         axes.set_title(_words(value))
     return figure
 
@@ -176,15 +197,15 @@ def pareto(
     """
     require_columns(frame, (cost, value), "pareto")
     by = _varying(frame, by, "pareto")
-    drawn = frame.dropna(subset=[cost, value])
-    require_columns(drawn, (), "pareto")
+    drawn = _numbers(frame, [cost, value], "pareto")
     means = drawn.groupby(_labels(drawn, by), sort=False)[[cost, value]].mean()
     front = means.sort_values([cost, value], ascending=[True, False])
     front = front[front[value] > front[value].cummax().shift(fill_value=float("-inf"))]
     with style():
-        figure = Figure(figsize=(7.0, 4.6), layout="constrained")
+        figure = Figure(figsize=(7.0, 3.9 + _legend_inches(len(means) + 1)), layout="constrained")
         axes = figure.add_subplot()
-        axes.step(front[cost], front[value], where="post", color="#999999", lw=1.2, label="front")
+        if len(front) > 1:
+            axes.step(front[cost], front[value], where="post", color="#999999", lw=1.2, label="front")
         for (label, row), (colour, marker) in zip(means.iterrows(), _looks()):
             axes.plot(row[cost], row[value], marker, color=colour, ms=6.5, label=str(label), ls="none")
         axes.set_xlabel(_words(cost))
@@ -207,15 +228,16 @@ def recompute_curves(
     chosen = history["quantity"].astype(str) == quantity
     if tracker is not None:
         chosen &= history["tracker"].astype(str) == tracker
-    drawn = history[chosen].dropna(subset=["value"])
-    if drawn.empty:
+    if not chosen.any():
         there = sorted(set(zip(history["tracker"].astype(str), history["quantity"].astype(str))))
         raise ValueError(f"recompute_curves: no {quantity!r} in the history; it has {there}")
+    drawn = _numbers(history[chosen], ["step", "value"], "recompute_curves")
     labels = _labels(drawn, by)
     runs = drawn.groupby([labels, "key" if "key" in drawn else labels, "step"], sort=False)["value"].mean()
     with style():
-        figure = Figure(figsize=(7.0, 4.2), layout="constrained")
+        figure = Figure(figsize=(7.0, 3.8 + _legend_inches(labels.nunique())), layout="constrained")
         axes = figure.add_subplot()
+        axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
         for label, (colour, marker) in zip(dict.fromkeys(labels), _looks()):
             steps = runs.loc[label].groupby("step").agg(["mean", "min", "max"]).sort_index()
             axes.plot(steps.index, steps["mean"], color=colour, marker=marker, ms=3.5, lw=1.4, label=str(label))
@@ -234,8 +256,7 @@ def search_traces(frame: pd.DataFrame) -> Figure:
     searches of one strategy apart.
     """
     require_columns(frame, ("strategy", "seconds", "efficacy"), "search_traces")
-    drawn = frame.dropna(subset=["seconds", "efficacy"])
-    require_columns(drawn, (), "search_traces")
+    drawn = _numbers(frame, ["seconds", "efficacy"], "search_traces")
     searches = [name for name in ("key", "seed") if name in drawn] or ["strategy"]
     latest = drawn["seconds"].max()
     with style():
@@ -261,8 +282,9 @@ def search_traces(frame: pd.DataFrame) -> Figure:
 def _varying(frame: pd.DataFrame, by: Sequence[str] | None, figure: str) -> list[str]:
     """The inputs that tell trials apart, the seed aside: those given, else those of a sweep's frame that vary."""
     if by is not None:
+        by = [by] if isinstance(by, str) else list(by)
         require_columns(frame, by, figure)
-        return list(by)
+        return by
     inputs = [name for name in frame.attrs.get("inputs", ("pattern", "permutation", "schedule")) if name in frame]
     several = [name for name in ("task", *inputs) if name in frame and name not in ("seed", "threads")]
     return [name for name in several if frame[name].nunique(dropna=False) > 1]
@@ -291,6 +313,11 @@ def _room(lowest: pd.Series[float], highest: pd.Series[float], more: pd.Series[f
     low, high = min([float(lowest.min()), *extra]), max([float(highest.max()), *extra])
     margin = max(0.25 * (high - low), 1e-3 * abs(high), 1e-9)
     return (max(0.0, low - margin) if low >= 0 else low - margin), high + margin
+
+
+def _legend_inches(entries: int) -> float:
+    """The height of a legend in two columns, which a figure grows by so that its axes do not shrink."""
+    return 0.2 * -(-entries // 2)
 
 
 def _looks() -> Iterator[tuple[str, str]]:

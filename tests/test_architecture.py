@@ -17,7 +17,7 @@ ROOT = Path(sparselab.__file__).parent
 
 # From the foundations up: a module may import from its own layer and from those before it.
 LAYERS = [
-    {"patterns", "specs", "paths", "modes"},
+    {"patterns", "specs", "paths", "modes", "values"},
     {"layout", "checkpoints"},
     {"ops", "saliency"},
     {"measures", "eligibility"},

@@ -75,6 +75,7 @@ def test_search_says_what_is_wrong(weights, capsys):
         (["nothing.npy"], "no such file"),
         (["objects.npy"], "not unpickled"),
         (["evil.pt"], "not unpickled"),
+        (["w.npy", "--out", "/no/such/folder/order.npy"], "there is no folder /no/such/folder"),
     ):
         code, output = run(capsys, "search", weights / arguments[0], *arguments[1:])
         assert code == 2
@@ -96,6 +97,10 @@ def test_files_are_never_unpickled(tmp_path, capsys):
         assert code == 2
         assert f"cannot read {tmp_path / name} " in output.err
         assert "not unpickled" in output.err
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pt")
+    code, output = run(capsys, "check", tmp_path / "module.pt")
+    assert code == 2
+    assert output.err.endswith("not unpickled: this one names torch.nn.modules.linear.Linear\n")
 
 
 def test_a_sweep_from_a_file_and_its_report(tmp_path, capsys):
@@ -121,7 +126,10 @@ def test_a_sweep_from_a_file_and_its_report(tmp_path, capsys):
     assert [row["y"] for row in rows] == [2.5, 2.5, 4.5, 4.5, None, None]
     code, output = run(capsys, "report", store, "--out", tmp_path / "report")
     assert "failed 4 times: ValueError: three" in output.out
-    assert (tmp_path / "report" / "report.md").read_text().startswith("## Sweep")
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert text.startswith("## Sweep")
+    assert "| double | 1 | none | 2 | 0 | 2.5 | 0.70711 |" in text
+    assert "- failed 4 times: ValueError: three" in text
 
 
 def test_sweep_files_that_are_wrong(tmp_path, capsys):
@@ -141,6 +149,7 @@ def test_sweep_files_that_are_wrong(tmp_path, capsys):
         assert message in output.err
     assert run(capsys, "experiment", tmp_path / "nothing.toml")[0] == 2
     assert run(capsys, "report", tmp_path / "nothing.sqlite")[0] == 2
+    assert run(capsys, "report", tmp_path)[0] == 2  # a folder
 
 
 def test_doctor(capsys, monkeypatch):

@@ -110,6 +110,23 @@ def test_figures_of_sweeps_need_their_columns(figure):
 
 
 @pytest.mark.parametrize("figure", [plots.accuracy_bars, plots.pareto])
-def test_figures_of_sweeps_in_which_all_failed(figure):
-    with pytest.raises(ValueError, match="nothing to draw"):
-        figure(swept().assign(finetuned_top1=float("nan")))
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "text"])
+def test_figures_of_sweeps_in_which_nothing_can_be_drawn(figure, value):
+    with pytest.raises(ValueError, match=r"nothing to draw|\['finetuned_top1'\] hold no numbers"):
+        figure(swept().assign(finetuned_top1=value))
+
+
+def test_layers_keep_their_order_though_some_patterns_cannot_prune_them():
+    frame = pd.DataFrame({"layer": list("abcabc"), "pattern": ["2:4"] * 3 + ["1:2"] * 3})
+    frame["lost_percent"] = [float("nan"), 20.0, float("nan"), 10.0, 11.0, float("nan")]
+    (axes,) = plots.loss_by_layer(frame).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
+    assert points(axes) == {"2:4": ([20.0], [1]), "1:2": ([10.0, 11.0], [0, 1])}
+
+
+def test_the_number_of_seeds_is_not_that_of_trials():
+    frame = swept(inputs=["pattern", "permutation", "seed"]).fillna({"finetuned_top1": 91.0})
+    labels = [plots.accuracy_bars(frame, by=by).axes[0].get_xlabel() for by in ("pattern", ["pattern", "permutation"])]
+    assert "over 3 trials" in labels[0]
+    assert "over 2 seeds" in labels[1]
+    assert "one seed, no interval" in plots.accuracy_bars(frame.head(1)).axes[0].get_xlabel()

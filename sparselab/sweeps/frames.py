@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from sparselab.sweeps.store import Record, Series, Store
-from sparselab.sweeps.values import Cell
+from sparselab.values import Cell
 
 _TEXTS = ("error", "traceback", "key")
 _LAST = ("state", *_TEXTS)

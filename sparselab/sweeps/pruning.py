@@ -22,13 +22,13 @@ from sparselab.reports import magnitude_report
 from sparselab.saliency import FROM_ACTIVATIONS, ModelSaliency, check_name
 from sparselab.specs import unknown_name
 from sparselab.sweeps.trial import Trial
-from sparselab.sweeps.values import cell, digest
 from sparselab.tasks import TASKS, Task, activations, dense_baseline, evaluate, get_task, recalibrate, train
 from sparselab.tasks.task import Batch, Data
 from sparselab.trackers import MagnitudeTracker, MaskChurnTracker, Tracker
 from sparselab.trackers.accuracy import MetricsTracker
 from sparselab.training.schedules import SCHEDULES
 from sparselab.training.sparsifier import Sparsifier
+from sparselab.values import cell, digest
 
 DEFAULTS: Mapping[str, Any] = {
     "pattern": "2:4",

@@ -20,8 +20,8 @@ from sparselab.sweeps.progress import progress_bar
 from sparselab.sweeps.runners import Runner, runner
 from sparselab.sweeps.store import Outcome, Record, Store, temporary_path
 from sparselab.sweeps.trial import Trial
-from sparselab.sweeps.values import cell, digest, hides_data
 from sparselab.sweeps.worker import versions
+from sparselab.values import cell, digest, hides_data
 
 _KNOWN_INPUTS = ("seed", "threads")  # every trial's, whatever its task
 

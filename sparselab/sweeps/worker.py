@@ -22,7 +22,7 @@ from sparselab.sweeps.grid import RESERVED
 from sparselab.sweeps.memory import cuda_in_use, peak_memory_mb, reset_peak_memory
 from sparselab.sweeps.store import Outcome, Series
 from sparselab.sweeps.trial import Trial
-from sparselab.sweeps.values import Cell, cell, printable
+from sparselab.values import Cell, cell, printable
 
 Task = Callable[[Trial], Mapping[str, Any]]
 
@@ -70,7 +70,7 @@ def run_trial(task: Task, inputs: Mapping[str, Any], threads: int) -> Outcome:
         reset_peak_memory()
         start = time.perf_counter()
         try:
-            with reproducible(inputs["seed"], inputs.get("threads", threads)):
+            with random_of_this_thread(), reproducible(inputs["seed"], inputs.get("threads", threads)):
                 measured["threads"] = torch.get_num_threads()
                 metrics, histories = _split(task(Trial(inputs)), inputs)
             outcome = Outcome("done", metrics, histories=histories)
@@ -99,6 +99,37 @@ def _message(error: BaseException) -> str:
         return str(error)
     except Exception:  # whatever an exception of the task's own does there: the trial failed, not the sweep
         return "an error that cannot be printed"
+
+
+@contextmanager
+def random_of_this_thread() -> Iterator[None]:
+    """The functions of ``random`` draw from a generator of this thread's own; in the main thread nothing changes.
+
+    A worker thread has those of its executor beside it, and they draw from Python's generator too (Dask's do while a
+    worker starts): between a seed and what follows from it nobody else may draw. Other threads go on as before.
+    """
+    thread = threading.current_thread()
+    if thread is threading.main_thread():
+        yield
+        return
+    own = random.Random()
+    shared = {
+        name: function
+        for name in random.__all__
+        if isinstance(getattr(function := getattr(random, name), "__self__", None), random.Random)
+    }
+
+    def dispatched(name: str) -> Callable[..., Any]:
+        mine, theirs = getattr(own, name), shared[name]
+        return lambda *args, **kwargs: (mine if threading.current_thread() is thread else theirs)(*args, **kwargs)
+
+    try:
+        for name in shared:
+            setattr(random, name, dispatched(name))
+        yield
+    finally:
+        for name, function in shared.items():
+            setattr(random, name, function)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from sparselab.paths import cache_dir
 from sparselab.tasks.loop import evaluate, train
 from sparselab.tasks.task import Task
+from sparselab.values import digest
 
 
 def dense_baseline(
@@ -30,8 +30,8 @@ def dense_baseline(
     """The task's network trained by its recipe on ``device``, there and in evaluation mode, and its metrics.
 
     Trained once for every seed, then read from ``cache`` (default: ``baselines`` in sparselab's cache folder), where a
-    file is found by the hash of what decides the result: the recipe, the fresh network's weights, the data's size and
-    first examples, the code of ``loss`` and ``augment``, and ``task.version``. Several processes that ask at once wait
+    file is found by the hash of what decides the result: the recipe, the fresh network's weights, layers and code, the data's
+    size and first examples, the code of ``loss``, ``augment`` and ``metrics``, and ``task.version``. Several processes that ask at once wait
     for one; an interrupted training goes on where it stopped. Every call returns a model of its own.
     """
     model = fresh_model(task, seed)
@@ -75,20 +75,21 @@ def fingerprint(task: Task, model: nn.Module, seed: int = 0, steps: int | None =
             else:
                 digest.update(repr(part).encode())
 
-    add("1", task.name, task.version, repr(task.recipe), seed, steps, torch.__version__, trained_on)
+    add("2", task.name, task.version, repr(task.recipe), seed, steps, torch.__version__, trained_on)
     add(dict(model.state_dict()), len(task.train_data), len(task.eval_data))
-    add(task.train_data[torch.arange(min(8, len(task.train_data)))], _code(task.loss), _code(task.augment))
+    add(task.train_data[torch.arange(min(8, len(task.train_data)))])
+    forwards = {_code(getattr(kind, "forward", None)) for kind in map(type, model.modules())}
+    add(repr(model), sorted(forwards))  # what has no weights, such as an activation
+    add(_code(task.loss), _code(task.augment), _code(task.metrics))
     return digest.hexdigest()[:16]
 
 
 def _code(function: Callable[..., Any] | None) -> str:
-    """The source of a function, or how an object says what it is."""
-    if inspect.isfunction(function):
-        try:
-            return inspect.getsource(function)
-        except OSError:
-            return repr((function.__code__.co_code, function.__code__.co_names))
-    return type(function).__qualname__ + (repr(function) if hasattr(function, "__dataclass_fields__") else "")
+    """The digest of a function; only the name of one that is bound to what has none."""
+    try:
+        return digest(function)
+    except ValueError:
+        return str(getattr(function, "__qualname__", type(function).__qualname__))
 
 
 @contextmanager

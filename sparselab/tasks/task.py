@@ -109,9 +109,7 @@ class Task:
     train_data: Data
     eval_data: Data
     loss: Callable[[nn.Module, Batch], Tensor] = classification_loss
-    metrics: Callable[[nn.Module, Batch], Mapping[str, float]] = lambda model, batch: classification_metrics(
-        model, batch
-    )
+    metrics: Callable[[nn.Module, Batch], Mapping[str, float]] = classification_metrics
     example_inputs: Any = None
     recipe: Recipe = Recipe()
     finetuning: Recipe | None = None

@@ -49,6 +49,7 @@ class ASP:
     _watcher: ClassVar[InputWatcher | None] = None
     _verbosity: ClassVar[int] = 3
     _plan_folder: ClassVar[Path | None] = None
+    _may_permute: ClassVar[bool] = True
 
     @classmethod
     def init_model_for_pruning(
@@ -86,7 +87,7 @@ class ASP:
             layer_types=(*whitelist, *custom),
             custom=custom,
             keep_pruned=allow_recompute_mask,
-            permutation=permutation if allow_permutation else None,
+            permutation=permutation if allow_permutation and cls._may_permute else None,
             example_inputs=example_inputs,
         )
         cls._let_go()
@@ -165,10 +166,12 @@ class ASP:
     ) -> None:
         """Allow permutation or not, and save what it did into a folder: before or after ``init_model_for_pruning``.
 
+        It stays allowed or not for the models to come, until ``reset``; ``prune_trained_model`` has no option for it.
         With ``save_permutation_graph`` the plan (``permutation_plan.json``, which moves another copy of the model) and a
         row an axis (``permutation_axes.csv``) are written there when masks are computed.
         """
         cls._plan_folder = Path(permutation_output_dir) if save_permutation_graph else None
+        cls._may_permute = allow_permutation
         if not allow_permutation and cls._sparsifier is not None:
             cls._sparsifier.permutation = None
             cls._stop_watching()
@@ -192,7 +195,7 @@ class ASP:
         if cls._sparsifier is not None:
             cls._sparsifier.finalize()
         cls._let_go()
-        cls._plan_folder = None
+        cls._plan_folder, cls._may_permute = None, True
 
     @classmethod
     def _let_go(cls) -> None:

@@ -1,6 +1,7 @@
 import concurrent.futures as cf
 import multiprocessing
 import os
+import random
 import signal
 import threading
 import time
@@ -100,6 +101,36 @@ def test_dask_cluster_loses_a_worker(tmp_path):
     assert (tmp_path / "marker").exists()
     assert frame["y"].tolist() == list(range(12))
     assert (frame["state"] == "done").all()
+
+
+def drawn_slowly(trial):
+    numbers = []
+    for _ in range(20):
+        time.sleep(0.001)
+        numbers.append(random.random() + random.gauss(0, 1) + random.randint(0, 9))
+    return {"drawn": sum(numbers)}
+
+
+def test_threads_beside_a_trial_draw_from_another_generator():
+    """As Dask's do while a worker starts."""
+    stop = threading.Event()
+
+    def draw():
+        while not stop.wait(0.0005):
+            random.random()
+            random.gauss(0, 1)
+
+    functions = {name: getattr(random, name) for name in random.__all__}
+    beside = threading.Thread(target=draw)
+    alone = sweep(drawn_slowly)["drawn"].tolist()
+    beside.start()
+    try:
+        with cf.ThreadPoolExecutor(2) as pool:
+            assert sweep(drawn_slowly, executor=pool)["drawn"].tolist() == alone
+    finally:
+        stop.set()
+        beside.join()
+    assert functions == {name: getattr(random, name) for name in random.__all__}
 
 
 def test_threads_give_the_same_rows():

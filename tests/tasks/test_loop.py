@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 
 import pytest
@@ -312,6 +313,41 @@ def test_baselines_are_trained_once_and_tell_their_recipes_apart(tmp_path, monke
         cache=tmp_path,
     )
     assert len(runs) == 5
+
+
+def test_baselines_tell_apart_what_no_weight_shows():
+    """Changed in a notebook's cell, each of these has the same name, recipe and fresh weights."""
+
+    def smoothed(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor], smoothing: float) -> torch.Tensor:
+        return nn.functional.cross_entropy(model(batch[0]), batch[1], label_smoothing=smoothing)
+
+    def closed_over(smoothing: float):
+        return lambda model, batch: smoothed(model, batch, smoothing)
+
+    class Own(nn.Linear):
+        pass
+
+    class Other(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    Other.__name__ = Other.__qualname__ = "Own"
+    variants = [
+        {},
+        *(
+            {"model": lambda kind=kind: nn.Sequential(nn.Linear(16, 32), kind(), nn.Linear(32, 8))}
+            for kind in (nn.ReLU, nn.GELU)
+        ),
+        *({"model": lambda kind=kind: nn.Sequential(kind(16, 8))} for kind in (Own, Other)),
+        *({"loss": functools.partial(smoothed, smoothing=value)} for value in (0.1, 0.2)),
+        *({"loss": closed_over(value)} for value in (0.1, 0.2)),
+        {"metrics": lambda model, batch: {"top1": 0.0}},
+    ]
+    tasks = [a_task(**variant) for variant in variants]
+    prints = [baseline_module.fingerprint(task, fresh_model(task)) for task in tasks]
+    assert len(set(prints)) == len(prints)
+    again = [a_task(**variant) for variant in variants]
+    assert [baseline_module.fingerprint(task, fresh_model(task)) for task in again] == prints
 
 
 def test_any_data_set_can_be_collated():

@@ -383,13 +383,23 @@ def test_saving_parameters_can_be_set_after_init(tmp_path):
     assert (tmp_path / "orders" / "permutation_axes.csv").exists()
 
 
-def test_permutation_can_be_switched_off_after_init():
+@pytest.mark.parametrize("before", [True, False])
+def test_permutation_can_be_switched_off_before_and_after_init(before):
     model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
     expected = sl.create_mask(model[3].weight, "2:4")
-    ASP.init_model_for_pruning(model)
-    ASP.set_permutation_saving_params(allow_permutation=False)
-    ASP.compute_sparse_masks()
+    if before:
+        ASP.set_permutation_saving_params(allow_permutation=False)
+        ASP.prune_trained_model(model, optimizer)
+    else:
+        ASP.init_model_for_pruning(model)
+        ASP.set_permutation_saving_params(allow_permutation=False)
+        ASP.compute_sparse_masks()
     assert torch.equal(model[3].weight != 0, expected)
+    ASP.reset()
+    again = network()
+    ASP.prune_trained_model(again, torch.optim.SGD(again.parameters(), 0.1))
+    assert not torch.equal(again[3].weight != 0, expected)
 
 
 @pytest.mark.parametrize("calculator", ["m4n2_2d_best", "m4n2_2d_greedy", "m8n4_1d", "m4n1_1d", "2:8"])

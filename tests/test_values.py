@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sparselab.patterns import Pattern
-from sparselab.sweeps.values import cell, digest, hides_data
+from sparselab.values import cell, digest, hides_data
 
 
 def compiled(source, name="fn"):
@@ -103,7 +103,7 @@ def test_recursive_and_wrapped_functions():
 
 def test_digests_are_the_same_in_every_process():
     code = (
-        "from sparselab.sweeps.values import digest\n"
+        "from sparselab.values import digest\n"
         "def fn(t):\n    return {'y': t.x in {'a', 'b', 'c'}}\n"
         "print(digest([fn, {'k': (1, 2.5)}]))"
     )

@@ -1,4 +1,4 @@
-"""Values of inputs and metrics: what of them goes into a cell of the frame, and what tells one from another."""
+"""Values, functions among them: what of one goes into a cell of a frame, and what tells one from another."""
 
 from __future__ import annotations
 
