@@ -18,7 +18,7 @@ import sparselab as sl
 from sparselab.permutation import warm_up
 from sparselab.reproduce.listing import AUTHORS
 from sparselab.reproduce.random_matrices import authors_matrix
-from sparselab.reproduce.search import SIZES, STRATEGIES, quality_against_time
+from sparselab.reproduce.search import BOUNDED, SIZES, STRATEGIES, quality_against_time
 
 AT_LEAST, AT_MOST = "at least", "at most"
 Row = tuple[str, str, float, str, float]
@@ -39,7 +39,7 @@ PATTERNS = {"1:4": 33.0, "4:8": 40.0, "2:8": 40.5, "8:16": 50.5}
 
 def run() -> pd.DataFrame:
     """A row a target; ``met`` says whether ``ours`` is on the right side of it."""
-    for strategy in (*STRATEGIES, "exhaustive", "auto"):
+    for strategy in (*STRATEGIES, "auto"):
         warm_up(strategy)
     for pattern in PATTERNS:
         sl.search_permutation(authors_matrix(8, 32, 0), pattern)
@@ -47,7 +47,7 @@ def run() -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=["case", "measure", "ours", "goal", "target"])
     above = frame["ours"] >= frame["target"]
     frame["met"] = above.where(frame["goal"] == AT_LEAST, frame["ours"] <= frame["target"])
-    points = quality_against_time(SIZES)
+    points = quality_against_time(SIZES, bounded=BOUNDED)
     points.to_csv(Path("results") / "search_pareto.csv", index=False)
     sl.plots.search_pareto(points).savefig(Path("results") / "search_pareto.png")
     return frame
@@ -72,7 +72,7 @@ def proofs() -> Iterator[Row]:
         best = sl.search_permutation(authors_matrix(32, 16, seed), strategy="optimal")
         found += abs(result.retained - best.retained) < 1e-6 * best.retained
     yield "25 of 32x16, auto", "optima found", float(found), AT_LEAST, 25.0
-    yield "25 of 32x16, auto", "ms each (median)", 1e3 * median(seconds), AT_MOST, 10.0
+    yield "25 of 32x16, auto", "ms of the slowest", 1e3 * max(seconds), AT_MOST, 10.0
     proof = sl.search_permutation(authors_matrix(128, 64, 1), strategy="optimal")
     yield "128x64 optimal", "efficacy", proof.efficacy, AT_LEAST, 39.25
     yield "128x64 optimal", "gap proven (relative)", proof.gap or 0.0, AT_MOST, 1e-5
@@ -85,7 +85,15 @@ def default() -> Iterator[Row]:
         case = f"{rows}x{channels} auto, matrices 0-4"
         yield case, "efficacy (mean)", mean(result.efficacy for result in results), AT_LEAST, efficacy
         yield case, "seconds (median)", median(result.seconds for result in results), AT_MOST, seconds
-    # The proven optima of the five 128x64 matrices average 37.08, so there the target can only mean seeds of the search.
+    # At 128x64 no order reaches the mean that is asked for, so there the target can only mean seeds of the search.
+    optima = [sl.search_permutation(authors_matrix(128, 64, seed), strategy="optimal") for seed in range(5)]
+    yield (
+        "128x64 proven optimum, matrices 0-4",
+        "efficacy (mean)",
+        mean(result.efficacy for result in optima),
+        AT_LEAST,
+        38.0,
+    )
     results = [sl.search_permutation(authors_matrix(128, 64), seed=seed) for seed in range(5)]
     yield (
         "128x64 auto, matrix 1, search seeds 0-4",

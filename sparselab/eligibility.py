@@ -97,9 +97,16 @@ def why_not(
         return "this layer has no such weight"
     if nn.parameter.is_lazy(weight):
         return "not initialised yet: run one forward pass first"
+    if is_wrapped(weight):
+        return f"held as a {type(weight).__name__} (quantised or sharded): prune the plain weight before"
     if not weight.is_floating_point():
         return f"dtype {weight.dtype} is not floating point"
     return _RULES[rule](module, weight, channel_dim, pattern)
+
+
+def is_wrapped(weight: Tensor) -> bool:
+    """Whether a tensor is made of others (quantised by torchao, a ``DTensor``), as PyTorch tells it."""
+    return hasattr(weight, "__tensor_flatten__") and hasattr(weight, "__tensor_unflatten__")
 
 
 def _divisible(module: nn.Module, weight: Tensor, channel_dim: int, pattern: Pattern) -> str | None:

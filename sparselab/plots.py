@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -110,8 +111,7 @@ def search_pareto(frame: pd.DataFrame) -> Figure:
     frame = _numbers(frame, ["seconds", "efficacy"], "search_pareto")
     sizes = frame[["rows", "channels"]].drop_duplicates().to_numpy().tolist()
     families = list(dict.fromkeys(_family(name) for name in frame["strategy"]))
-    others = [family for family in families if family != "auto"]
-    looks = {"auto": ("#000000", "o"), **dict(zip(others, zip(_cycle(COLOURS[:-1]), _cycle(MARKERS))))}
+    looks = _strategy_looks(families)
     columns = min(3, len(sizes))
     with style():
         figure = Figure(figsize=(3.6 * columns, 0.9 + 2.8 * -(-len(sizes) // columns)), layout="constrained")
@@ -135,14 +135,24 @@ def _family(strategy: str) -> str:
     return ",".join([name, options[0]]) if name == "stripe_groups" and options else name
 
 
-def _draw_strategies(axes: Axes, rows: pd.DataFrame, looks: dict[str, tuple[str, str]]) -> None:
+def _strategy_looks(families: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """How each family is drawn: ``auto`` black and thick, the others in the palette, hollow when it is used again."""
+    others = [family for family in families if family != "auto"]
+    palette = COLOURS[:-1]
+    looks: dict[str, dict[str, Any]] = {"auto": {"color": "#000000", "marker": "o", "lw": 2.0, "ms": 4.0}}
+    for number, (family, colour, marker) in enumerate(zip(others, _cycle(palette), _cycle(MARKERS))):
+        looks[family] = {"color": colour, "marker": marker, "lw": 1.0, "ms": 4.5}
+        if number >= len(palette):
+            looks[family] |= {"markerfacecolor": "white"}
+    return looks
+
+
+def _draw_strategies(axes: Axes, rows: pd.DataFrame, looks: dict[str, dict[str, Any]]) -> None:
     limits = rows["time_limit"] if "time_limit" in rows else pd.Series(float("nan"), rows.index)
     means = rows.groupby([rows["strategy"], limits.fillna(0)], sort=False)[["seconds", "efficacy"]].mean().reset_index()
     for family, points in means.groupby(means["strategy"].map(_family), sort=False):
-        colour, marker = looks[family]
         points = points.sort_values("seconds")
-        width, size = (2.0, 4.0) if family == "auto" else (1.0, 4.5)
-        axes.plot(points["seconds"], points["efficacy"], color=colour, marker=marker, ms=size, lw=width, label=family)
+        axes.plot(points["seconds"], points["efficacy"], label=family, **looks[family])
     if "bound" in rows and rows["bound"].notna().any():
         axes.axhline(rows["bound"].mean(), color="#666666", lw=1, ls="--", label="upper bound")
     serious = means.loc[~means["strategy"].str.startswith(("random", "identity")), "efficacy"]

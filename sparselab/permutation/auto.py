@@ -18,7 +18,8 @@ _ANNEALED = 0.95  # the share of a time limit that is annealed; the rest is for 
 _RUGGED = 64  # channels up to which more chains find more than longer chains
 _CHAINS = 8
 _MANY_CHANNELS = 2.0  # seconds: from 2048 channels on a move is so long that even a descent takes a while
-_GREEDY = 256  # channels up to which greedy swaps cost nothing beside the rest
+_GREEDY = 256  # channels up to which greedy swaps cost nothing beside the rest ...
+_GREEDY_SECONDS = 0.5  # ... unless there is less time than this
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Auto:
         if provable and limit is not None and limit >= _PROOF_SECONDS:
             Optimal()(search)
             return
-        if channels <= _GREEDY:
+        if channels <= _GREEDY and (limit is None or limit >= _GREEDY_SECONDS):
             ChannelSwap()(search)
         chains = _CHAINS if channels <= _RUGGED else 2
         AnnealedAssignment(moves(search), chains).run(search, None if limit is None else _ANNEALED * limit)

@@ -27,6 +27,7 @@ from sparselab.ops.backend import Doubles, Floats, Handle, Ints
 
 MAX_GROUPS = 200_000_000
 _HELD = 2**26  # table entries kept between rounds (256 MiB); above, every round computes them again
+_NEIGHBOURS = 16  # channels tried in each slot of the orders to start from
 _BLOCK = 2**14  # prefixes priced at once
 _TOLERANCE = 1e-6  # of a group's mean value: below it, a gain is float32's rounding
 _ROUNDING = 4e-6  # float32 tables against float64, relative
@@ -52,9 +53,10 @@ class Covering:
         return comb(channels, m) <= MAX_GROUPS and m > 1
 
     def solve(self, orders: Ints) -> None:
-        """Generate columns until none gains or time is up, from the groups of ``orders`` ``(k, channels)``."""
+        """Generate columns until none gains or time is up, from ``orders`` ``(k, channels)`` and what is one channel away."""
         m, channels = self.handle.m, self.handle.channels
-        self.columns = np.unique(np.sort(orders.reshape(-1, m), axis=1), axis=0)
+        groups = [orders.reshape(-1, m), *(self._one_away(order) for order in orders)]
+        self.columns = np.unique(np.sort(np.concatenate(groups), axis=1), axis=0)
         self.values = self.handle.group_table(self.columns)
         scale = float(self.values.mean()) or 1.0
         while True:
@@ -68,6 +70,18 @@ class Covering:
             if gain <= _TOLERANCE * scale or len(self.columns) == known or not self.running():
                 break
             self.values = self.handle.group_table(self.columns)
+
+    def _one_away(self, order: Ints) -> Ints:
+        """For every slot of ``order`` its group with the channels in that slot that it would retain most with."""
+        m, channels = self.handle.m, self.handle.channels
+        slots = np.arange(channels)
+        worth = self.handle.table(order, slots, slots)
+        worth[slots[:, None], order.reshape(-1, m)[slots // m]] = -np.inf  # already in the group
+        count = min(_NEIGHBOURS, channels - m)
+        fitting = np.argpartition(-worth, count - 1, axis=1)[:, :count]
+        groups = np.repeat(order.reshape(-1, m)[slots // m], count, axis=0)
+        groups[np.arange(len(groups)), np.repeat(slots % m, count)] = fitting.ravel()
+        return groups
 
     def near(self, least: float) -> Ints:
         """All groups whose reduced gain is at least ``least`` under the best duals: any other's order is worse."""

@@ -51,8 +51,9 @@ def search_permutation(
     (``"stripe_groups,8,100"``) or a configured object. It never hands back an order worse than the one given.
 
     The same ``seed`` gives the same order, whatever the number of threads, unless ``time_limit`` (seconds) is given:
-    then the search goes on for about that long (compiling, once on a machine, does not count). ``KeyboardInterrupt`` ends it too; either way the best order so far
-    comes back. ``callback(seconds, retained)`` hears of every candidate. ``bound=True`` adds ``upper_bound``.
+    then the search ends after that long, and what anneals, so ``"auto"`` too, uses all of it (compiling, once on a machine, does
+    not count). ``KeyboardInterrupt`` ends it too; either way the best order so far comes back. ``callback(seconds, retained)``
+    hears of every candidate. ``bound=True`` adds ``upper_bound``.
 
     ``backend`` is ``"cpu"``, ``"cuda"`` (a GPU, by CuPy; the same orders on integer scores), ``"reference"`` (plain numpy)
     or ``"auto"``, which takes a GPU where there is one to use and the problem is large enough, and is in the result.
@@ -61,7 +62,9 @@ def search_permutation(
     CPU only. A network's rows are columns of what comes before: ``sparselab.permute`` searches both.
 
     Takes up to 2^28 scores and 16,384 channels. Memory, in bytes a score: 4 for the resident float32 copy, 1 for its
-    8-bit shadow, and twice what the scores themselves take while they are stacked; tables add at most 256 MiB.
+    8-bit shadow, and twice what the scores themselves take while they are stacked; tables of swaps add at most 256 MiB,
+    each chain of annealing 4 bytes a pair of groups and 2 a group and row (64 MiB and half a byte a score for 2:4 at
+    16,384 channels).
 
     Raises ``ValueError`` for scores that are negative or not finite, for channels that do not divide into groups, and
     for unknown names, and for ``"cuda"`` where it cannot be used, before anything is searched.

@@ -104,7 +104,8 @@ class Store:
 
     def _prepare(self) -> None:
         try:
-            self._check()
+            with self._transaction():  # all of one moment: another process may be making the store
+                self._check()
             _patiently(lambda: self._connection.execute("PRAGMA journal_mode = WAL"))
             self._connection.execute("PRAGMA synchronous = FULL")
             with self._transaction():

@@ -7,7 +7,7 @@ from typing import Any
 
 from sparselab.layout import to_matrix
 from sparselab.permutation import search_permutation
-from sparselab.permutation.strategy import Strategy
+from sparselab.permutation.strategy import STRATEGIES, Strategy
 from sparselab.saliency import for_layer, scores
 from sparselab.trackers.tracker import Tracker
 from sparselab.training.sparsifier import Sparsifier
@@ -19,7 +19,7 @@ class PermutationTracker(Tracker):
     Each weight matrix is searched on its own by ``strategy``, with kept pruned values back: in a network, layers move
     together, so this is what could be gained at most. Columns: ``layer``; ``baseline`` and ``retained`` saliency
     without and with the order found; ``gain_percent``; ``efficacy``; ``seconds``. The same ``seed`` gives the same rows.
-    Needs a pattern with groups (``ValueError`` otherwise).
+    Needs a pattern with groups and the name of a strategy (``ValueError`` otherwise).
     """
 
     columns = ("layer", "baseline", "retained", "gain_percent", "efficacy", "seconds")
@@ -36,7 +36,7 @@ class PermutationTracker(Tracker):
         pattern = sparsifier.weights.pattern
         if pattern is None or pattern.n is None:
             raise ValueError("PermutationTracker needs a Sparsifier with an N:M pattern such as '2:4'")
-        self.sparsifier, self.strategy, self.seed = sparsifier, strategy, seed
+        self.sparsifier, self.strategy, self.seed = sparsifier, STRATEGIES.resolve(strategy), seed
         self.pattern = f"{pattern.n}:{pattern.m}"
 
     def observe(self) -> Iterator[Mapping[str, Any]]:

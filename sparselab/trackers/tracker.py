@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any
 
 import pandas as pd
@@ -27,8 +28,10 @@ class Tracker:
     columns: tuple[str, ...] = ()
 
     def __init__(self, every: int | Collection[int]) -> None:
-        if isinstance(every, int) and every < 1:
-            raise ValueError(f"{type(self).__name__}(every={every}): every must be at least 1 step")
+        if not (every >= 1 if isinstance(every, int) else _are_steps(every)):
+            raise ValueError(
+                f"{type(self).__name__}(every={every!r}): every must be at least 1 step, or a list of steps"
+            )
         self.every = every
         self.step = 0
         self.rows: list[dict[str, Any]] = []
@@ -71,6 +74,10 @@ class Tracker:
         self.step += 1
         if self.step % self.every == 0 if isinstance(self.every, int) else self.step in self.every:
             self.record()
+
+
+def _are_steps(every: object) -> bool:
+    return isinstance(every, Collection) and all(isinstance(step, Integral) for step in every)
 
 
 @contextmanager

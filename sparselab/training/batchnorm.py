@@ -19,31 +19,35 @@ def recalibrate_batchnorm(model: nn.Module, loader: Iterable[Any], batches: int 
 
     A pruned network's activations have other means and variances than the statistics it carries; without this,
     one-shot accuracies say nothing. ``loader`` yields what the model takes (a tensor, or a dict of keyword arguments), or
-    tuples and lists whose first entry is (labels are ignored); the first ``batches`` of it are used (default: all). Statistics are the plain average over
-    batches. Only batch norms are in training mode meanwhile; every mode is as before afterwards. Deterministic for a
-    given loader. Raises ``ValueError`` when there is no batch; a model without batch norms is left alone.
+    tuples and lists whose first entry is (labels are ignored); the first ``batches`` of it are used (default: all).
+    Statistics are the plain average over batches; a norm that none of them reaches keeps its own, and all do when anything
+    fails. Only batch norms are in training mode meanwhile; every mode is as before afterwards. Deterministic for a given
+    loader. Raises ``ValueError`` when there is no batch; a model without batch norms is left alone.
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     if not norms:
         return
-    momenta = {norm: norm.momentum for norm in norms}
+    before = {norm: (norm.momentum, [buffer.clone() for buffer in norm.buffers()]) for norm in norms}
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     seen = 0
+    reached: list[_BatchNorm] = []
     try:
         with evaluating(model), torch.no_grad():
             for norm in norms:
                 norm.train()
                 norm.momentum = None
+                norm.reset_running_stats()
             for batch in islice(loader, batches):
-                if not seen:
-                    for norm in norms:
-                        norm.reset_running_stats()
                 inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
                 args, kwargs = to_device(as_call(inputs), device)
                 model(*args, **kwargs)
                 seen += 1
+        reached = [norm for norm in norms if norm.num_batches_tracked]
     finally:
-        for norm, momentum in momenta.items():
+        for norm, (momentum, statistics) in before.items():
             norm.momentum = momentum
+            if norm not in reached:
+                for buffer, old in zip(norm.buffers(), statistics):
+                    buffer.copy_(old)
     if not seen:
         raise ValueError("no batch to estimate batch norm statistics from: the loader was empty")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -14,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_map
 
 from sparselab.modes import cuda_devices, evaluating
-from sparselab.network.tracing import as_call, quietly
+from sparselab.network.tracing import as_call, quietly, restored
 
 VOLUMES = (32, 16, 64, 8, 4, 1)
 SIDES = (224, 64, 32, 28, 299, 256, 227, 192, 160, 128, 112, 96, 84, 48, 16, 8, 4, 1)
@@ -55,8 +54,8 @@ class InputWatcher:
 def infer_inputs(model: nn.Module) -> Any:
     """Inputs that ``model`` accepts, guessed from its layers, or ``None`` when no guess runs.
 
-    Guesses are tried on fake tensors and on a copy that shares the parameters: a wrong one computes nothing, takes no
-    memory, prints nothing and leaves no trace. The one that fits then runs once as it is, since fake ids are never out of
+    Guesses are tried on fake tensors, and what the model keeps of them is put back: a wrong one computes nothing, takes
+    no memory, prints nothing and leaves no trace. The one that fits then runs once as it is, since fake ids are never out of
     range. Convolutions: ``(1, C, s, s)``, Linear: ``(1, F)`` and ``(1, T, F)``, Embedding: integer ids; a Hugging Face
     model: its ``dummy_inputs``. Values come from a fixed seed. The model's mode is as before afterwards.
     """
@@ -71,14 +70,17 @@ def infer_inputs(model: nn.Module) -> Any:
 
 def _runs(model: nn.Module, inputs: Any, *, faked: bool) -> bool:
     args, kwargs = as_call(inputs)
+    buffers = [] if faked else [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
-        twin = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
-        with FakeTensorMode(allow_non_fake_inputs=True) if faked else nullcontext() as mode:
+        with restored(model), FakeTensorMode(allow_non_fake_inputs=True) if faked else nullcontext() as mode:
             if mode is not None:
                 args, kwargs = tree_map(mode.from_tensor, (args, kwargs))
-            twin(*args, **kwargs)
+            model(*args, **kwargs)
     except Exception:  # whatever a model raises on inputs that are not for it: this guess was wrong
         return False
+    finally:
+        for buffer, before in buffers:
+            buffer.copy_(before)
     return True
 
 

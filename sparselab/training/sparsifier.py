@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparselab import saliency as saliency_module
-from sparselab.eligibility import layer_weights
+from sparselab.eligibility import is_wrapped, layer_weights
 from sparselab.modes import unwrap
 from sparselab.network.plan import Plan
 from sparselab.patterns import Pattern
@@ -122,26 +121,26 @@ class Sparsifier:
     def enabled(self) -> bool:
         """Whether every sparse weight has a mask and is zero where it says so. Looks at the weights themselves.
 
-        True after loading the checkpoint of a pruned model; false while weights fade or grow, and after a step that
-        failed half-way.
+        True after loading the checkpoint of a pruned model; false while weights fade or grow, after a step that failed
+        half-way, and when a layer with a mask is no longer in the model (replaced by a quantised one, say).
         """
-        return self.weights.all_pruned()
+        modules = {id(module) for module in self.model.modules()}
+        return self.weights.all_pruned() and all(id(layer.module) in modules for layer in self.weights.layers)
 
     def frame(self) -> pd.DataFrame:
         """A row a layer: ``layer, shape, eligible, reason, density, retained_percent``.
 
-        ``density`` is the share of its weights that are not zero now, ``retained_percent`` the share of its magnitude
+        ``density`` is the share of its weights that are not zero now (NaN where none can be read), ``retained_percent`` the share of its magnitude
         that the mask kept when it was computed (100 without a mask, NaN where that was in another process).
         """
         masked = self.weights.any_masked()
         rows = []
         for layer in layer_weights(self.model, self._choose.custom):
             reason = self._reasons.get(layer.name, "added after the Sparsifier was made")
-            lazy = nn.parameter.is_lazy(layer.weight)  # it has neither shape nor values yet
-            shape = () if lazy else tuple(layer.weight.shape)
-            density = float("nan") if lazy else float(layer.weight.detach().count_nonzero()) / max(1, math.prod(shape))
+            shape = () if nn.parameter.is_lazy(layer.weight) else tuple(layer.weight.shape)
             unknown = float("nan") if masked and reason is None else 1.0
             retained = 100 * self.weights.shares.get(layer.name, unknown)
+            density = _density(layer.weight)
             rows.append((layer.name, shape, reason is None, reason or "", density, retained))
         return pd.DataFrame(rows, columns=["layer", "shape", "eligible", "reason", "density", "retained_percent"])
 
@@ -353,3 +352,10 @@ def _strategy(permutation: str | Strategy | None) -> Strategy | None:
     from sparselab.permutation.strategy import STRATEGIES
 
     return STRATEGIES.resolve(permutation)
+
+
+def _density(weight: Tensor) -> float:
+    """The share of non-zeros; NaN for weights without plain values: not initialised yet, quantised, sharded, meta."""
+    if nn.parameter.is_lazy(weight) or is_wrapped(weight) or weight.is_meta:
+        return float("nan")
+    return float(weight.detach().count_nonzero()) / max(1, weight.numel())

@@ -242,7 +242,7 @@ def test_an_interrupted_bound_keeps_the_order_and_the_rounds_that_are_done(monke
         return price(self, duals)
 
     monkeypatch.setattr(Covering, "_price", interrupt)
-    scores = listed(16, 24)
+    scores = listed(16, 48)
     whole = search_permutation(scores, strategy="channel_swap", bound=True)
     last = len(rounds)
     rounds.clear()

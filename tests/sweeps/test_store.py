@@ -1,4 +1,5 @@
 import sqlite3
+import threading
 
 import pytest
 
@@ -76,3 +77,26 @@ def test_two_open_stores_take_turns(tmp_path):
             (one, other)[number % 2].save("s", number, record(f"{number:02}"))
         assert [row.key for row in one.records()] == [row.key for row in other.records()]
         assert len(list(one.records())) == 20
+
+
+def test_a_store_that_another_process_is_making(tmp_path, monkeypatch):
+    path, others, connect = tmp_path / "runs.sqlite", [], sqlite3.connect
+
+    def make():
+        Store(path).__exit__(None, None, None)
+
+    def between_two_reads(statement):
+        if "user_version" in statement and not others:
+            others.append(threading.Thread(target=make))
+            others[0].start()
+            others[0].join(0.5)
+
+    def connecting(*args, **options):
+        connection = connect(*args, **options)
+        connection.set_trace_callback(between_two_reads)
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", connecting)
+    with Store(path) as store:
+        others[0].join()
+        assert list(store.records()) == []

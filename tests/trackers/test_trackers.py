@@ -108,6 +108,8 @@ def test_permutation():
     assert row["gain_percent"] == pytest.approx(100 * (row["retained"] / row["baseline"] - 1))
     with pytest.raises(ValueError, match="N:M"):
         PermutationTracker(sl.Sparsifier(nn.Linear(8, 8), "row,0.5"))
+    with pytest.raises(ValueError, match="channel_swap"):
+        PermutationTracker(sl.Sparsifier(nn.Linear(8, 8)), strategy="chanel_swap")
 
 
 def test_throughput():
@@ -156,7 +158,8 @@ def test_detach_and_bad_options():
     tracker.detach()
     step(model, optimizer)
     assert tracker.step == len(tracker.frame) == 1
-    with pytest.raises(ValueError, match="at least 1"):
-        Tracker(0)
+    for every in (0, 2.5, "3", iter([1, 2])):
+        with pytest.raises(ValueError, match="at least 1"):
+            Tracker(every)
     with pytest.raises(ValueError, match="k must"):
         AccuracyTracker(model, [], k=1)

@@ -61,3 +61,26 @@ def test_modes_and_weights_stay_and_an_empty_loader_changes_nothing():
     assert [module.training for module in model] == [True, False, True, True]
     assert torch.equal(model[0].weight, before["0.weight"])
     sl.recalibrate_batchnorm(nn.Linear(2, 2), [])  # nothing to do
+
+
+def test_norms_that_no_batch_reaches_and_failures_leave_statistics_as_they_were():
+    class WithHead(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.auxiliary = network(), nn.BatchNorm2d(8)
+
+        def forward(self, x):
+            if len(x) == 6:
+                raise RuntimeError("half-way")
+            return self.auxiliary(self.body(x)) if self.training else self.body(x)
+
+    model = WithHead()
+    model.auxiliary.running_mean.fill_(5)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(RuntimeError, match="half-way"):
+        sl.recalibrate_batchnorm(model, BATCHES)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert model.body[1].momentum == 0.01
+    sl.recalibrate_batchnorm(model, BATCHES[:1])
+    assert not torch.equal(model.body[1].running_mean, before["body.1.running_mean"])
+    assert torch.equal(model.auxiliary.running_mean, before["auxiliary.running_mean"])

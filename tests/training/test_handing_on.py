@@ -45,6 +45,19 @@ def test_int8_keeps_the_zeros():
     assert difference < 0.05 * model(x).abs().max()
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_quantised_weight_is_left_and_the_frame_says_why():
+    quantization = pytest.importorskip("torchao.quantization", reason="torchao is not installed")
+    model = nn.Sequential(mlp(), nn.Linear(8, 16))
+    quantization.quantize_(model[0], quantization.Int8WeightOnlyConfig())
+    sparsifier = sl.Sparsifier(model, "2:4")
+    sparsifier.compute()
+    assert list(sparsifier.masks) == ["1.weight"]
+    frame = sparsifier.frame().set_index("layer")
+    assert "held as a Int8Tensor (quantised or sharded)" in frame.loc["0.0.weight", "reason"]
+    assert frame["density"].isna().tolist() == [True, True, False]
+
+
 @pytest.mark.gpu
 def test_a_semi_structured_kernel_gives_the_same_output():
     if not torch.cuda.is_available():

@@ -298,6 +298,17 @@ def test_finalize_leaves_a_plain_model():
     sl.Sparsifier(model, "2:4")
 
 
+def test_a_model_whose_layers_were_replaced_does_not_claim_to_be_sparse():
+    model = mlp()
+    sparsifier = sl.Sparsifier(model, "2:4")
+    sparsifier.compute()
+    wrapped = nn.Sequential(model[2])  # as an adapter does: the layer is still there
+    model[2] = wrapped
+    assert sparsifier.enabled
+    model[2] = nn.Linear(32, 8)
+    assert not sparsifier.enabled
+
+
 def test_frame_says_why_not():
     model = network()
     sparsifier = sl.Sparsifier(model, "2:4", exclude=["7"])
