@@ -320,12 +320,14 @@ def test_strategies_are_what_their_names_say():
     assert (by_name.order == by_object.order).all()
 
 
-def test_a_time_limit_does_not_count_compiling(tmp_path):
+def test_a_time_limit_does_not_count_compiling_which_is_logged_once(tmp_path):
     code = (
-        "import numpy as np, sparselab as sl;"
+        "import logging, numpy as np, sparselab as sl;"
+        "logging.basicConfig(level=logging.INFO);"
         "result = sl.search_permutation(np.random.default_rng(0).random((16, 64)), time_limit=0.3);"
         "print(result.efficacy > 10, len(result.history) > 1)"
     )
     environment = {**os.environ, "SPARSELAB_CACHE": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "True"], done.stderr
+    assert done.stderr.count("compiling numeric kernels once, into") == 1
