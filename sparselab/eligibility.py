@@ -36,6 +36,34 @@ class LayerWeight:
         return any(fnmatchcase(name, pattern) for pattern in patterns for name in names)
 
 
+@dataclass(frozen=True)
+class Names:
+    """The user's choice of layers by name: those of ``include`` (``None``: all) but for those of ``exclude``."""
+
+    include: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, include: str | Iterable[str] | None, exclude: str | Iterable[str] | None) -> Names:
+        """From what a user writes: names of weights or modules, ``*`` and ``?`` allowed; one name may stand by itself."""
+        include, exclude = ((names,) if isinstance(names, str) else names for names in (include, exclude))
+        return cls(None if include is None else tuple(include), tuple(exclude or ()))
+
+    def check(self, model: nn.Module, layers: Iterable[LayerWeight]) -> None:
+        """Raise ``ValueError`` for a name that matches nothing in ``model``, whose ``layers`` may go by other names too."""
+        known = {name for name, _ in model.named_modules()} | {layer.name for layer in layers}
+        for option, names in (("include", self.include or ()), ("exclude", self.exclude)):
+            for name in names:
+                if not any(fnmatchcase(candidate, name) for candidate in known):
+                    raise ValueError(f"{option} names {name!r}, which matches no weight or module of the model")
+
+    def why_not(self, layer: LayerWeight) -> str | None:
+        """Why ``layer`` is not chosen, or ``None``."""
+        if self.include is not None and not layer.matches(self.include):
+            return "not in include"
+        return "in exclude" if layer.matches(self.exclude) else None
+
+
 _ATTRIBUTES = ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 

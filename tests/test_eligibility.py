@@ -1,9 +1,12 @@
+import re
+
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from sparselab.eligibility import layer_weights, why_not
+import sparselab as sl
+from sparselab.eligibility import Names, layer_weights, why_not
 
 
 @pytest.mark.parametrize(
@@ -55,3 +58,26 @@ def test_every_weight_once_in_the_order_of_the_modules():
     separate = [f"m.{letter}_proj_weight" for letter in "qkv"]
     assert names == ["a.weight", *separate, "m.out_proj.weight", "head.weight"]
     assert all(isinstance(layer.weight, torch.Tensor) for layer in layer_weights(model))
+
+
+def test_names_of_layers():
+    model = torch.nn.ModuleDict({"body": torch.nn.Linear(8, 16), "head": torch.nn.Linear(16, 8)})
+    layers = list(layer_weights(model))
+
+    def chosen(include=None, exclude=None):
+        names = Names.of(include, exclude)
+        names.check(model, layers)
+        return [layer.name for layer in layers if names.why_not(layer) is None]
+
+    assert chosen() == ["body.weight", "head.weight"]
+    assert chosen(include="body") == chosen(["bo*"]) == chosen(exclude="head.weight") == ["body.weight"]
+    assert chosen(include="*", exclude=iter(["body", "head"])) == []
+    for option, name in (("include", "boddy"), ("exclude", "tail*")):
+        with pytest.raises(ValueError, match=f"{option} names '{re.escape(name)}', which matches no weight"):
+            chosen(**{option: name})
+    for use in (
+        lambda: sl.permute(model, torch.rand(2, 8), exclude=["tail"]),
+        lambda: sl.Sparsifier(model, exclude="tail"),
+    ):
+        with pytest.raises(ValueError, match="exclude names 'tail'"):
+            use()

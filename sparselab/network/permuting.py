@@ -68,8 +68,8 @@ def permute(
     For a 2d pattern (``"m4n2_2d_best"``, M up to 4) a weight's rows count as its columns do: axes are searched in turn, from
     the better of the orders for ``"2:4"`` and none, until that gains nothing more (``network/both_ways.py``).
 
-    Raises ``ValueError`` for patterns that no order can be searched for, for names in ``include`` that match
-    nothing, and for a model that is masked already.
+    Raises ``ValueError`` for patterns that no order can be searched for, for names that match nothing,
+    and for a model that is masked already.
 
     >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
     >>> report = permute(model, torch.randn(2, 8))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparselab import saliency as saliency_module
-from sparselab.eligibility import LayerWeight, layer_weights, why_not
+from sparselab.eligibility import LayerWeight, Names, layer_weights, why_not
 from sparselab.layout import to_matrix
 from sparselab.modes import unwrap
 from sparselab.network.analysis import Analysis, analyse
@@ -106,25 +106,18 @@ def chosen_layers(
 ) -> list[LayerWeight]:
     """The layers whose retained saliency counts: those that ``pattern`` can prune, of those that the names choose.
 
-    Raises ``ValueError`` for names in ``include`` that match nothing, and for a model that is masked already or has weights
+    Raises ``ValueError`` for names that match nothing, and for a model that is masked already or has weights
     without values.
     """
-    wanted, unwanted = (None if include is None else list(include)), list(exclude or ())
-    layers = list(layer_weights(model))
-    for name in wanted or ():
-        if not any(layer.matches([name]) for layer in layers):
-            raise ValueError(f"include names {name!r}, which matches no weight or module of the model")
+    names, layers = Names.of(include, exclude), list(layer_weights(model))
+    names.check(model, layers)
     for layer in layers:
         if nn.parameter.is_lazy(layer.weight) or layer.weight.is_meta:
             raise ValueError(f"{layer.name!r} has no values yet: load them, or run a lazy layer once, and permute then")
         if hasattr(layer.module, f"__{layer.attribute}_mma_mask"):
             raise ValueError(f"{layer.name!r} is masked already: permute first, then prune (finalize() removes masks)")
     return [
-        layer
-        for layer in layers
-        if why_not(layer.module, layer.attribute, pattern) is None
-        and (wanted is None or layer.matches(wanted))
-        and not layer.matches(unwanted)
+        layer for layer in layers if (names.why_not(layer) or why_not(layer.module, layer.attribute, pattern)) is None
     ]
 
 

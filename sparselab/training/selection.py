@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
-from sparselab.eligibility import LayerWeight, layer_weights, why_not
+from sparselab.eligibility import LayerWeight, Names, layer_weights, why_not
 from sparselab.masks import MaskCalculator
 from sparselab.patterns import Pattern
 
@@ -17,10 +16,9 @@ AnyPattern = str | Pattern | MaskCalculator | Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Selection:
-    """The user's choice of layers. ``include`` and ``exclude`` hold names of weights or modules, with ``*`` and ``?``."""
+    """The user's choice of layers."""
 
-    include: tuple[str, ...] | None = None
-    exclude: tuple[str, ...] = ()
+    names: Names
     layer_types: tuple[type[nn.Module], ...] | None = None
     custom: Mapping[type[nn.Module], Sequence[str]] | None = None
     rule: str = "divisible"
@@ -28,25 +26,19 @@ class Selection:
     def __call__(self, model: nn.Module, pattern: AnyPattern) -> dict[str, tuple[LayerWeight, str | None]]:
         """Every weight by name, with the reason why ``pattern`` does not prune it, or ``None``.
 
-        Raises ``ValueError`` for a name in ``include`` or ``exclude`` that matches nothing in the model.
+        Raises ``ValueError`` for a name that matches nothing in the model.
         """
         layers = list(layer_weights(model, self.custom))
-        known = {name for name, _ in model.named_modules()} | {layer.name for layer in layers}
-        for option, names in (("include", self.include or ()), ("exclude", self.exclude)):
-            for name in names:
-                if not any(fnmatchcase(candidate, name) for candidate in known):
-                    raise ValueError(f"{option} names {name!r}, which matches no weight or module of the model")
+        self.names.check(model, layers)
         shape = _shape_pattern(pattern)
         return {layer.name: (layer, self._why_not(layer, shape)) for layer in layers}
 
     def _why_not(self, layer: LayerWeight, pattern: Pattern) -> str | None:
         if self.layer_types is not None and not isinstance(layer.module, self.layer_types):
             return f"{type(layer.module).__name__} is not among the layer types to prune"
-        if self.include is not None and not layer.matches(self.include):
-            return "not in include"
-        if layer.matches(self.exclude):
-            return "in exclude"
-        return why_not(layer.module, layer.attribute, pattern, self.rule, channel_dim=layer.channel_dim)
+        return self.names.why_not(layer) or why_not(
+            layer.module, layer.attribute, pattern, self.rule, channel_dim=layer.channel_dim
+        )
 
 
 def _shape_pattern(pattern: AnyPattern) -> Pattern:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparselab import saliency as saliency_module
-from sparselab.eligibility import is_wrapped, layer_weights
+from sparselab.eligibility import Names, is_wrapped, layer_weights
 from sparselab.modes import unwrap
 from sparselab.network.plan import Plan
 from sparselab.patterns import Pattern
@@ -85,8 +85,7 @@ class Sparsifier:
         self.permutation_report: PermutationReport | None = None
         self._plan = Plan()
         self._choose = Selection(
-            None if include is None else tuple(include),
-            tuple(exclude or ()),
+            Names.of(include, exclude),
             None if layer_types is None else tuple(layer_types),
             custom,
             rule,
