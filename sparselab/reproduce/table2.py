@@ -26,10 +26,10 @@ DIGITS = Comparison("digits", 3, ("2:4", "1:4"))
 """Embedded in scikit-learn, seconds: in the quick form, and in the full one where neither data set is there."""
 QUICK = (
     DIGITS,
-    Comparison("fashion_mnist,plain,held_out=2000", 1, ("2:4",), 120, 40),
-    Comparison("fashion_mnist,depthwise,held_out=2000", 1, ("2:4", "1:8"), 120, 40),
-    Comparison("fashion_mnist,residual,held_out=2000", 1, ("2:4",), 120, 40),
-    Comparison("cifar10,plain,examples=4000,held_out=1000", 1, ("2:4",), 60, 20),
+    Comparison("fashion_mnist,plain,held_out=2000", 1, ("2:4",), 80, 30),
+    Comparison("fashion_mnist,depthwise,held_out=2000", 1, ("2:4", "1:8"), 80, 30),
+    Comparison("fashion_mnist,residual,held_out=2000", 1, ("2:4",), 80, 30),
+    Comparison("cifar10,plain,examples=4000,held_out=1000", 1, ("2:4",), 40, 15),
 )
 
 
