@@ -59,7 +59,7 @@ class Walk:
 
 
 FULL = Walk(tuple(f"fashion_mnist,{network},epochs=1" for network in ("plain", "depthwise", "residual")), 2, 5, 300)
-QUICK = Walk(("fashion_mnist,depthwise,held_out=2000",), 1, 3, 40, 120)
+QUICK = Walk(("fashion_mnist,depthwise,held_out=2000",), 1, 3, 30, 80)
 
 
 def run(settings: Settings) -> Section:
