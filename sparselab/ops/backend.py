@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 import math
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -55,6 +56,10 @@ class Handle(Protocol):
     @property
     def overhead(self) -> float:
         """How many seconds longer an assignment move takes than on the CPU for masks along the channels."""
+
+    @property
+    def side_by_side(self) -> int:
+        """How many chains ``assign`` makes a move of in little more than the time of one."""
 
     def retained(self, order: Ints) -> float:
         """Retained saliency of ``order``."""
@@ -113,26 +118,32 @@ def load(values: Floats, n: int, m: int, backend: str = "auto") -> Handle:
 
     ``backend`` is one that ``resolve`` takes. Raises ``ValueError`` for another name.
     """
-    name = resolve(backend, work(values.shape[1], values.shape[0]))
+    name = resolve(backend, Size(values.shape[1], values.shape[0], m))
     module = importlib.import_module(f"sparselab.ops.{name}")
     handle: Handle = module.load(values, n, m)
     return handle
 
 
-def work(rows: int, channels: int) -> int:
-    """How large a problem is: the steps of its (max, +) table."""
-    return rows * channels**2
+@dataclass(frozen=True)
+class Size:
+    """How large a problem is: its scores, and a group."""
+
+    rows: int
+    channels: int
+    m: int
 
 
-def resolve(backend: str, size: float = math.inf) -> str:
-    """The backend that ``backend`` stands for, for a problem of ``size`` (``work``).
+def resolve(backend: str, size: Size | None = None) -> str:
+    """The backend that ``backend`` stands for, for a problem of ``size``; ``None`` for a large one.
 
     ``"cpu"`` (numba), ``"cuda"`` (CuPy), ``"reference"`` (numpy, slow and obvious) or ``"auto"``: ``"cuda"`` where there
-    is a GPU to use and the problem is large enough to gain, else ``"cpu"``; it logs which. Raises ``ValueError`` for
-    another name, listing those there are, and for ``"cuda"`` where it cannot be used, saying what is missing.
+    is a GPU to use and the problem is large enough to gain, and not beyond what the kernels take, else ``"cpu"``; it
+    logs which. Raises ``ValueError`` for another name, listing those there are, and for ``"cuda"`` where it cannot be
+    used, saying what is missing.
     """
     if backend == "auto":
-        reason = "a small problem" if size < _WORTH_A_GPU else _cuda_missing()
+        reason = None if size is None else _better_on_a_cpu(size)
+        reason = reason or _cuda_missing()
         _log.info("backend auto: %s", "cuda" if reason is None else f"cpu ({reason})")
         return "cuda" if reason is None else "cpu"
     if backend not in BACKENDS:
@@ -140,6 +151,14 @@ def resolve(backend: str, size: float = math.inf) -> str:
     if backend == "cuda" and (reason := _cuda_missing()) is not None:
         raise ValueError(f"backend 'cuda' cannot be used here: {reason}; valid here: auto, cpu, reference")
     return backend
+
+
+def _better_on_a_cpu(size: Size) -> str | None:
+    from sparselab.ops.cuda.kernels import too_large
+
+    if size.rows * size.channels**2 < _WORTH_A_GPU:
+        return "a small problem"
+    return too_large(size.channels, size.m)
 
 
 def power_of_two(values: Floats) -> float:

@@ -29,6 +29,8 @@ class ReferenceHandle:
         """See ``Handle``; none, so that it makes as many moves as the CPU's."""
         return 0.0
 
+    side_by_side = 1
+
     def retained(self, order: Ints) -> float:
         """See ``Handle``."""
         return float(self.group_table(order.reshape(-1, self.m)).sum())

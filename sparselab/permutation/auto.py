@@ -17,6 +17,7 @@ _PROOF_SECONDS = 8.0  # a limit from which a proof at 64 channels usually fits
 _ANNEALED = 0.95  # the share of a time limit that is annealed; the rest is for the descent after it
 _RUGGED = 64  # channels up to which more chains find more than longer chains
 _CHAINS = 8
+_MOST_CHAINS = 32  # beyond which time is better spent on longer ones
 _MANY_CHANNELS = 2.0  # seconds: from 2048 channels on a move is so long that even a descent takes a while
 _GREEDY = 256  # channels up to which greedy swaps cost nothing beside the rest ...
 _GREEDY_SECONDS = 0.5  # ... unless there is less time than this
@@ -44,6 +45,8 @@ class Auto:
         if channels <= _GREEDY and (limit is None or limit >= _GREEDY_SECONDS):
             ChannelSwap()(search)
         chains = _CHAINS if channels <= _RUGGED else 2
+        if limit is not None:
+            chains = max(chains, min(search.handle.side_by_side, _MOST_CHAINS))
         AnnealedAssignment(moves(search), chains).run(search, None if limit is None else _ANNEALED * limit)
         if channels <= WINDOW:
             ChannelSwap()(search)

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from sparselab.layout import to_matrix
-from sparselab.ops.backend import Handle, load, resolve, work
+from sparselab.ops.backend import Handle, Size, load, resolve
 from sparselab.patterns import Pattern
 from sparselab.permutation.bounds import prove_bound
 from sparselab.permutation.problem import MAX_CHANNELS, Matrix, SearchProblem
@@ -223,7 +223,8 @@ def _backend(problem: SearchProblem, pattern: Pattern, backend: str) -> str:
     """The backend that a search of ``problem`` runs on."""
     if pattern.both_ways:
         return "cpu"
-    return resolve(backend, work(sum(len(consumer.saliency) for consumer in problem.consumers), problem.size))
+    rows = sum(len(consumer.saliency) for consumer in problem.consumers)
+    return resolve(backend, Size(rows, problem.size, pattern.require_nm("a permutation search")[1]))
 
 
 def _loaded(problem: SearchProblem, pattern: Pattern, backend: str) -> Handle:

@@ -12,6 +12,7 @@
 #include <setjmp.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdint>
@@ -259,6 +260,25 @@ inline unsigned __ballot_sync(unsigned mask, int predicate) {
   unsigned bits = 0;
   for (int lane = 0; lane < cpu::WARP; ++lane) bits |= (mask >> lane & 1) && seen[lane] ? 1u << lane : 0;
   return bits;
+}
+
+inline int __reduce_min_sync(unsigned mask, int value) {
+  int seen[cpu::WARP];
+  cpu::exchange(mask, value, seen);
+  for (int lane = 0; lane < cpu::WARP; ++lane)
+    if (mask >> lane & 1) value = seen[lane] < value ? seen[lane] : value;
+  return value;
+}
+
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
+using std::max;
+using std::min;
+
+template <class T>
+T atomicMin(T* at, T value) {
+  const T old = *at;
+  *at = min(old, value);
+  return old;
 }
 
 template <class T>

@@ -42,8 +42,9 @@ class Entered:
 
     id, ptr, mem_info = 0, 0, (FREE, 2 * FREE)
 
-    def __init__(self, number=0):
+    def __init__(self, number=0, non_blocking=True):
         assert number == 0
+        assert non_blocking
 
     def __enter__(self):
         return self
@@ -89,7 +90,7 @@ def empty(shape, dtype):
 
 @pytest.fixture(autouse=True)
 def _stands_in(monkeypatch):
-    cupy, cupyx = types.ModuleType("cupy"), types.ModuleType("cupyx")
+    cupy = types.ModuleType("cupy")
     cupy.ndarray, cupy.empty, cupy.RawModule = Array, empty, RawModule
     cupy.from_dlpack = lambda tensor: tensor.numpy().view(Array)
     cupy.get_default_memory_pool = lambda: types.SimpleNamespace(free_bytes=lambda: 0)
@@ -97,13 +98,11 @@ def _stands_in(monkeypatch):
         driverGetVersion=lambda: 13_000, getDeviceCount=lambda: 1, CUDARuntimeError=RuntimeError
     )
     cupy.cuda = types.SimpleNamespace(
-        Device=Entered, Stream=Entered, get_current_stream=Entered, runtime=runtime,
+        Device=Entered, Stream=Entered, runtime=runtime,
         memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         nvrtc=types.SimpleNamespace(getVersion=lambda: (13, 0)),
     )  # fmt: skip
-    cupyx.empty_pinned = np.empty
     monkeypatch.setitem(sys.modules, "cupy", cupy)
-    monkeypatch.setitem(sys.modules, "cupyx", cupyx)
     monkeypatch.setattr(torch.version, "cuda", None)
     for cached in (device.missing, device._compiled):
         cached.cache_clear()
@@ -122,12 +121,12 @@ def test_a_search(spec):
 
 def test_a_mask_and_arrays_elsewhere():
     weight = torch.randn(7, 8, generator=torch.Generator().manual_seed(0))
-    here = device.current_device()
+    here = device.own_stream()
     assert torch.equal(masks.top_n_of_m(weight, 2, 4, here), create_mask(weight, "2:4"))
     assert not here.owns(np.zeros(3))
-    assert not device.CupyDevice(1, 0).owns(here.upload(np.zeros(3)))
+    assert not device.CupyDevice(1, Entered()).owns(here.upload(np.zeros(3)))
 
 
 def test_out_of_memory_says_how_much():
     with pytest.raises(MemoryError, match=r"GPU 0 has 256 MiB left and 8388608 MiB are needed.*backend='cpu'"):
-        device.current_device().empty((2**31, 2**10), np.float32)
+        device.own_stream().empty((2**31, 2**10), np.float32)

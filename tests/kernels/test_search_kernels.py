@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 
 from sparselab.ops.backend import load
+from sparselab.ops.cpu.matching import match
 from sparselab.ops.cuda import kernels
 from sparselab.ops.cuda.handle import CudaHandle
 from sparselab.ops.cuda.kernels import Launcher
@@ -42,7 +44,7 @@ def played(monkeypatch):
     """``backend="cuda"`` is this device."""
     device = CpuDevice()
     monkeypatch.setattr("sparselab.ops.cuda.device.missing", lambda: None)
-    monkeypatch.setattr("sparselab.ops.cuda.device.current_device", lambda: device)
+    monkeypatch.setattr("sparselab.ops.cuda.device.own_stream", lambda: device)
     return device
 
 
@@ -136,6 +138,57 @@ def test_many_groups_and_wide_chains(device):
     orders, seeds = np.arange(280)[None], np.array([7])
     noise = np.full(2, 1e-3 * cpu.retained(orders[0]) / 70)
     assert (cuda.assign(orders, noise, seeds) == cpu.assign(orders, noise, seeds)).all()
+
+
+def dealt(sums, device):
+    """Which open channel each group gets, where these are their differences and staying is free."""
+    groups = len(sums)
+    numbers = np.arange(groups)[None]
+    uploads = [(sums[None], np.int32), ([1], np.uint64), ([9.0, 0.0], np.float64), ([1], np.int64)]
+    there, seeds, noise, made = (device.upload(np.array(values, dtype)) for values, dtype in uploads)
+    slots, index = (device.upload(numbers.astype(np.int32)) for _ in range(2))
+    scratch, orders = device.empty((1, 6, groups), np.int32), device.empty((1, groups), np.int32)
+    deal = Launcher(device, 1, 1)
+    deal("deal_back", (1,), 512, there, groups, seeds, noise, made, slots, index, scratch, orders)
+    assert made[0] == 2
+    return orders[0]
+
+
+def differences(groups, most):
+    """Sums, and what a deal costs then. As in a search, staying is often best, and is closest by far for some."""
+    sums = np.random.default_rng(groups).integers(0, most, (groups, groups)).astype(np.int32)
+    sums[np.diag_indices(groups)] += np.random.default_rng(0).integers(0, most // 2 + 1, groups).astype(np.int32)
+    return sums, np.diag(sums)[:, None] - sums
+
+
+@pytest.mark.parametrize("groups", [1, 2, 31, 33, 128, 130, 256, 259, 530])
+@pytest.mark.parametrize("most", [3, 10_000])  # many equal costs, and hardly any
+def test_deals_are_the_cpus_and_the_best(device, groups, most):
+    """A warp with 4 columns a thread, with 8, and several warps; of equal deals the same."""
+    sums, cost = differences(groups, most)
+    expected = np.empty(groups, np.int32)
+    match(np.ascontiguousarray(cost), groups, expected)
+    found = dealt(sums, device)
+    assert found.tolist() == expected.tolist()
+    assert cost[np.arange(groups), found].sum() == cost[linear_sum_assignment(cost)].sum()
+
+
+@pytest.mark.parametrize("groups", [120, 300])  # one warp, and two
+@pytest.mark.parametrize("place", [0, 2])  # after a free column is taken, and after a path is
+def test_a_wait_that_is_left_out_of_a_deal_shows(monkeypatch, groups, place):
+    parts = kernels.source("search").split("walkers.wait();")
+    assert len(parts) == 4
+    mutant = "".join(part + "walkers.wait();" * (k != place) for k, part in enumerate(parts[:-1])) + parts[-1]
+    library = device_on_cpu.build(mutant, ["deal_back"], 1, 1)
+    expected = dealt(differences(groups, 50)[0], CpuDevice())
+    monkeypatch.setattr(device_on_cpu, "_library", lambda *_: library)
+    wrong = 0
+    for reverse in (False, True):
+        try:
+            wrong += (dealt(differences(groups, 50)[0], CpuDevice(reverse)) != expected).any()
+        except RuntimeError:  # threads that saw different things wait for each other
+            wrong += 1
+    assert wrong
 
 
 def test_pieces_change_nothing():
@@ -275,9 +328,11 @@ def test_strided_arrays_are_refused():
         Launcher(device, 2, 4)("channel_sums", (4,), 128, array, 3, device.empty((4,), np.float64))
 
 
-def test_groups_too_large_for_the_kernels():
-    with pytest.raises(ValueError, match=r"up to 64 channels, got 64:128; backend='cpu'"):
+def test_what_is_too_large_for_the_kernels():
+    with pytest.raises(ValueError, match=r"up to 64 channels, not 128: backend='cpu' takes any"):
         CudaHandle(np.ones((128, 2), np.float32), 64, 128, CpuDevice())
+    with pytest.raises(ValueError, match=r"up to 4096 groups, not 4097: backend='cpu' takes any"):
+        CudaHandle(np.ones((8194, 1), np.float32), 1, 2, CpuDevice())
     handle = CudaHandle(np.ones((64, 2), np.float32), 1, 1, CpuDevice())
     with pytest.raises(ValueError, match="up to 32 channels, got 40"):
         handle.best_partitions(np.arange(64), np.arange(40)[None], np.arange(40)[:, None], np.arange(40)[None])

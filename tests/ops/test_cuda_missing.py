@@ -59,7 +59,7 @@ def test_each_missing_piece_has_its_own_message(monkeypatch, module, message):
         assert backend.resolve("cuda") == "cuda"
         return
     with pytest.raises(ValueError, match=message):
-        device.current_device()
+        device.own_stream()
     with pytest.raises(
         ValueError, match=rf"backend 'cuda' cannot be used here: .*{message}.*valid here: auto, cpu, ref"
     ):
@@ -67,15 +67,16 @@ def test_each_missing_piece_has_its_own_message(monkeypatch, module, message):
 
 
 def test_auto_takes_a_gpu_for_large_problems_only_and_says_so(monkeypatch, caplog):
-    small, large = backend.work(64, 64), backend.work(2048, 2048)
+    small, large, beyond = (backend.Size(*size) for size in ((64, 64, 4), (2048, 2048, 4), (2048, 2048, 128)))
     with caplog.at_level(logging.INFO, "sparselab"):
         monkeypatch.setattr(device, "missing", lambda: None)
-        assert [backend.resolve("auto", size) for size in (small, large)] == ["cpu", "cuda"]
+        assert [backend.resolve("auto", size) for size in (small, large, beyond)] == ["cpu", "cuda", "cpu"]
         monkeypatch.setattr(device, "missing", lambda: "CuPy is not installed")
         assert backend.resolve("auto", large) == "cpu"
     assert [record.getMessage() for record in caplog.records] == [
         "backend auto: cpu (a small problem)",
         "backend auto: cuda",
+        "backend auto: cpu (the CUDA kernels take groups of up to 64 channels, not 128)",
         "backend auto: cpu (CuPy is not installed)",
     ]
 

@@ -11,7 +11,7 @@ from sparselab.ops.backend import Doubles, Floats, Ints, power_of_two
 from sparselab.ops.cpu import annealing, partitions, tables
 from sparselab.ops.cpu.differences import Bytes, quantised
 from sparselab.ops.swaps import TableSwaps
-from sparselab.ops.threads import map_blocks, row_blocks
+from sparselab.ops.threads import map_blocks, row_blocks, thread_count
 
 _SLOTS = 64  # slots of a table that one thread computes at once
 _SETS = 128  # sets of groups that one thread partitions at once
@@ -41,6 +41,11 @@ class CpuHandle:
         self.channels, self.rows = values.shape
         self.n, self.m = n, m
         self._asked = 0
+
+    @property
+    def side_by_side(self) -> int:
+        """See ``Handle``: a chain a thread."""
+        return thread_count()
 
     def retained(self, order: Ints) -> float:
         """See ``Handle``."""

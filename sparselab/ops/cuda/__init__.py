@@ -10,14 +10,15 @@ from sparselab.ops.backend import Floats, Handle
 
 
 def load(values: Floats, n: int, m: int) -> Handle:
-    """A handle on ``values``, ``(channels, rows)``, on the current GPU; the scores are copied there once, as float32.
+    """A handle on ``values``, ``(channels, rows)``, on the current GPU, with a stream of its own; the scores are copied
+    there once, as float32.
 
     Raises ``ValueError`` for groups larger than the kernels take, and ``MemoryError`` where the scores do not fit.
     """
-    from sparselab.ops.cuda.device import current_device
+    from sparselab.ops.cuda.device import own_stream
     from sparselab.ops.cuda.handle import CudaHandle
 
-    return CudaHandle(values, n, m, current_device())
+    return CudaHandle(values, n, m, own_stream())
 
 
 def missing() -> str | None:

@@ -1,8 +1,9 @@
-"""CuPy: whether there is a GPU to use, memory on it, compiled kernels, and torch's tensors without a copy."""
+"""CuPy: whether there is a GPU to use, memory and streams on it, compiled kernels, and torch's tensors without a copy."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -52,8 +53,8 @@ def _version(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
-def current_device() -> CupyDevice:
-    """The GPU that torch (or, where torch has no CUDA, CuPy) has current, on the stream that it has current.
+def own_stream() -> CupyDevice:
+    """The GPU that torch (or, where torch has no CUDA, CuPy) has current, on a new stream: what runs on others goes on.
 
     Raises ``ValueError`` saying what is missing.
     """
@@ -62,17 +63,30 @@ def current_device() -> CupyDevice:
         raise ValueError(f"CUDA cannot be used here: {reason}")
     import cupy
 
-    if torch.version.cuda is not None and torch.cuda.is_available():
-        number = torch.cuda.current_device()
-        return CupyDevice(number, torch.cuda.current_stream(number).cuda_stream)
-    number = cupy.cuda.Device().id
-    return CupyDevice(number, cupy.cuda.get_current_stream().ptr)
+    with_torch = torch.version.cuda is not None and torch.cuda.is_available()
+    number = torch.cuda.current_device() if with_torch else cupy.cuda.Device().id
+    with cupy.cuda.Device(number):
+        return CupyDevice(number, cupy.cuda.Stream(non_blocking=True))
 
 
 def device_of(tensor: torch.Tensor) -> CupyDevice:
     """The GPU of a CUDA tensor, on the stream that torch has current there."""
+    import cupy
+
     number = tensor.get_device()
-    return CupyDevice(number, torch.cuda.current_stream(number).cuda_stream)
+    current = torch.cuda.current_stream(number).cuda_stream
+    return CupyDevice(number, cupy.cuda.Stream.from_external(_Stream(current)))
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """A stream that is not CuPy's, by the protocol with which CuPy takes it."""
+
+    handle: int
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        """A version, and the handle."""
+        return 0, self.handle
 
 
 @cache
@@ -90,17 +104,17 @@ def _compiled(number: int, module: str, n: int, m: int) -> Any:
 
 @dataclass(frozen=True)
 class CupyDevice:
-    """One GPU and one of its streams. Every call names both, so threads may share it."""
+    """One GPU and one of its streams, CuPy's. Every call names both, so threads may share it."""
 
     number: int
-    stream: int
+    stream: Any
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """See ``Device``."""
         import cupy
 
         try:
-            with cupy.cuda.Device(self.number), self._stream():
+            with self._current():
                 return cupy.empty(shape, dtype)
         except cupy.cuda.memory.OutOfMemoryError as error:
             wanted = int(np.prod(shape)) * np.dtype(dtype).itemsize
@@ -111,34 +125,23 @@ class CupyDevice:
 
     def upload(self, array: NDArray[Any]) -> Any:
         """See ``Device``."""
-        import cupy
-
         there = self.empty(array.shape, array.dtype)
-        with cupy.cuda.Device(self.number), self._stream() as stream:
-            there.set(np.ascontiguousarray(array), stream=stream)
+        with self._current():
+            there.set(np.ascontiguousarray(array), stream=self.stream)
         return there
 
-    def download(self, array: Any, out: NDArray[Any] | None = None) -> NDArray[Any]:
+    def download(self, array: Any) -> NDArray[Any]:
         """See ``Device``."""
-        import cupy
-
-        with cupy.cuda.Device(self.number), self._stream() as stream:
-            host: NDArray[Any] = array.get(stream=stream, out=out)
-            stream.synchronize()
-        return host
-
-    def staging(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-        """See ``Device``: page-locked memory."""
-        import cupyx
-
-        host: NDArray[Any] = cupyx.empty_pinned(shape, dtype)
+        with self._current():
+            host: NDArray[Any] = array.get(stream=self.stream)
+            self.stream.synchronize()
         return host
 
     def borrow(self, tensor: torch.Tensor) -> Any:
         """``tensor``'s memory as an array here, by DLPack, without a copy; both work on the same stream."""
         import cupy
 
-        with cupy.cuda.Device(self.number), self._stream():
+        with self._current():
             return cupy.from_dlpack(tensor)
 
     def owns(self, array: Any) -> bool:
@@ -163,19 +166,20 @@ class CupyDevice:
         grid: tuple[int, int, int],
         threads: int,
         arguments: Sequence[Any],
-    ) -> None:
+    ) -> Callable[[], None]:
         """See ``Device``."""
-        import cupy
-
         function = _compiled(self.number, module, n, m).get_function(kernel)
-        with cupy.cuda.Device(self.number), self._stream():
-            function(grid, (threads, 1, 1), tuple(arguments))
+        block, passed = (threads, 1, 1), tuple(arguments)
 
-    def __cuda_stream__(self) -> tuple[int, int]:
-        """The protocol by which CuPy takes a stream that is not its own: a version, and the handle."""
-        return 0, self.stream
+        def start() -> None:
+            with self._current():
+                function(grid, block, passed)
 
-    def _stream(self) -> Any:
+        return start
+
+    @contextmanager
+    def _current(self) -> Iterator[None]:
         import cupy
 
-        return cupy.cuda.Stream.from_external(self)
+        with cupy.cuda.Device(self.number), self.stream:
+            yield

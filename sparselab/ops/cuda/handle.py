@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparselab.ops.backend import Doubles, Floats, Ints, power_of_two
-from sparselab.ops.cuda.kernels import Device, Launcher
+from sparselab.ops.cuda.kernels import Device, Launcher, too_large
 from sparselab.ops.cuda.swaps import CudaSwaps
 
 _TILE = (64, 128)  # slots and channels of a block of product.cu
 _SLICE = 512  # rows that a block of sum_of_maxima adds in float32: their sum is good to some 1e-6
 _WORDS = 128  # words of four rows that a block of sum_of_differences adds
 _SLICES = 65_535  # blocks along z, at most
-_A_THREADS_WORK = 256**2  # entries of cost matrices for which starting a thread pays
+_SCRATCH = 6  # numbers a group that deal_back keeps
 _SET = 32  # channels of a set that partitions.cu takes
 
 
@@ -33,13 +33,15 @@ class CudaHandle:
     """The primitives of ``sparselab.ops.backend.Handle`` on a ``Device``. One thread at a time.
 
     Holds 4 bytes a score on the device, and 1 more once something anneals; what else a call needs is cut into pieces that
-    fit into half of what is free. Moves are the CPU's: the same bytes, the same random numbers, the same matching, which
-    stays on the host (``sparselab.ops.cpu.matching``), where its branches belong.
+    fit into half of what is free. Moves are the CPU's: the same bytes, the same random numbers, the same matching.
     """
 
     overhead = 0.0  # or ``auto`` would make other moves than on the CPU, and find other orders
+    side_by_side = 32  # their products fill the machine, while each one's matching is a block's
 
     def __init__(self, values: Floats, n: int, m: int, device: Device) -> None:
+        if (reason := too_large(len(values), m)) is not None:
+            raise ValueError(f"{reason}: backend='cpu' takes any")
         self._launch, self._device = Launcher(device, n, m), device
         self.scale = power_of_two(values)
         self.channels, self.rows = values.shape
@@ -206,33 +208,34 @@ class CudaHandle:
         return out
 
     def assign(self, orders: Ints, noise: Doubles, seeds: Ints) -> Ints:
-        """See ``Handle``: all chains at once but for the matching."""
+        """See ``Handle``."""
         scores, unit = self._bytes
         groups, out = self.channels // self.m, np.empty_like(orders)
         most = max(1, _SLICES // _blocks(scores.shape[1], _WORDS))  # chains that one grid takes
-        for part in self._pieces(len(orders), 4 * groups * (scores.shape[1] + groups + self.m + 3), most):
+        for part in self._pieces(len(orders), 4 * groups * (scores.shape[1] + groups + self.m + _SCRATCH + 2), most):
             out[part] = self._assign(scores, orders[part], noise * unit, seeds[part])
         return out
 
     def _assign(self, scores: Any, orders: Ints, noise: Doubles, seeds: Ints) -> Ints:
+        """All moves are launched ahead: chains count them for themselves, and only the orders come back, at the end."""
         chains, groups, words = len(orders), self.channels // self.m, scores.shape[1]
         slots, index = (self._device.empty((chains, groups), np.int32) for _ in range(2))
         bounds = self._device.empty((chains, groups, words), np.uint32)
         sums = self._device.empty((chains, groups, groups), np.int32)
-        cost = self._device.staging((chains, groups, groups), np.int32)
+        scratch = self._device.empty((chains, _SCRATCH, groups), np.int32)
+        made, heat = self.upload(np.zeros(chains, np.int64)), self.upload(noise)
         state, seed = self.indices(orders), self._seeds(seeds)
         slices = _blocks(words, _WORDS)
         tiles = (_blocks(groups, _TILE[1]), _blocks(groups, _TILE[0]), chains * slices)
-        cells, threads_a_block = (groups, chains), 128
-        for move, temperature in enumerate(noise):
-            self._launch(
-                "open_slots", cells, threads_a_block, scores, words, state, seed, move, slots, index, bounds, sums
-            )
-            self._launch("sum_of_differences", tiles, 256, bounds, scores, index, groups, words, _WORDS, slices, sums)
-            self._launch("charge", cells, threads_a_block, sums, seed, move, temperature)
-            target = self._device.upload(_matchings(self._device.download(sums, cost)))
-            grid = (_blocks(chains * groups, 256),)
-            self._launch("close_slots", grid, 256, slots, index, target, groups, chains, state)
+        ready = self._launch.ready
+        move = (
+            ready("open_slots", (groups, chains), 128, scores, words, state, seed, made, slots, index, bounds, sums),
+            ready("sum_of_differences", tiles, 256, bounds, scores, index, groups, words, _WORDS, slices, sums),
+            ready("deal_back", (chains,), 512, sums, groups, seed, heat, made, slots, index, scratch, state),
+        )
+        for _ in noise:
+            for launch in move:
+                launch()
         return self._device.download(state).astype(np.int64)
 
     def indices(self, array: Ints) -> Any:
@@ -250,19 +253,3 @@ class CudaHandle:
         """``count`` things in pieces that fit into half of the free memory; one a piece where not even one does."""
         size = min(most, max(1, self._device.room() // 2 // bytes_each))
         return (slice(start, min(start + size, count)) for start in range(0, count, size))
-
-
-def _matchings(cost: NDArray[np.int32]) -> NDArray[np.int32]:
-    """The best matching ``(chains, groups)`` of every chain's costs, on threads."""
-    from sparselab.ops.cpu.matching import match
-    from sparselab.ops.threads import map_blocks, row_blocks
-
-    chains, groups = cost.shape[:2]
-    target = np.empty((chains, groups), np.int32)
-
-    def solve(block: slice) -> None:
-        for chain in range(block.start, block.stop):
-            match(cost[chain], groups, target[chain])
-
-    map_blocks(solve, row_blocks(chains, max(1, _A_THREADS_WORK // groups**2)))
-    return target

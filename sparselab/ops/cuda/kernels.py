@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 from sparselab.ops.kernel_sources import kernel_source
 
 MAX_GROUP = 64
+MAX_GROUPS = 4096  # that matching.cu deals among
 
 # One compiled text each: the files, in order.
 MODULES = {
-    "search": ("common", "groups", "product", "swap_gains", "best_swaps", "partitions", "deal", "anneal"),
+    "search": ("common", "groups", "product", "swap_gains", "best_swaps", "partitions", "matching", "deal", "anneal"),
     "mask": ("mask_1d",),
 }
 
-# A parameter is ``dtype name`` or ``dtype name[shape]``. Equal names are equal sizes; M is the group's.
+# A parameter is ``dtype name`` or ``dtype name[shape]``. Equal names are equal sizes; M is the group's, a number itself.
 SIGNATURES = {
     "group_values": "float32 values[channels,rows], int64 rows, int32 groups[count,M], float64 out[count]",
     "channel_sums": "float32 values[channels,rows], int64 rows, float64 out[channels]",
@@ -43,16 +44,25 @@ SIGNATURES = {
     "int32 parts[members,ways], int32 ways, int32 chosen[sets,size], float64 worth[sets,count], float64 value[groups], "
     "float64 gains[sets], int32 dealt[sets,size]",
     "open_slots": "uint32 scores[channels,words], int64 words, int32 orders[chains,channels], uint64 seeds[chains], "
-    "int64 move, int32 slots[chains,groups], int32 index[chains,groups], uint32 bounds[chains,groups,words], "
+    "int64 made[chains], int32 slots[chains,groups], int32 index[chains,groups], uint32 bounds[chains,groups,words], "
     "int32 sums[chains,groups,groups]",
-    "charge": "int32 sums[chains,groups,groups], uint64 seeds[chains], int64 move, float64 temperature",
-    "close_slots": "int32 slots[chains,groups], int32 index[chains,groups], int32 target[chains,groups], int32 groups, "
-    "int32 chains, int32 orders[chains,channels]",
+    "deal_back": "int32 sums[chains,groups,groups], int32 groups, uint64 seeds[chains], float64 noise[moves], "
+    "int64 made[chains], int32 slots[chains,groups], int32 index[chains,groups], int32 scratch[chains,6,groups], "
+    "int32 orders[chains,channels]",
     "anneal_swaps": "uint32 scores[channels,words], int64 words, int32 channels, uint64 seeds[chains], int64 steps, "
     "float64 hot, float64 cooling, uint32 bounds[chains,channels,words], int32 own[chains,channels], "
     "int32 orders[chains,channels], int32 best[chains,channels]",
     "mask_1d": "float32 scores[groups,M], uint8 mask[groups,M], int64 groups",
 }
+
+
+def too_large(channels: int, m: int) -> str | None:
+    """Why the kernels do not take ``channels`` in groups of ``m``; ``None`` where they do."""
+    if m > MAX_GROUP:
+        return f"the CUDA kernels take groups of up to {MAX_GROUP} channels, not {m}"
+    if channels // m > MAX_GROUPS:
+        return f"the CUDA kernels take up to {MAX_GROUPS} groups, not {channels // m}"
+    return None
 
 
 class Device(Protocol):
@@ -68,11 +78,8 @@ class Device(Protocol):
     def upload(self, array: NDArray[Any]) -> Any:
         """A copy of a host array on the device. Raises ``MemoryError``."""
 
-    def download(self, array: Any, out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """A copy of a device array on the host, in ``out`` where that is given; waits for all work before."""
-
-    def staging(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-        """A host array that downloads go to quickly."""
+    def download(self, array: Any) -> NDArray[Any]:
+        """A copy of a device array on the host; waits for all work before."""
 
     def owns(self, array: Any) -> bool:
         """Whether ``array`` is on this device."""
@@ -89,8 +96,8 @@ class Device(Protocol):
         grid: tuple[int, int, int],
         threads: int,
         arguments: Sequence[Any],
-    ) -> None:
-        """Start a kernel on checked arguments: device arrays and numpy scalars."""
+    ) -> Callable[[], None]:
+        """What starts a kernel on checked arguments, device arrays and numpy scalars, each time it is called."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +136,7 @@ def source(module: str) -> str:
 
 @dataclass(frozen=True)
 class Launcher:
-    """Kernels of one N:M on one device: ``launch("group_values", grid, threads, *arguments)``.
+    """Kernels of one N:M on one device: ``launch("group_values", grid, threads, *arguments)``, or ``ready`` and later.
 
     Raises ``ValueError`` for an array on another device, of another dtype or shape or not C-contiguous, for numbers that
     do not fit their type, and for grids that no device takes.
@@ -139,22 +146,21 @@ class Launcher:
     n: int
     m: int
 
-    def __post_init__(self) -> None:
-        if not 0 < self.n <= self.m <= MAX_GROUP:
-            raise ValueError(
-                f"the CUDA kernels take groups of up to {MAX_GROUP} channels, got {self.n}:{self.m}; "
-                "backend='cpu' takes any"
-            )
-
     def __call__(self, kernel: str, grid: tuple[int, ...], threads: int, *arguments: Any) -> None:
         """Check, then launch; empty grids are no work."""
+        self.ready(kernel, grid, threads, *arguments)()
+
+    def ready(self, kernel: str, grid: tuple[int, ...], threads: int, *arguments: Any) -> Callable[[], None]:
+        """Check; what comes back launches, as often as it is called."""
         if 0 in grid:
-            return
+            return lambda: None
         full = (*grid, 1, 1)[:3]
         if full[0] >= 2**31 or max(full[1:]) > 65_535 or threads % 32 or not 0 < threads <= 1024:
             raise ValueError(f"kernel {kernel}: no device takes a grid of {full} blocks of {threads} threads")
         checked = self._checked(kernel, arguments)
-        self.device.launch(module_of(kernel), kernel, self.n, self.m, (full[0], full[1], full[2]), threads, checked)
+        return self.device.launch(
+            module_of(kernel), kernel, self.n, self.m, (full[0], full[1], full[2]), threads, checked
+        )
 
     def _checked(self, kernel: str, arguments: Sequence[Any]) -> list[Any]:
         parameters = signature(kernel)
@@ -191,5 +197,7 @@ def _number(parameter: Parameter, value: Any, what: str) -> Any:
 
 
 def _agree(sizes: dict[str, int], name: str, size: int, what: str) -> None:
+    if name.isdigit() and size != int(name):
+        raise ValueError(f"{what} must be {name} long where it is {size}")
     if sizes.setdefault(name, size) != size:
         raise ValueError(f"{what}: {name} is {size} here, and {sizes[name]} in an argument before")
