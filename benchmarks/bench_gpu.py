@@ -2,20 +2,22 @@
 
 Matrices are ``numpy.random.seed(1); numpy.random.rand(rows, channels)``; seconds are wall time after compilation. Set
 ``SPARSELAB_APEX`` to a checkout of Apex (tag 25.09) whose permutation search extension is built to have its strategies
-timed too. Also writes results/bench_gpu_kernels.csv, each hot kernel beside the bound it runs against (see
-docs/performance.md), and results/bench_gpu.png.
+timed too. Rows are saved as they come. Also writes results/bench_gpu_kernels.csv, each hot kernel beside the bound it runs
+against (see docs/performance.md), results/bench_gpu_moves.csv, what a move of annealed assignment takes and its kernels' parts,
+and results/bench_gpu.png.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,11 +25,13 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from tqdm import tqdm
 
 import sparselab as sl
 from benchmarks.timing import seconds
 from sparselab.measures import efficacy
 from sparselab.ops import cuda
+from sparselab.ops.cuda.handle import _TILE, CudaHandle, _blocks
 from sparselab.permutation import SearchProblem
 from sparselab.reproduce.search import authors_matrix
 
@@ -53,9 +57,16 @@ def run() -> pd.DataFrame:
     reason = cuda.missing()
     if reason is not None:
         raise SystemExit(f"bench-gpu needs a GPU: {reason}")
-    kernels().to_csv(Path("results") / "bench_gpu_kernels.csv", index=False)
-    frame = searches((*PAPER, *SQUARE, *TRANSFORMER), ("cuda", "cpu"))
-    picture(frame).savefig(Path("results") / "bench_gpu.png")
+    results = Path("results")
+    for name, measured in (("kernels", kernels()), ("moves", moves())):
+        print(f"\n{name}\n{measured.to_string(index=False)}", flush=True)
+        measured.to_csv(results / f"bench_gpu_{name}.csv", index=False)
+    rows: list[Row] = []
+    for row in tqdm(itertools.chain(network(), searches((*SQUARE, *TRANSFORMER, *PAPER), ("cuda", "cpu"))), "searches"):
+        rows.append(row)
+        frame = pd.DataFrame(rows, columns=COLUMNS)
+        frame.to_csv(results / "bench_gpu.csv", index=False)
+    picture(frame[frame["rows"] > 0]).savefig(results / "bench_gpu.png")
     return frame
 
 
@@ -66,9 +77,25 @@ def picture(frame: pd.DataFrame) -> Figure:
     return sl.plots.search_pareto(shown.assign(strategy=names + " on " + shown["backend"]))
 
 
-def searches(sizes: tuple[tuple[int, int], ...], backends: tuple[str, ...]) -> pd.DataFrame:
+def network() -> Iterator[Row]:
+    """All 1x1 convolutions of EfficientNet-Lite0 in one go; 0 rows and channels stand for all of them."""
+    try:
+        model = sl.tasks.efficientnet_lite0()
+    except FileNotFoundError as error:
+        print(f"EfficientNet-Lite0 is left out: {error}", file=sys.stderr)
+        return
+    layers = [m.weight for m in model.modules() if getattr(m, "kernel_size", None) == (1, 1)]
+    for backend in ("auto", "cuda"):
+        sl.search_permutations(layers, backend=backend, time_limit=1e-3)  # compiles
+        start = time.perf_counter()
+        found = sl.search_permutations(layers, backend=backend)
+        taken = time.perf_counter() - start
+        kept = efficacy(*(sum(getattr(one, part) for one in found) for part in ("retained", "baseline", "ideal")))
+        yield 0, 0, backend, "auto", None, kept, taken, _machine(backend)
+
+
+def searches(sizes: Iterable[tuple[int, int]], backends: Sequence[str]) -> Iterator[Row]:
     """Every strategy at every size on every backend, and the reference tool where it can be imported."""
-    rows: list[Row] = []
     for size in sizes:
         scores = authors_matrix(*size)
         for backend in backends:
@@ -76,9 +103,8 @@ def searches(sizes: tuple[tuple[int, int], ...], backends: tuple[str, ...]) -> p
                 search = partial(sl.search_permutation, scores, strategy=strategy, backend=backend)
                 search(time_limit=1e-3)  # compiles
                 result = search(time_limit=limit)
-                rows.append((*size, backend, strategy, limit, result.efficacy, result.seconds, _machine(backend)))
-        rows += _reference(scores)
-    return pd.DataFrame(rows, columns=COLUMNS)
+                yield *size, backend, strategy, limit, result.efficacy, result.seconds, _machine(backend)
+        yield from _reference(scores)
 
 
 def _runs(channels: int, backend: str) -> Iterator[tuple[str, float | None]]:
@@ -90,7 +116,7 @@ def _runs(channels: int, backend: str) -> Iterator[tuple[str, float | None]]:
 
 
 def _machine(backend: str) -> str:
-    if backend == "cuda" or backend == "apex":
+    if backend in ("cuda", "apex"):
         return torch.cuda.get_device_name() if torch.cuda.is_available() else "GPU"
     return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
 
@@ -127,16 +153,14 @@ def kernels() -> pd.DataFrame:
 
     size = 2048
     handle = load(np.random.default_rng(0).random((size, size), np.float32), 2, 4, "cuda")
-    order, groups = np.arange(size), size // 4
+    order = np.arange(size)
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     ceiling = 64 * properties.multi_processor_count * _clock_hz()
-    orders, seeds = np.tile(order, (8, 1)), np.arange(8)
-    weight = torch.randn(8192, 8192, device="cuda")
+    weight = torch.randn(16384, 8192, device="cuda")
     copied = 2 * weight.nbytes / _seconds(weight.clone)
     rows = [
         ("table, copied back", "max-adds/s", size**3 / _seconds(lambda: handle.table(order, order, order)), ceiling),
-        ("table kernel", "max-adds/s", size**3 / _seconds(lambda: _table(handle, order)), ceiling),
-        ("an assignment move of 8 chains", "byte differences/s", _dealt(handle, orders, seeds, groups), 4 * ceiling),
+        ("table kernel", "max-adds/s", size**3 / _seconds(_table_kernel(handle, order)), ceiling),
         ("mask 2:4", "bytes/s", 5 * weight.numel() / _seconds(lambda: sl.create_mask(weight, "2:4")), copied),
     ]
     frame = pd.DataFrame(rows, columns=["kernel", "unit", "rate", "bound"])
@@ -144,17 +168,46 @@ def kernels() -> pd.DataFrame:
     return frame
 
 
-def _table(handle: object, order: np.ndarray) -> None:
-    """The product alone, left on the device."""
-    slots = np.arange(len(order))
-    groups = order.reshape(-1, handle.m)[slots // handle.m]
-    handle._product(groups, slots % handle.m, handle.indices(order))
+def _table_kernel(handle: CudaHandle, order: np.ndarray) -> Callable[[], None]:
+    """The launch of ``sum_of_maxima`` alone."""
+    size, (slice_, slices) = len(order), handle._slices
+    tiles = (_blocks(size, _TILE[1]), _blocks(size, _TILE[0]), slices)
+    bounds, columns = (
+        handle.upload(np.random.default_rng(1).random((size, handle.rows), np.float32)),
+        handle.indices(order),
+    )
+    partial = handle._device.empty((slices, size, size), np.float32)
+    take = (bounds, size, handle._values, columns, size, handle.rows, slice_, partial)
+    return handle._launch.ready("sum_of_maxima", tiles, 256, *take)
 
 
-def _dealt(handle: object, orders: np.ndarray, seeds: np.ndarray, groups: int) -> float:
-    moves = np.zeros(REPEATS)
-    taken = seconds(lambda: handle.assign(orders, moves, seeds))
-    return REPEATS * len(orders) * groups**2 * handle.rows / taken
+def moves(sizes: Iterable[int] = (512, 1024, 2048, 4096), chains: Iterable[int] = (2, 32)) -> pd.DataFrame:
+    """Microseconds of an annealed assignment move of all chains: with everything, and each of its kernels by events."""
+    import cupy
+
+    from sparselab.ops.backend import load
+
+    rows = []
+    for size, count in itertools.product(sizes, chains):
+        handle = load(authors_matrix(size, size).T.astype(np.float32), 2, 4, "cuda")
+        orders, seeds = np.tile(np.arange(size), (count, 1)), np.arange(count)
+        hot = 0.08 * float(np.std([handle.retained(np.random.default_rng(k).permutation(size)) for k in range(8)]))
+        noise = np.geomspace(hot, hot / 3, 10 * REPEATS)
+        orders = handle.assign(orders, noise, seeds)
+        whole = seconds(partial(handle.assign, orders, noise, seeds)) / len(noise)
+        scores, unit = handle._bytes
+        _, launches = handle._move(scores, orders, noise * unit, seeds)
+        marks = [[cupy.cuda.Event() for _ in range(len(launches) + 1)] for _ in noise]
+        stream = handle._device.stream
+        for mark in marks:
+            mark[0].record(stream)
+            for launch, done in zip(launches, mark[1:]):
+                launch()
+                done.record(stream)
+        stream.synchronize()
+        parts = [[cupy.cuda.get_elapsed_time(*pair) for pair in itertools.pairwise(mark)] for mark in marks]
+        rows.append((size, count, 1e6 * whole, *(1e3 * np.median(parts, axis=0))))
+    return pd.DataFrame(rows, columns=["size", "chains", "move", "open_slots", "sum_of_differences", "deal_back"])
 
 
 def _seconds(work: Callable[[], object]) -> float:

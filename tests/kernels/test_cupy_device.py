@@ -2,6 +2,7 @@
 
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,6 +56,9 @@ class Entered:
     def synchronize(self):
         pass
 
+    def record(self, stream):
+        assert isinstance(stream, Entered)
+
     @classmethod
     def from_external(cls, stream):
         assert stream.__cuda_stream__() == (0, 0)
@@ -98,7 +102,8 @@ def _stands_in(monkeypatch):
         driverGetVersion=lambda: 13_000, getDeviceCount=lambda: 1, CUDARuntimeError=RuntimeError
     )
     cupy.cuda = types.SimpleNamespace(
-        Device=Entered, Stream=Entered, runtime=runtime,
+        Device=Entered, Stream=Entered, Event=Entered, get_elapsed_time=lambda start, end: 1e-3,
+        runtime=runtime,
         memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         nvrtc=types.SimpleNamespace(getVersion=lambda: (13, 0)),
     )  # fmt: skip
@@ -130,3 +135,17 @@ def test_a_mask_and_arrays_elsewhere():
 def test_out_of_memory_says_how_much():
     with pytest.raises(MemoryError, match=r"GPU 0 has 256 MiB left and 8388608 MiB are needed.*backend='cpu'"):
         device.own_stream().empty((2**31, 2**10), np.float32)
+
+
+def test_the_benchmark_of_a_move(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])
+    from benchmarks import bench_gpu
+
+    monkeypatch.setattr(bench_gpu, "REPEATS", 1)
+    monkeypatch.setattr(bench_gpu, "_runs", lambda channels, backend: [("channel_swap,0", None), ("identity", None)])
+    frame = bench_gpu.moves(sizes=(16,), chains=(2, 3))
+    assert frame["chains"].tolist() == [2, 3]
+    assert (frame["move"] > 0).all()
+    assert (frame[["open_slots", "sum_of_differences", "deal_back"]] == 1).all(axis=None)
+    rows = list(bench_gpu.searches([(32, 16)], ("cuda",)))
+    assert [row[2:4] for row in rows] == [("cuda", "channel_swap,0"), ("cuda", "identity")]

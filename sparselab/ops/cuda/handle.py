@@ -6,7 +6,7 @@ results do not depend on the others: the same values on every GPU.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -217,26 +217,30 @@ class CudaHandle:
         return out
 
     def _assign(self, scores: Any, orders: Ints, noise: Doubles, seeds: Ints) -> Ints:
-        """All moves are launched ahead: chains count them for themselves, and only the orders come back, at the end."""
+        """All moves are launched ahead: only the orders come back, at the end."""
+        state, move = self._move(scores, orders, noise, seeds)
+        for _ in noise:
+            for launch in move:
+                launch()
+        return self._device.download(state).astype(np.int64)
+
+    def _move(self, scores: Any, orders: Ints, noise: Doubles, seeds: Ints) -> tuple[Any, list[Callable[[], None]]]:
+        """``orders`` on the device, and the launches that make all chains' next move there: at most one a noise."""
         chains, groups, words = len(orders), self.channels // self.m, scores.shape[1]
         slots, index = (self._device.empty((chains, groups), np.int32) for _ in range(2))
         bounds = self._device.empty((chains, groups, words), np.uint32)
         sums = self._device.empty((chains, groups, groups), np.int32)
         scratch = self._device.empty((chains, _SCRATCH, groups), np.int32)
-        made, heat = self.upload(np.zeros(chains, np.int64)), self.upload(noise)
+        made, heat = self.upload(np.zeros(chains, np.int64)), self.upload(noise)  # chains count moves for themselves
         state, seed = self.indices(orders), self._seeds(seeds)
         slices = _blocks(words, _WORDS)
         tiles = (_blocks(groups, _TILE[1]), _blocks(groups, _TILE[0]), chains * slices)
         ready = self._launch.ready
-        move = (
+        return state, [
             ready("open_slots", (groups, chains), 128, scores, words, state, seed, made, slots, index, bounds, sums),
             ready("sum_of_differences", tiles, 256, bounds, scores, index, groups, words, _WORDS, slices, sums),
             ready("deal_back", (chains,), 512, sums, groups, seed, heat, made, slots, index, scratch, state),
-        )
-        for _ in noise:
-            for launch in move:
-                launch()
-        return self._device.download(state).astype(np.int64)
+        ]
 
     def indices(self, array: Ints) -> Any:
         """Slots, channels or groups on the device, where they are int32."""
