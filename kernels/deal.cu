@@ -10,7 +10,7 @@
 extern "C" __global__ void __launch_bounds__(128)
     open_slots(const unsigned* __restrict__ scores, long long words, const int* __restrict__ orders,
                const uint64* __restrict__ seeds, const long long* __restrict__ made, int* __restrict__ slots,
-               int* __restrict__ index, unsigned* __restrict__ bounds, int* __restrict__ sums) {
+               int* __restrict__ index, unsigned* __restrict__ bounds, int width, int* __restrict__ sums) {
   const int groups = gridDim.x, group = blockIdx.x;
   const long long chain = blockIdx.y, cell = chain * groups + group;
   const int* members = orders + cell * M;
@@ -21,7 +21,7 @@ extern "C" __global__ void __launch_bounds__(128)
     for (int i = 0; i < M; ++i) top.put(i == out ? 0u : scores[members[i] * words + w]);
     bounds[cell * words + w] = top.at[N - 1];
   }
-  for (int h = threadIdx.x; h < groups; h += blockDim.x) sums[cell * groups + h] = 0;
+  for (int h = threadIdx.x; h < width; h += blockDim.x) sums[cell * width + h] = 0;
   if (threadIdx.x == 0) {
     slots[cell] = group * M + out;
     index[cell] = members[out];
@@ -29,42 +29,37 @@ extern "C" __global__ void __launch_bounds__(128)
 }
 
 // Deal the open channels back, the best deal first. It costs a random charge to stay, and stay - sums to get another
-// channel. The charge goes into the diagonal of sums, so that every cost is stay - sums.
-// Launch:  a block of STARTERS threads a chain; scratch is [chain][6][groups].
+// channel. The charge goes into the diagonal of sums, so that every cost is stay - sums. Scratch is [chain][2][groups].
+// Launch:  a block of STARTERS threads a chain; up to MOST_GROUPS groups, lines of sums `width` apart: groups, up to
+//          the next multiple of 128 where that is 128, else of 256.
 // Memory, limit: matching.cu.
 extern "C" __global__ void __launch_bounds__(STARTERS)
-    deal_back(int* sums, int groups, const uint64* __restrict__ seeds, const double* __restrict__ noise,
+    deal_back(int* sums, int groups, int width, const uint64* __restrict__ seeds, const double* __restrict__ noise,
               long long* made, const int* __restrict__ slots, const int* __restrict__ index, int* scratch,
               int* orders) {
-  __shared__ int parts[2][32];
+  __shared__ Matched now;
   const long long chain = blockIdx.x, move = made[chain];
-  sums += chain * groups * groups;
+  sums += chain * groups * width;
   slots += chain * groups;
   index += chain * groups;
   orders += chain * groups * M;
-  scratch += chain * 6 * groups;
-  Matching it = {sums,
-                 groups,
-                 scratch,
-                 scratch + groups,
-                 scratch + 2 * groups,
-                 scratch + 3 * groups,
-                 scratch + 4 * groups,
-                 scratch + 5 * groups};
+  int* stay = scratch + chain * 2 * groups;
   for (int g = threadIdx.x; g < groups; g += STARTERS) {
-    int& stay = sums[(long long)g * groups + g];
-    it.stay[g] = stay;
-    stay -= int(noise[move] * random_exponential(seeds[chain], (move * 2 + 1) * groups + g + 1));
+    int& own = sums[(long long)g * width + g];
+    stay[g] = own;
+    own -= int(noise[move] * random_exponential(seeds[chain], (move * 2 + 1) * groups + g + 1));
   }
   __syncthreads();
   if (threadIdx.x == 0) made[chain] = move + 1;
-  start(it);
-  const int warps = (groups + 32 * COLUMNS - 1) / (32 * COLUMNS);
-  if (threadIdx.x >= 32 * warps) return;
-  const Walkers walkers = {warps, parts};
-  if (groups <= 32 * 4)
-    finish<4>(it, walkers);
+  const Matching it = {sums, groups, width, stay, stay + groups};
+  start(it, now);
+  const int walkers = width <= 128 ? 32 : width / COLUMNS;
+  if (threadIdx.x >= walkers) return;
+  if (width <= 128)
+    finish<4>(it, now, OneWarp());
+  else if (walkers == 32)
+    finish<COLUMNS>(it, now, OneWarp());
   else
-    finish<COLUMNS>(it, walkers);
-  for (int g = threadIdx.x; g < groups; g += 32 * warps) orders[slots[g]] = index[it.column_of[g]];
+    finish<COLUMNS>(it, now, Warps{walkers / 32, now.parts});
+  for (int g = threadIdx.x; g < groups; g += walkers) orders[slots[g]] = index[now.column_of[g]];
 }

@@ -6,26 +6,32 @@
 // needs the one before: take the nearest column, read the costs of the row that is matched to it, bring all columns up
 // to date. So one warp walks alone where it can, with up to 256 columns, 4 or 8 of them in each thread's registers.
 //
-// Memory:  reads the costs twice, and one row of them a step.
-// Limit:   latency. A step is a row from L1 or L2 (some 40 or 250 cycles), two reductions of a warp, and 7 instructions
+// Memory:  reads the costs twice, and one row of them a step; 40 KiB of shared memory.
+// Limit:   latency. A step is a row from L1 or L2 (some 40 or 250 cycles), two reductions of a warp, and 8 instructions
 //          a column of a thread: some 150 cycles at 128 columns, 450 at 512, where two warps wait for each other.
 
-constexpr int FAR = 1 << 30;
-constexpr int STARTERS = 512;  // threads that look for the first duals
-constexpr int COLUMNS = 8;     // of a thread, at most: 4,096 of a matching
+constexpr int FAR = (1 << 30) - 1;  // twice that is still an int
+constexpr int STARTERS = 512;       // threads that look for the first duals
+constexpr int MOST_GROUPS = 4096;   // that are matched
+constexpr int COLUMNS = 8;          // of a thread, at most: a multiple of 4, read at once
 
-// Minimises the sum of stay[i] - worth[i][column_of[i]], which are below 2^28 in absolute value.
+// Minimises the sum of stay[i] - worth[i][column_of[i]], which are below 2^28 in absolute value. Lines of worth are
+// `width` apart: a multiple of what the walking warps read, 16 bytes a thread.
 struct Matching {
   const int* worth;
-  int size;
-  int* stay;
-  int* row_dual;  // less stay: so it is compared with -worth
+  int size, width;
+  const int* stay;
   int* column_dual;
-  int* row_of;  // -1: free
-  int* column_of;
-  int* came_from;  // the row before, on the shortest path to a column
 
-  __device__ const int* line(int row) const { return worth + (long long)row * size; }
+  __device__ const int* line(int row) const { return worth + (long long)row * width; }
+};
+
+struct Matched {                 // in shared memory
+  int row_dual[MOST_GROUPS];     // less stay: so it is compared with -worth
+  short row_of[MOST_GROUPS];     // -1: free
+  short column_of[MOST_GROUPS];  // -1: none yet
+  short came_from[MOST_GROUPS];  // the row before, on the shortest path to a column
+  int parts[2][STARTERS / 32];
 };
 
 __device__ inline int least_of_warp(int value) {
@@ -38,9 +44,9 @@ __device__ inline int least_of_warp(int value) {
 }
 
 // First duals, and the diagonal. By STARTERS threads.
-__device__ void start(Matching& it) {
+__device__ void start(const Matching& it, Matched& now) {
   const int t = threadIdx.x, warp = t / 32, lane = t % 32, size = it.size;
-  for (int j = t; j < size; j += STARTERS) it.column_dual[j] = FAR, it.row_of[j] = -1;
+  for (int j = t; j < size; j += STARTERS) it.column_dual[j] = FAR, now.row_of[j] = -1;
   __syncthreads();
   for (int j = t % 128; j < size; j += 128) {  // four threads share a column
     int least = FAR;
@@ -57,123 +63,153 @@ __device__ void start(Matching& it) {
     least = least_of_warp(least);
     if (lane == 0) {
       const bool tight = -line[i] - it.column_dual[i] == least;
-      it.row_dual[i] = least;
-      it.column_of[i] = tight ? i : -1;
-      if (tight) it.row_of[i] = i;
+      now.row_dual[i] = least;
+      now.column_of[i] = tight ? i : -1;
+      if (tight) now.row_of[i] = i;
     }
   }
   __syncthreads();
 }
 
-// The threads that walk: the first `warps` warps of the block; the others have returned.
-struct Walkers {
-  int warps;
-  int (&parts)[2][32];
+// Who walks: one warp, or several, after the other threads of the block have returned.
+struct OneWarp {
+  __device__ int number() const { return 0; }
+  __device__ int least(int value) const { return least_of_warp(value); }
+  __device__ void wait() const { __syncwarp(); }
+};
+
+struct Warps {
+  int count;
+  int (&parts)[2][STARTERS / 32];
   int turn = 0;
 
-  // The least value of all, for every thread. Calls take turns with two sets of parts, so one barrier is enough: who
-  // writes to a set again has passed the barrier of the call between.
+  __device__ int number() const { return threadIdx.x / 32; }
+
+  // Calls take turns with two sets of parts, so one barrier is enough: who writes to a set again has passed the barrier
+  // of the call between.
   __device__ int least(int value) {
     value = least_of_warp(value);
-    if (warps == 1) return value;
-    int (&part)[32] = parts[turn];
+    int (&part)[STARTERS / 32] = parts[turn];
     turn ^= 1;
-    if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = value;
+    const int lane = threadIdx.x % 32;
+    if (lane == 0) part[number()] = value;
     __syncthreads();
-    for (int warp = 0; warp < warps; ++warp) value = min(value, part[warp]);
-    return value;
+    return least_of_warp(lane < count ? part[lane] : FAR);
   }
 
-  __device__ void wait() const {
-    if (warps == 1)
-      __syncwarp();
-    else
-      __syncthreads();
-  }
+  __device__ void wait() const { __syncthreads(); }
 };
 
 // Calls visit(row) for the rows without a column, rising. None that is still to come may get one meanwhile.
 template <class Visit>
-__device__ void rows_left(const Matching& it, Visit visit) {
-  for (int first = 0; first < it.size; first += 32) {
+__device__ void rows_left(const Matched& now, int size, Visit visit) {
+  for (int first = 0; first < size; first += 32) {
     const int row = first + threadIdx.x % 32;
-    unsigned left = __ballot_sync(~0u, row < it.size && it.column_of[row] < 0);
+    unsigned left = __ballot_sync(~0u, row < size && now.column_of[row] < 0);
     for (; left; left &= left - 1) visit(first + __ffs(left) - 1);
   }
 }
 
-// Matches the rows that start() left, with K columns a thread: 32 * warps * K of them or more.
+// The columns of a thread: four neighbours every 128.
 template <int K>
-__device__ void finish(Matching& it, Walkers walkers) {
-  const int t = threadIdx.x, apart = 32 * walkers.warps;
-  int dual[K];
-#pragma unroll
-  for (int k = 0; k < K; ++k) dual[k] = t + k * apart < it.size ? it.column_dual[t + k * apart] : 0;
+struct Columns {
+  int first;
 
-  rows_left(it, [&](int row) {  // another column that is tight and free
-    const int* line = it.line(row);
+  __device__ int operator[](int k) const { return first + k / 4 * 128 + k % 4; }
+
+  __device__ void read(const int* line, int (&worth)[K]) const {
+#pragma unroll
+    for (int k = 0; k < K; k += 4) {
+      const int4 four = *reinterpret_cast<const int4*>(line + (*this)[k]);
+      worth[k] = four.x, worth[k + 1] = four.y, worth[k + 2] = four.z, worth[k + 3] = four.w;
+    }
+  }
+
+  // The first column of all threads that is `wanted`, FAR where none is.
+  template <class Team>
+  __device__ int pick(const bool (&wanted)[K], Team& team) const {
     int column = FAR;
 #pragma unroll
-    for (int k = K - 1; k >= 0; --k) {
-      const int j = t + k * apart;
-      if (j < it.size && it.row_of[j] < 0 && -line[j] - dual[k] == it.row_dual[row]) column = j;
-    }
-    column = walkers.least(column);
-    if (column < FAR && t == 0) {
-      it.column_of[row] = column;
-      it.row_of[column] = row;
-    }
-    walkers.wait();
-  });
+    for (int k = K - 1; k >= 0; --k) column = wanted[k] ? (*this)[k] : column;
+    return team.least(column);
+  }
+};
 
-  rows_left(it, [&](int first) {  // the shortest path to a free column
-    int key[K], came[K];
-    unsigned shut = 0;  // a bit a column
+// Matches the rows that start() left, with K columns a thread.
+template <int K, class Team>
+__device__ void finish(const Matching& it, Matched& now, Team team) {
+  const Columns<K> mine = {team.number() * 32 * K + int(threadIdx.x % 32) * 4};
+  int dual[K], worth[K];
+  bool wanted[K];
+  unsigned free = 0;  // a bit a column
 #pragma unroll
-    for (int k = 0; k < K; ++k) key[k] = FAR, came[k] = first;
+  for (int k = 0; k < K; ++k) {
+    const bool inside = mine[k] < it.size;
+    dual[k] = inside ? it.column_dual[mine[k]] : 0;
+    free |= unsigned(inside && now.row_of[mine[k]] < 0) << k;
+  }
+
+  rows_left(now, it.size, [&](int row) {  // another column that is tight and free
+    mine.read(it.line(row), worth);
+    const int least = now.row_dual[row];
+#pragma unroll
+    for (int k = 0; k < K; ++k) wanted[k] = (free >> k & 1) & (-worth[k] - dual[k] == least);
+    const int column = mine.pick(wanted, team);
+    if (column == FAR) return;
+#pragma unroll
+    for (int k = 0; k < K; ++k) free &= ~(unsigned(mine[k] == column) << k);
+    if (threadIdx.x == 0) {
+      now.column_of[row] = column;
+      now.row_of[column] = row;
+    }
+  });
+  team.wait();
+
+  rows_left(now, it.size, [&](int first) {  // the shortest path to a free column
+    int key[K], came[K], shut[K];           // FAR where shut: it is reached, or not a column
+#pragma unroll
+    for (int k = 0; k < K; ++k) key[k] = FAR, came[k] = first, shut[k] = mine[k] < it.size ? 0 : FAR;
     int row = first, near = 0, column;
     for (;;) {
-      const int* line = it.line(row);
-      const int offset = near - it.row_dual[row];
+      mine.read(it.line(row), worth);
+      const int offset = near - now.row_dual[row];
       int least = FAR;
 #pragma unroll
       for (int k = 0; k < K; ++k) {
-        const int j = t + k * apart;
-        const int length = j < it.size ? offset - line[j] - dual[k] : FAR;
-        if (shut >> k & 1) continue;
-        if (length < key[k]) key[k] = length, came[k] = row;
-        least = min(least, key[k]);
+        const int length = offset - worth[k] - dual[k] + shut[k];  // none is shorter to where it is shut
+        came[k] = length < key[k] ? row : came[k];
+        key[k] = min(length, key[k]);
+        least = min(least, key[k] + shut[k]);
       }
-      near = walkers.least(least);
-      column = FAR;
+      near = team.least(least);
 #pragma unroll
-      for (int k = K - 1; k >= 0; --k)
-        if (!(shut >> k & 1) && key[k] == near) column = t + k * apart;
-      column = walkers.least(column);
-      row = it.row_of[column];
+      for (int k = 0; k < K; ++k) wanted[k] = key[k] + shut[k] == near;
+      column = mine.pick(wanted, team);
+      row = now.row_of[column];
       if (row < 0) break;
-      if (column % apart == t) shut |= 1u << column / apart;
+#pragma unroll
+      for (int k = 0; k < K; ++k) shut[k] = mine[k] == column ? FAR : shut[k];
     }
 #pragma unroll
     for (int k = 0; k < K; ++k) {
-      const int j = t + k * apart;
-      if (j < it.size) it.came_from[j] = came[k];
-      if (shut >> k & 1) {
-        it.row_dual[it.row_of[j]] += near - key[k];
+      if (mine[k] >= it.size) continue;
+      now.came_from[mine[k]] = came[k];
+      if (shut[k]) {
+        now.row_dual[now.row_of[mine[k]]] += near - key[k];
         dual[k] -= near - key[k];
       }
     }
-    walkers.wait();
-    if (t == 0) {
-      it.row_dual[first] += near;
+    team.wait();
+    if (threadIdx.x == 0) {
+      now.row_dual[first] += near;
       for (int before = -1; before != first;) {
-        before = it.came_from[column];
-        it.row_of[column] = before;
-        const int next = it.column_of[before];
-        it.column_of[before] = column;
+        before = now.came_from[column];
+        now.row_of[column] = before;
+        const int next = now.column_of[before];
+        now.column_of[before] = column;
         column = next;
       }
     }
-    walkers.wait();
+    team.wait();
   });
 }

@@ -104,10 +104,10 @@ extern "C" __global__ void __launch_bounds__(256)
   }
 }
 
-// sums is zero before; integers may be added in any order.
+// sums, lines of `width`, is zero before; integers may be added in any order.
 extern "C" __global__ void __launch_bounds__(THREADS)
     sum_of_differences(const unsigned* __restrict__ left, const unsigned* __restrict__ right,
-                       const int* __restrict__ index, int size, long long words, int slice, int slices,
+                       const int* __restrict__ index, int size, long long words, int slice, int slices, int width,
                        int* __restrict__ sums) {
   const long long chain = blockIdx.z / slices, start = (long long)(blockIdx.z % slices) * slice;
   const long long stop = start + slice < words ? start + slice : words;
@@ -118,6 +118,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
       const int row = blockIdx.y * LEFT + row_of(i), column = blockIdx.x * RIGHT + column_of(j);
-      if (row < size && column < size) atomicAdd(&sums[(chain * size + row) * size + column], sum[i][j]);
+      if (row < size && column < size) atomicAdd(&sums[(chain * size + row) * width + column], sum[i][j]);
     }
 }

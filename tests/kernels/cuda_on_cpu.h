@@ -47,6 +47,9 @@ struct alignas(16) float4 {
 struct alignas(4) uchar4 {
   unsigned char x, y, z, w;
 };
+struct alignas(16) int4 {
+  int x, y, z, w;
+};
 struct alignas(16) uint4 {
   unsigned x, y, z, w;
 };

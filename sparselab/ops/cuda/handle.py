@@ -21,12 +21,16 @@ _TILE = (64, 128)  # slots and channels of a block of product.cu
 _SLICE = 512  # rows that a block of sum_of_maxima adds in float32: their sum is good to some 1e-6
 _WORDS = 128  # words of four rows that a block of sum_of_differences adds
 _SLICES = 65_535  # blocks along z, at most
-_SCRATCH = 6  # numbers a group that deal_back keeps
 _SET = 32  # channels of a set that partitions.cu takes
 
 
 def _blocks(size: int, block: int) -> int:
     return -(-size // block)
+
+
+def _padded(groups: int) -> int:
+    """How far apart lines of ``sums`` are: what the warps of deal_back read of one."""
+    return _blocks(groups, 256) * 256 if groups > 128 else 128
 
 
 class CudaHandle:
@@ -212,7 +216,7 @@ class CudaHandle:
         scores, unit = self._bytes
         groups, out = self.channels // self.m, np.empty_like(orders)
         most = max(1, _SLICES // _blocks(scores.shape[1], _WORDS))  # chains that one grid takes
-        for part in self._pieces(len(orders), 4 * groups * (scores.shape[1] + groups + self.m + _SCRATCH + 2), most):
+        for part in self._pieces(len(orders), 4 * groups * (scores.shape[1] + _padded(groups) + self.m + 4), most):
             out[part] = self._assign(scores, orders[part], noise * unit, seeds[part])
         return out
 
@@ -229,17 +233,20 @@ class CudaHandle:
         chains, groups, words = len(orders), self.channels // self.m, scores.shape[1]
         slots, index = (self._device.empty((chains, groups), np.int32) for _ in range(2))
         bounds = self._device.empty((chains, groups, words), np.uint32)
-        sums = self._device.empty((chains, groups, groups), np.int32)
-        scratch = self._device.empty((chains, _SCRATCH, groups), np.int32)
+        width = _padded(groups)
+        sums = self._device.empty((chains, groups, width), np.int32)
+        scratch = self._device.empty((chains, 2, groups), np.int32)
         made, heat = self.upload(np.zeros(chains, np.int64)), self.upload(noise)  # chains count moves for themselves
         state, seed = self.indices(orders), self._seeds(seeds)
         slices = _blocks(words, _WORDS)
         tiles = (_blocks(groups, _TILE[1]), _blocks(groups, _TILE[0]), chains * slices)
         ready = self._launch.ready
         return state, [
-            ready("open_slots", (groups, chains), 128, scores, words, state, seed, made, slots, index, bounds, sums),
-            ready("sum_of_differences", tiles, 256, bounds, scores, index, groups, words, _WORDS, slices, sums),
-            ready("deal_back", (chains,), 512, sums, groups, seed, heat, made, slots, index, scratch, state),
+            ready(
+                "open_slots", (groups, chains), 128, scores, words, state, seed, made, slots, index, bounds, width, sums
+            ),
+            ready("sum_of_differences", tiles, 256, bounds, scores, index, groups, words, _WORDS, slices, width, sums),
+            ready("deal_back", (chains,), 512, sums, groups, width, seed, heat, made, slots, index, scratch, state),
         ]
 
     def indices(self, array: Ints) -> Any:

@@ -32,7 +32,7 @@ SIGNATURES = {
     "add_slices": "float32 partial[slices,lefts,rights], int32 slices, float64 base[lefts], int32 lefts, int32 rights, "
     "float32 table[lefts,rights]",
     "sum_of_differences": "uint32 left[chains,groups,words], uint32 right[channels,words], int32 index[chains,groups], "
-    "int32 groups, int64 words, int32 slice, int32 slices, int32 sums[chains,groups,groups]",
+    "int32 groups, int64 words, int32 slice, int32 slices, int32 width, int32 sums[chains,groups,width]",
     "swap_gains": "float32 there[count,channels], float32 back[channels,count], float64 value[groups], "
     "int32 slots[count], int32 count, int32 channels, float32 gains[count,channels]",
     "best_swaps": "float32 table[slots,slots], int32 column[slots], float64 value[groups], uint8 is_free[groups], "
@@ -45,9 +45,9 @@ SIGNATURES = {
     "float64 gains[sets], int32 dealt[sets,size]",
     "open_slots": "uint32 scores[channels,words], int64 words, int32 orders[chains,channels], uint64 seeds[chains], "
     "int64 made[chains], int32 slots[chains,groups], int32 index[chains,groups], uint32 bounds[chains,groups,words], "
-    "int32 sums[chains,groups,groups]",
-    "deal_back": "int32 sums[chains,groups,groups], int32 groups, uint64 seeds[chains], float64 noise[moves], "
-    "int64 made[chains], int32 slots[chains,groups], int32 index[chains,groups], int32 scratch[chains,6,groups], "
+    "int32 width, int32 sums[chains,groups,width]",
+    "deal_back": "int32 sums[chains,groups,width], int32 groups, int32 width, uint64 seeds[chains], float64 noise[moves], "
+    "int64 made[chains], int32 slots[chains,groups], int32 index[chains,groups], int32 scratch[chains,2,groups], "
     "int32 orders[chains,channels]",
     "anneal_swaps": "uint32 scores[channels,words], int64 words, int32 channels, uint64 seeds[chains], int64 steps, "
     "float64 hot, float64 cooling, uint32 bounds[chains,channels,words], int32 own[chains,channels], "
