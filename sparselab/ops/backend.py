@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sparselab.ops.threads import map_blocks, row_blocks
 from sparselab.specs import unknown_name
 
 Ints = NDArray[np.int64]
@@ -110,6 +111,7 @@ class Handle(Protocol):
 
 BACKENDS = ("cpu", "cuda", "reference")
 _WORTH_A_GPU = 2**29  # rows * channels^2 from which "auto" takes one: some 800 x 800, an estimate (docs/performance.md)
+_CHANNELS = 256  # that a thread copies at once
 _log = logging.getLogger("sparselab")
 
 
@@ -165,6 +167,17 @@ def power_of_two(values: Floats) -> float:
     """The scale of a handle: scores divided by it are exact, and the largest is between 1 and 2."""
     largest = float(values.max(initial=0.0))
     return math.ldexp(0.5, math.frexp(largest)[1]) if largest > 0 else 1.0
+
+
+def resident(values: Floats | Doubles, scale: float) -> Floats:
+    """``values`` in units of ``scale``, as a handle keeps them: float32, each channel's scores beside each other."""
+    out = np.empty(values.shape, np.float32)
+
+    def divide(block: slice) -> None:
+        np.divide(values[block], values.dtype.type(scale), out=out[block], casting="same_kind")
+
+    map_blocks(divide, row_blocks(len(values), _CHANNELS))
+    return out
 
 
 def _cuda_missing() -> str | None:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from sparselab.ops.masks import best_blocks
+from sparselab.ops.threads import map_blocks
 from sparselab.patterns import Pattern
 
 Order = NDArray[np.int64]
@@ -244,11 +245,11 @@ def _row_blocks(matrix: Matrix, multiple: int = 1) -> Iterator[Matrix]:
 
 
 def _retained(matrix: Matrix, columns: NDArray[np.int64], n: int, m: int) -> float:
-    total = 0.0
-    for block in _row_blocks(matrix):
+    def count(block: Matrix) -> float:
         groups = block[:, columns].reshape(len(block), -1, m)
-        total += float(np.partition(groups, m - n, axis=2)[:, :, m - n :].sum(dtype=np.float64))
-    return total
+        return float(np.partition(groups, m - n, axis=2)[:, :, m - n :].sum(dtype=np.float64))
+
+    return sum(map_blocks(count, _row_blocks(matrix)))
 
 
 def _retained_both_ways(matrix: Matrix, columns: NDArray[np.int64], n: int, m: int) -> float:
@@ -261,8 +262,9 @@ def _retained_both_ways(matrix: Matrix, columns: NDArray[np.int64], n: int, m: i
 
 def _ideal(matrix: Matrix, n: int, m: int) -> float:
     pruned = matrix.shape[1] // m * (m - n)
-    total = 0.0
-    for block in _row_blocks(matrix):
+
+    def count(block: Matrix) -> float:
         kept = np.partition(block, pruned, axis=1)[:, pruned:] if pruned else block
-        total += float(kept.sum(dtype=np.float64))
-    return total
+        return float(kept.sum(dtype=np.float64))
+
+    return sum(map_blocks(count, _row_blocks(matrix)))

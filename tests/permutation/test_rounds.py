@@ -1,7 +1,13 @@
 """Cooling down in rounds, on a clock of the test's own."""
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from sparselab.ops.cpu.handle import CpuHandle
+from sparselab.permutation import search_permutation
+from sparselab.permutation.annealed_assignment import survivors
 from sparselab.permutation.rounds import rounds
 
 
@@ -57,3 +63,27 @@ def test_a_slow_move_ends_it():
         clock.work(count)
         counts.append(count)
     assert counts == [1]
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=40))
+def test_the_worst_quarter_goes_on_from_the_best(values):
+    chosen, quarter = survivors(np.array(values)), len(values) // 4
+    falling = sorted(values, reverse=True)
+    assert sorted(values[k] for k in chosen) == sorted(falling[: len(values) - quarter] + falling[:quarter])
+    assert quarter or sorted(chosen) == list(range(len(values)))
+
+
+def test_auto_has_as_many_chains_as_run_side_by_side_where_a_clock_decides(monkeypatch):
+    seen, assign = [], CpuHandle.assign
+
+    def spy(handle, orders, noise, seeds):
+        seen.append((handle.channels, len(orders)))
+        return assign(handle, orders, noise, seeds)
+
+    monkeypatch.setattr(CpuHandle, "assign", spy)
+    monkeypatch.setattr(CpuHandle, "side_by_side", 5)
+    matrix = np.random.default_rng(0).random((8, 132))
+    for limit, chains in ((0.1, 5), (None, 2)):
+        seen.clear()
+        search_permutation(matrix, time_limit=limit)
+        assert {count for channels, count in seen if channels == 132} == {chains}

@@ -166,9 +166,15 @@ def quantised(values: NDArray[np.float32]) -> tuple[Bytes, float]:
     levels = max(1, min(255, 2**28 // max(1, rows)))
     largest = float(values.max(initial=0.0))
     top = min(largest, 12.0 * float(values.mean(dtype=np.float64))) if values.size else 0.0
-    whole = 0 < largest <= levels and bool((values == np.rint(values)).all())
+    whole = 0 < largest <= levels and all((channel == np.rint(channel)).all() for channel in values)
     per_unit = 1.0 if whole else levels / top if top > 0 else 1.0
     padded = np.zeros((channels, -(-max(rows, 1) // WIDTH) * WIDTH), np.uint8)
-    for channel in range(channels):
-        padded[channel, :rows] = np.minimum(np.rint(values[channel] * np.float32(per_unit)), levels)
+    _cut(values, np.float32(per_unit), np.float32(levels), padded)
     return padded, per_unit
+
+
+@jit
+def _cut(values: NDArray[np.float32], per_unit: np.float32, levels: np.float32, out: Bytes) -> None:
+    for channel in range(values.shape[0]):
+        for row in range(np.uint64(values.shape[1])):
+            out[channel, row] = np.uint8(min(np.rint(values[channel, row] * per_unit), levels))

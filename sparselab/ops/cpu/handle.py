@@ -7,7 +7,7 @@ from math import comb
 
 import numpy as np
 
-from sparselab.ops.backend import Doubles, Floats, Ints, power_of_two
+from sparselab.ops.backend import Doubles, Floats, Ints, power_of_two, resident
 from sparselab.ops.cpu import annealing, partitions, tables
 from sparselab.ops.cpu.differences import Bytes, quantised
 from sparselab.ops.swaps import TableSwaps
@@ -36,8 +36,7 @@ class CpuHandle:
 
     def __init__(self, values: Floats, n: int, m: int) -> None:
         self.scale = power_of_two(values)
-        self._values = np.empty(values.shape, np.float32)
-        np.divide(values, values.dtype.type(self.scale), out=self._values, casting="same_kind")
+        self._values = resident(values, self.scale)
         self.channels, self.rows = values.shape
         self.n, self.m = n, m
         self._asked = 0

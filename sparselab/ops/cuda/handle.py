@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparselab.ops.backend import Doubles, Floats, Ints, power_of_two
+from sparselab.ops.backend import Doubles, Floats, Ints, power_of_two, resident
 from sparselab.ops.cuda.kernels import Device, Launcher, too_large
 from sparselab.ops.cuda.swaps import CudaSwaps
 
@@ -50,8 +50,7 @@ class CudaHandle:
         self.scale = power_of_two(values)
         self.channels, self.rows = values.shape
         self.n, self.m = n, m
-        scaled = np.ascontiguousarray(values / values.dtype.type(self.scale), np.float32)
-        self._values = device.upload(scaled)
+        self._values = device.upload(resident(values, self.scale))
 
     def retained(self, order: Ints) -> float:
         """See ``Handle``."""
