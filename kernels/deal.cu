@@ -53,6 +53,7 @@ extern "C" __global__ void __launch_bounds__(STARTERS)
   if (threadIdx.x == 0) made[chain] = move + 1;
   const Matching it = {sums, groups, width, stay, stay + groups};
   start(it, now);
+  bid(it, now);
   const int walkers = width <= 128 ? 32 : width / COLUMNS;
   if (threadIdx.x >= walkers) return;
   if (width <= 128)

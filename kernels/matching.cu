@@ -1,18 +1,21 @@
 // The best linear sum assignment of a chain, by one block. After common.cu.
 //
 // The same rows in the same order and the same ties, so the same matching, as sparselab/ops/cpu/matching.py: duals from
-// the least of every column, then of every row; rows matched along the diagonal wherever those allow it, then to a free
-// column; and for each of the few rows left over a shortest alternating path. A path is dozens of steps, each of which
-// needs the one before: take the nearest column, read the costs of the row that is matched to it, bring all columns up
-// to date. So one warp walks alone where it can, with up to 256 columns, 4 or 8 of them in each thread's registers.
+// the least of every column, then of every row; rows matched along the diagonal wherever those allow it; bids of the
+// others, all at once, for some rounds; and for each of the few rows left over a shortest alternating path. A path is
+// dozens of steps, each of which needs the one before: take the nearest column, read the costs of the row that is
+// matched to it, bring all columns up to date. So one warp walks alone where it can, with up to 256 columns, 4 or 8 of
+// them in each thread's registers. Bids take no path's place for less work, but a warp each, side by side.
 //
-// Memory:  reads the costs twice, and one row of them a step; 40 KiB of shared memory.
+// Memory:  reads the costs twice, and one row of them a bid or step; 46 KiB of shared memory.
 // Limit:   latency. A step is a row from L1 or L2 (some 40 or 250 cycles), two reductions of a warp, and 8 instructions
 //          a column of a thread: some 150 cycles at 128 columns, 450 at 512, where two warps wait for each other.
 
 constexpr int FAR = (1 << 30) - 1;  // twice that is still an int
 constexpr int STARTERS = 512;       // threads that look for the first duals
 constexpr int MOST_GROUPS = 4096;   // that are matched
+constexpr int BIDDERS = STARTERS;   // rows that bid, at most: a thread each
+constexpr int ROWS_A_ROUND = 16;    // so many rows, so many rounds of bids
 constexpr int COLUMNS = 8;          // of a thread, at most: a multiple of 4, read at once
 
 // Minimises the sum of stay[i] - worth[i][column_of[i]], which are below 2^28 in absolute value. Lines of worth are
@@ -26,11 +29,13 @@ struct Matching {
   __device__ const int* line(int row) const { return worth + (long long)row * width; }
 };
 
-struct Matched {                 // in shared memory
-  int row_dual[MOST_GROUPS];     // less stay: so it is compared with -worth
-  short row_of[MOST_GROUPS];     // -1: free
-  short column_of[MOST_GROUPS];  // -1: none yet
-  short came_from[MOST_GROUPS];  // the row before, on the shortest path to a column
+struct Matched {                                       // in shared memory
+  int row_dual[MOST_GROUPS];                           // less stay: so it is compared with -worth
+  short row_of[MOST_GROUPS];                           // -1: free
+  short column_of[MOST_GROUPS];                        // -1: none yet
+  short came_from[MOST_GROUPS];                        // the row before, on the shortest path to a column
+  int bidder[BIDDERS], want[BIDDERS], offer[BIDDERS];  // a row or -1, its column, and what it gives for that
+  int bidders;
   int parts[2][STARTERS / 32];
 };
 
@@ -69,6 +74,66 @@ __device__ void start(const Matching& it, Matched& now) {
     }
   }
   __syncthreads();
+}
+
+// Rows without a column bid for the one that costs them least what the next one would cost more. The highest bid of a
+// column wins it, of equal ones the lowest row's, and is taken off the column's dual; who had it bids in the winner's
+// place. By STARTERS threads.
+__device__ void bid(const Matching& it, Matched& now) {
+  const int t = threadIdx.x, warp = t / 32, lane = t % 32, size = it.size;
+  if (warp == 0) {
+    int count = 0;
+    for (int first = 0; first < size; first += 32) {
+      const unsigned left = __ballot_sync(~0u, first + lane < size && now.column_of[first + lane] < 0);
+      const int place = count + __popc(left & ((1u << lane) - 1));
+      if ((left >> lane & 1) && place < BIDDERS) now.bidder[place] = first + lane;
+      count += __popc(left);
+    }
+    if (lane == 0) now.bidders = min(count, BIDDERS);
+  }
+  __syncthreads();
+  for (int round = 0; round < size / ROWS_A_ROUND; ++round) {
+    for (int k = warp; k < now.bidders; k += STARTERS / 32) {
+      const int row = now.bidder[k];
+      if (row < 0) continue;
+      const int* line = it.line(row);
+      int least = FAR, next = FAR, column = FAR;
+#pragma unroll 4
+      for (int j = lane; j < size; j += 32) {
+        const int cost = -line[j] - it.column_dual[j];
+        next = min(next, max(cost, least));
+        column = cost < least ? j : column;
+        least = min(least, cost);
+      }
+      const int least_of_all = least_of_warp(least);
+      const int wanted = least_of_warp(least == least_of_all ? column : FAR);
+      const int next_of_all = least_of_warp(column == wanted ? next : least);
+      if (lane == 0) {
+        now.row_dual[row] = least_of_all;
+        now.want[k] = wanted;
+        now.offer[k] = next_of_all - least_of_all;
+      }
+    }
+    __syncthreads();
+    const int row = t < now.bidders ? now.bidder[t] : -1;
+    const int column = row < 0 ? 0 : now.want[t], offer = row < 0 ? 0 : now.offer[t];
+    bool wins = row >= 0 && (offer > 0 || now.row_of[column] < 0);
+    for (int k = 0; wins && k < now.bidders; ++k)
+      wins = now.bidder[k] < 0 || now.want[k] != column || now.offer[k] < offer ||
+             (now.offer[k] == offer && now.bidder[k] >= row);
+    const bool settled = !__syncthreads_or(wins);
+    if (wins) {
+      const int before = now.row_of[column];
+      if (before >= 0) now.column_of[before] = -1;
+      now.row_of[column] = row;
+      now.column_of[row] = column;
+      now.row_dual[row] += offer;
+      it.column_dual[column] -= offer;
+      now.bidder[t] = before;
+    }
+    __syncthreads();
+    if (settled) break;
+  }
 }
 
 // Who walks: one warp, or several, after the other threads of the block have returned.
@@ -125,7 +190,7 @@ struct Columns {
     }
   }
 
-  // The first column of all threads that is `wanted`, FAR where none is.
+  // The first column of all threads that is `wanted`.
   template <class Team>
   __device__ int pick(const bool (&wanted)[K], Team& team) const {
     int column = FAR;
@@ -135,35 +200,14 @@ struct Columns {
   }
 };
 
-// Matches the rows that start() left, with K columns a thread.
+// Matches the rows that are left, with K columns a thread.
 template <int K, class Team>
 __device__ void finish(const Matching& it, Matched& now, Team team) {
   const Columns<K> mine = {team.number() * 32 * K + int(threadIdx.x % 32) * 4};
   int dual[K], worth[K];
   bool wanted[K];
-  unsigned free = 0;  // a bit a column
 #pragma unroll
-  for (int k = 0; k < K; ++k) {
-    const bool inside = mine[k] < it.size;
-    dual[k] = inside ? it.column_dual[mine[k]] : 0;
-    free |= unsigned(inside && now.row_of[mine[k]] < 0) << k;
-  }
-
-  rows_left(now, it.size, [&](int row) {  // another column that is tight and free
-    mine.read(it.line(row), worth);
-    const int least = now.row_dual[row];
-#pragma unroll
-    for (int k = 0; k < K; ++k) wanted[k] = (free >> k & 1) & (-worth[k] - dual[k] == least);
-    const int column = mine.pick(wanted, team);
-    if (column == FAR) return;
-#pragma unroll
-    for (int k = 0; k < K; ++k) free &= ~(unsigned(mine[k] == column) << k);
-    if (threadIdx.x == 0) {
-      now.column_of[row] = column;
-      now.row_of[column] = row;
-    }
-  });
-  team.wait();
+  for (int k = 0; k < K; ++k) dual[k] = mine[k] < it.size ? it.column_dual[mine[k]] : 0;
 
   rows_left(now, it.size, [&](int first) {  // the shortest path to a free column
     int key[K], came[K], shut[K];           // FAR where shut: it is reached, or not a column

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
@@ -13,6 +18,7 @@ import numba
 from sparselab.paths import cache_dir
 
 F = TypeVar("F", bound=Callable[..., object])
+_KEPT_SECONDS = 30 * 24 * 3600.0
 _log = logging.getLogger("sparselab")
 
 
@@ -41,12 +47,34 @@ def _compile(function: F, fastmath: bool | set[str]) -> F:
     return cast("F", compiled)
 
 
+@cache
+def _version() -> str:
+    """A digest of the sources that are compiled.
+
+    Numba looks whether the file of a function has changed, not those of the functions it calls, which are part of its
+    machine code; after an update of some files that would be the old one.
+    """
+    digest = sha256()
+    for source in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _forget_old(folder: Path) -> None:
+    """Remove what other versions left beside ``folder`` and nobody began with for a month."""
+    for other in folder.parent.iterdir():
+        if other.is_dir() and time.time() - other.stat().st_mtime > _KEPT_SECONDS:
+            shutil.rmtree(other, ignore_errors=True)
+
+
 @contextmanager
 def _cache_in_user_folder() -> Iterator[bool]:
     """Point numba's cache at our folder while a function is decorated; other users of numba keep their setting."""
-    folder = cache_dir() / "numba"
+    folder = cache_dir() / "numba" / _version()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            _forget_old(folder)
         writable = os.access(folder, os.W_OK)
     except OSError as error:
         _log.info("compiled code is not kept: %s", error)

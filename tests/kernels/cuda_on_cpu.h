@@ -75,6 +75,7 @@ struct Exchange {  // what the lanes of one mask leave for each other
 struct Block {
   std::map<std::pair<unsigned, unsigned>, Exchange> exchanges;  // by warp and mask
   unsigned alive = 0, waiting = 0, generation = 0;
+  bool votes[2] = {};  // of this generation's barrier, and of the last one's, which some may still read
   std::uint64_t progress = 0;
   jmp_buf scheduler;
   Fiber* running = nullptr;
@@ -83,6 +84,11 @@ struct Block {
 };
 static Block* block;
 static std::mutex one_launch;
+
+inline void next_generation() {
+  block->waiting = 0;
+  block->votes[++block->generation & 1] = false;
+}
 
 inline void give_way() {
   if (!_setjmp(block->running->resume)) _longjmp(block->scheduler, 1);
@@ -155,8 +161,7 @@ inline int run_block(std::vector<Fiber>& fibers, bool reverse, std::chrono::stea
     }
     if (block->progress == before) {
       if (block->waiting && block->waiting == block->alive) {  // the last that others waited for returned instead
-        block->waiting = 0;
-        ++block->generation;
+        next_generation();
         continue;
       }
       return STUCK;
@@ -223,11 +228,17 @@ inline void __syncthreads() {
   ++block.progress;
   ++block.waiting;
   if (block.waiting == block.alive) {
-    block.waiting = 0;
-    ++block.generation;
+    cpu::next_generation();
     return;
   }
   while (block.generation == generation) cpu::give_way();
+}
+
+inline int __syncthreads_or(int predicate) {
+  bool& any = cpu::block->votes[cpu::block->generation & 1];
+  any |= predicate != 0;
+  __syncthreads();
+  return any;
 }
 
 inline void __syncwarp(unsigned mask = ~0u) {
@@ -274,6 +285,7 @@ inline int __reduce_min_sync(unsigned mask, int value) {
 }
 
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 using std::max;
 using std::min;
 

@@ -158,14 +158,23 @@ def test_deals_are_the_cpus_and_the_best(device, groups, most):
     assert cost[np.arange(groups), found].sum() == cost[linear_sum_assignment(cost)].sum()
 
 
+@pytest.mark.parametrize("groups", [120, 300])  # one warp walks, and two do
 @pytest.mark.parametrize(
-    ("groups", "place"),  # one warp, and two; after a path is found, and after it is taken
-    [(120, 1), (300, 1), (120, 2), (300, 2)],
+    ("begin", "wait", "count", "place"),
+    [
+        ("void bid(", "__syncthreads();", 3, 1),  # after the bids are made
+        ("void bid(", "__syncthreads();", 3, 2),  # after columns have been won
+        ("void finish(", "team.wait();", 2, 0),  # after a path is found
+        ("void finish(", "team.wait();", 2, 1),  # after it is taken
+    ],
 )
-def test_a_wait_that_is_left_out_of_a_deal_shows(groups, place):
-    parts = kernels.source("search").split("team.wait();")
-    assert len(parts) == 4
-    mutant = "".join(part + "team.wait();" * (k != place) for k, part in enumerate(parts[:-1])) + parts[-1]
+def test_a_wait_that_is_left_out_of_a_deal_shows(groups, begin, wait, count, place):
+    before, found, rest = kernels.source("search").partition(begin)
+    function, end, after = rest.partition("\n}\n")
+    parts = function.split(wait)
+    assert len(parts) == count + 1
+    mutant = before + found + "".join(part + wait * (k != place) for k, part in enumerate(parts[:-1])) + parts[-1]
+    mutant += end + after
     library = device_on_cpu.build(mutant, ["deal_back"], 1, 1)
     expected = dealt(differences(groups, 50)[0], CpuDevice()).tolist()
     script = Path(__file__).with_name("one_deal.py")

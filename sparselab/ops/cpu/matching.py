@@ -2,8 +2,10 @@
 
 Shortest augmenting paths with duals (Jonker and Volgenant, Computing 38, 1987; Crouse, IEEE TAES 52, 2016). A search
 asks for thousands of these, each nearly solved: most slots keep their channel. So rows start matched along the
-diagonal wherever the first duals allow it, and only the few rows left over grow a path. Integers make every machine find
-the same matching.
+diagonal wherever the first duals allow it. Rows left over bid for columns, all at once, for some rounds (an auction,
+Bertsekas 1979, in which no bid is above what keeps the duals feasible); the few that still have none grow a path.
+Bids cost as much as steps of a path here, but a GPU takes them side by side (``kernels/matching.cu``). Integers make
+every machine find the same matching.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from sparselab.ops.jit import jit
 
 FAR = np.int32(2**30)
 _STRIDE = 64
+_BIDDERS = 512  # rows that bid, at most
+_ROWS_A_ROUND = 16  # so many rows, so many rounds of bids
 
 
 @jit
@@ -40,21 +44,80 @@ def match(cost: NDArray[np.int32], size: int, column_of: NDArray[np.int32]) -> N
         if cost[i, i] - v[i] == least:
             column_of[i] = i
             row_of[i] = i
-    for i in range(size):  # rows whose diagonal is not tight take another tight column that is free
-        if column_of[i] < 0:
-            for j in range(size):
-                if row_of[j] < 0 and cost[i, j] - v[j] == u[i]:
-                    column_of[i] = j
-                    row_of[j] = i
-                    break
     key = np.full((size + _STRIDE - 1) // _STRIDE * _STRIDE, FAR, np.int32)
     shut = np.empty(size, np.int32)
     came_from = np.empty(size, np.int32)
     done = np.empty(size, np.int32)
     reached = np.empty(size, np.int32)
+    _bid(cost, size, column_of, row_of, u, v, key)
     for i in range(size):
         if column_of[i] < 0:
             _augment(cost, size, i, column_of, row_of, u, v, key, shut, came_from, done, reached)
+
+
+@jit
+def _bid(
+    cost: NDArray[np.int32],
+    size: int,
+    column_of: NDArray[np.int32],
+    row_of: NDArray[np.int32],
+    u: NDArray[np.int32],
+    v: NDArray[np.int32],
+    key: NDArray[np.int32],
+) -> None:
+    """Rows without a column bid for the one that costs them least what the next one would cost more.
+
+    The highest bid of a column wins it, of equal ones the lowest row's; it is taken off the column's dual. Who had it
+    bids in the winner's place.
+    """
+    rows = np.empty(_BIDDERS, np.int32)
+    want = np.empty(_BIDDERS, np.int32)
+    bid = np.empty(_BIDDERS, np.int32)
+    best = np.empty(size, np.int32)
+    count = 0
+    for i in range(size):
+        if column_of[i] < 0 and count < _BIDDERS:
+            rows[count] = i
+            count += 1
+    for _ in range(size // _ROWS_A_ROUND):
+        for k in range(count):
+            i = rows[k]
+            if i < 0:
+                continue
+            least = FAR
+            for j in range(np.uint64(size)):
+                key[j] = cost[i, j] - v[j]
+                least = min(least, key[j])
+            want[k] = _first(key, least)
+            key[want[k]] = FAR
+            following = FAR
+            for j in range(np.uint64(size)):
+                following = min(following, key[j])
+            u[i] = least
+            bid[k] = following - least
+            best[want[k]] = -1
+        for k in range(count):
+            if rows[k] >= 0:
+                leader = best[want[k]]
+                if leader < 0 or bid[k] > bid[leader] or (bid[k] == bid[leader] and rows[k] < rows[leader]):
+                    best[want[k]] = k
+        settled = True
+        for k in range(count):
+            if rows[k] < 0 or best[want[k]] != k:
+                continue
+            i, j = rows[k], want[k]
+            if bid[k] == 0 and row_of[j] >= 0:
+                continue
+            u[i] += bid[k]
+            v[j] -= bid[k]
+            rows[k] = row_of[j]
+            if row_of[j] >= 0:
+                column_of[row_of[j]] = -1
+            row_of[j] = i
+            column_of[i] = j
+            settled = False
+        if settled:
+            return
 
 
 @jit
