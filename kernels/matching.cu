@@ -76,26 +76,31 @@ __device__ void start(const Matching& it, Matched& now) {
   __syncthreads();
 }
 
+// The rows that row_at(0), row_at(1), ... names, -1 being none, become the bidders. By one warp.
+template <class Row>
+__device__ void list_bidders(Matched& now, int many, Row row_at) {
+  const int lane = threadIdx.x % 32;
+  int count = 0;
+  for (int first = 0; first < many; first += 32) {
+    const int row = first + lane < many ? row_at(first + lane) : -1;
+    const unsigned there = __ballot_sync(~0u, row >= 0);
+    const int place = count + __popc(there & ((1u << lane) - 1));
+    if (row >= 0 && place < BIDDERS) now.bidder[place] = row;
+    count += __popc(there);
+  }
+  if (lane == 0) now.bidders = min(count, BIDDERS);
+}
+
 // Rows without a column bid for the one that costs them least what the next one would cost more. The highest bid of a
-// column wins it, of equal ones the lowest row's, and is taken off the column's dual; who had it bids in the winner's
-// place. By STARTERS threads.
+// column wins it, of equal ones the lowest row's, and is taken off the column's dual; who had it bids from then on. By
+// STARTERS threads.
 __device__ void bid(const Matching& it, Matched& now) {
   const int t = threadIdx.x, warp = t / 32, lane = t % 32, size = it.size;
-  if (warp == 0) {
-    int count = 0;
-    for (int first = 0; first < size; first += 32) {
-      const unsigned left = __ballot_sync(~0u, first + lane < size && now.column_of[first + lane] < 0);
-      const int place = count + __popc(left & ((1u << lane) - 1));
-      if ((left >> lane & 1) && place < BIDDERS) now.bidder[place] = first + lane;
-      count += __popc(left);
-    }
-    if (lane == 0) now.bidders = min(count, BIDDERS);
-  }
+  if (warp == 0) list_bidders(now, size, [&](int row) { return now.column_of[row] < 0 ? row : -1; });
   __syncthreads();
   for (int round = 0; round < size / ROWS_A_ROUND; ++round) {
     for (int k = warp; k < now.bidders; k += STARTERS / 32) {
       const int row = now.bidder[k];
-      if (row < 0) continue;
       const int* line = it.line(row);
       int least = FAR, next = FAR, column = FAR;
 #pragma unroll 4
@@ -119,8 +124,7 @@ __device__ void bid(const Matching& it, Matched& now) {
     const int column = row < 0 ? 0 : now.want[t], offer = row < 0 ? 0 : now.offer[t];
     bool wins = row >= 0 && (offer > 0 || now.row_of[column] < 0);
     for (int k = 0; wins && k < now.bidders; ++k)
-      wins = now.bidder[k] < 0 || now.want[k] != column || now.offer[k] < offer ||
-             (now.offer[k] == offer && now.bidder[k] >= row);
+      wins = now.want[k] != column || now.offer[k] < offer || (now.offer[k] == offer && now.bidder[k] >= row);
     const bool settled = !__syncthreads_or(wins);
     if (wins) {
       const int before = now.row_of[column];
@@ -133,6 +137,8 @@ __device__ void bid(const Matching& it, Matched& now) {
     }
     __syncthreads();
     if (settled) break;
+    if (warp == 0) list_bidders(now, now.bidders, [&](int k) { return now.bidder[k]; });
+    __syncthreads();
   }
 }
 

@@ -31,6 +31,14 @@ def at_most(threads: int) -> Iterator[None]:
         _SHARE.reset(before)
 
 
+def on_the_same_gpu() -> Callable[[], None]:
+    """For a thread to begin with: PyTorch's current GPU there becomes the one of the thread that asks here."""
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # then it is the first one in every thread
+        return lambda: None
+    number = torch.cuda.current_device()
+    return lambda: torch.cuda.set_device(number)
+
+
 def map_blocks(function: Callable[[Block], Result], blocks: Iterable[Block]) -> list[Result]:
     """``[function(block) for block in blocks]``, the blocks shared out over threads.
 

@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
-from sparselab.ops.threads import at_most, thread_count
+from sparselab.ops.threads import at_most, on_the_same_gpu, thread_count
 from sparselab.patterns import Pattern
 from sparselab.permutation.auto import usual_seconds
 from sparselab.permutation.problem import SearchProblem
@@ -95,7 +95,8 @@ class _Batch:
 
         largest_first = sorted(self.work, key=lambda number: -self.work[number])
         bar = tqdm(total=len(self.problems), desc="searching", disable=not progress)
-        with bar, ThreadPoolExecutor(self.side_by_side, thread_name_prefix="sparselab-search") as pool:
+        name, initializer = "sparselab-search", on_the_same_gpu()
+        with bar, ThreadPoolExecutor(self.side_by_side, name, initializer) as pool:
             try:
                 futures = {number: pool.submit(self._search, number) for number in largest_first}
                 for future in futures.values():

@@ -112,10 +112,10 @@ class CpuDevice:
     def room(self):
         return self._room
 
-    def launch(self, module, kernel, n, m, grid, threads, arguments):
+    def kernel(self, module, kernel, n, m, grid, threads, arguments):
         library = _library(module, n, m)
 
-        def start():
+        def launch():
             self.launched.append(kernel)
             run(library, kernel, grid, threads, arguments, self.reverse)
             for argument in arguments:
@@ -124,4 +124,9 @@ class CpuDevice:
                     assert (raw[:start] == POISON).all(), f"kernel {kernel} wrote before an array"
                     assert (raw[start + size :] == POISON).all(), f"kernel {kernel} wrote behind an array"
 
-        return start
+        return launch
+
+    def run(self, launches, times=1):
+        for _ in range(times):
+            for launch in launches:
+                launch()

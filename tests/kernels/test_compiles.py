@@ -34,6 +34,7 @@ def compiled(text, architecture, n, m):
     lib, program, size = nvrtc(), ctypes.c_void_p(), ctypes.c_size_t()
     assert lib.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"kernels.cu", 0, None, None) == 0
     options = ["--std=c++17", "--fmad=false", f"-DN={n}", f"-DM={m}", f"--gpu-architecture={architecture}"]
+    options += ["-ftz=true", "--device-as-default-execution-space"]  # which CuPy adds
     options += ["--ptxas-options=-v", "-Werror=all-warnings"]
     code = lib.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*map(str.encode, options)))
     lib.nvrtcGetProgramLogSize(program, ctypes.byref(size))

@@ -99,4 +99,4 @@ def test_writes_beside_an_array_are_noticed(probes, monkeypatch):
     monkeypatch.setattr(device_on_cpu, "_library", lambda *_: probes)
     device = CpuDevice()
     with pytest.raises(AssertionError, match="wrote behind"):
-        device.launch("any", "beyond", 2, 4, (1, 1, 1), 32, [device.empty((4,), np.int32)])()
+        device.run([device.kernel("any", "beyond", 2, 4, (1, 1, 1), 32, [device.empty((4,), np.int32)])])

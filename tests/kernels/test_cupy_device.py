@@ -56,8 +56,8 @@ class Entered:
     def synchronize(self):
         pass
 
-    def record(self, stream):
-        assert isinstance(stream, Entered)
+    def record(self, stream=None):
+        assert stream is None
 
     @classmethod
     def from_external(cls, stream):
@@ -68,7 +68,7 @@ class Entered:
 class RawModule:
     def __init__(self, code, *, options):
         sizes = dict(option[2:].split("=") for option in options if option.startswith("-D"))
-        self.n, self.m = int(sizes["N"]), int(sizes["M"])
+        self.n, self.m = (int(sizes.get(name, 0)) for name in "NM")
         assert "__global__" in code
 
     def compile(self):

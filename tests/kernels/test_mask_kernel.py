@@ -17,7 +17,11 @@ pytestmark = pytest.mark.skipif(not device_on_cpu.available, reason="needs g++")
 @pytest.mark.parametrize("reverse", [False, True])
 def test_agrees_with_the_calculator(n, m, reverse):
     rng = np.random.default_rng(0)
-    for values in (rng.standard_normal((37, m * 3)), rng.integers(-2, 3, (300, m))):
+    for values in (
+        rng.standard_normal((37, m * 3)),
+        rng.integers(-2, 3, (300, m)),
+        1e-45 * rng.integers(-9, 9, (30, m)),
+    ):
         scores = torch.from_numpy(values.astype(np.float32))
         assert masks.takes(scores, m)
         found = masks.top_n_of_m(scores, n, m, CpuDevice(reverse))

@@ -7,10 +7,11 @@ import torch
 from sparselab.masks import create_mask
 from sparselab.ops import cuda
 from sparselab.ops.backend import load
-from sparselab.ops.cuda.device import own_stream
+from sparselab.ops.cuda import masks
+from sparselab.ops.cuda.device import device_of, own_stream
 from sparselab.ops.cuda.kernels import Launcher
 from sparselab.ops.masks import top_n_of_m_torch
-from sparselab.permutation import search_permutation
+from sparselab.permutation import search_permutation, search_permutations
 from sparselab.permutation.stripe_groups import partitions
 
 pytestmark = [
@@ -49,6 +50,16 @@ def test_primitives_are_the_cpus(n, m, channels, rows):
         found, expected = (handle.best_partitions(order, sets, *partitions(2 * m, m)) for handle in (ours, theirs))
         np.testing.assert_array_equal(found[0], expected[0])
         np.testing.assert_array_equal(found[1], expected[1])
+
+
+@pytest.mark.parametrize("groups", [250, 600, 1024, 4096])  # a warp that matches alone, and 3, 4 and 16
+@pytest.mark.parametrize("most", [3, 200])  # many equal deals, and few
+def test_moves_of_many_groups_are_the_cpus(groups, most):
+    values = np.random.default_rng(0).integers(0, most, (2 * groups, 40)).astype(np.float32)
+    ours, theirs = (load(values, 1, 2, backend) for backend in ("cuda", "cpu"))
+    orders, seeds = np.tile(np.arange(2 * groups), (2, 1)), np.array([1, 2])
+    noise = np.array([0.05, 0.05, 0.0]) * theirs.retained(orders[0]) / groups
+    np.testing.assert_array_equal(ours.assign(orders, noise, seeds), theirs.assign(orders, noise, seeds))
 
 
 def test_swaps_are_the_cpus():
@@ -99,12 +110,27 @@ def test_masks_are_torchs(n, m):
 
 
 @needs_torch
+def test_the_least_scores_are_told_apart():
+    scores = 1e-45 * torch.randint(-9, 9, (64, 4), generator=torch.Generator().manual_seed(0)).float()
+    assert torch.equal(create_mask(scores.cuda(), "2:4").cpu(), create_mask(scores, "2:4"))
+
+
+@needs_torch
 def test_work_is_in_the_order_of_torchs_stream():
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
-        scores = torch.zeros(4096, 4096, device="cuda")
-        for _ in range(50):
-            scores = scores + torch.rand_like(scores)
-        mask = create_mask(scores, "2:4")
+        scores, last = torch.zeros(1024, 1024, device="cuda"), torch.rand(1024, 1024, device="cuda")
+        torch.cuda._sleep(10**8)  # what runs on another stream would see zeros
+        scores.copy_(last)
+        mask = masks.top_n_of_m(scores, 2, 4, device_of(scores))
     stream.synchronize()
-    assert torch.equal(mask, top_n_of_m_torch(scores, 2, 4))
+    assert torch.equal(mask, top_n_of_m_torch(last, 2, 4))
+
+
+@needs_torch
+def test_searches_side_by_side_find_what_they_find_alone():
+    matrices = [integers(64, 40 + k).T for k in range(6)]
+    options = {"strategy": "annealed_assignment,20", "backend": "cuda"}
+    together = search_permutations(matrices, **options)
+    for k, result in enumerate(together):
+        assert (result.order == search_permutation(matrices[k], seed=k, **options).order).all()

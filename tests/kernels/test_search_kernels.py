@@ -158,17 +158,25 @@ def test_deals_are_the_cpus_and_the_best(device, groups, most):
     assert cost[np.arange(groups), found].sum() == cost[linear_sum_assignment(cost)].sum()
 
 
-@pytest.mark.parametrize("groups", [120, 300])  # one warp walks, and two do
 @pytest.mark.parametrize(
-    ("begin", "wait", "count", "place"),
+    (
+        "begin",
+        "wait",
+        "count",
+        "place",
+        "groups",
+    ),  # of 120 groups one warp has all bidders, and walks alone; of 300 two
     [
-        ("void bid(", "__syncthreads();", 3, 1),  # after the bids are made
-        ("void bid(", "__syncthreads();", 3, 2),  # after columns have been won
-        ("void finish(", "team.wait();", 2, 0),  # after a path is found
-        ("void finish(", "team.wait();", 2, 1),  # after it is taken
+        ("void bid(", "__syncthreads();", 4, 1, 120),  # after the bids are made
+        ("void bid(", "__syncthreads();", 4, 2, 300),  # after columns have been won
+        ("void bid(", "__syncthreads();", 4, 3, 120),  # after the next bidders are listed
+        ("void finish(", "team.wait();", 2, 0, 120),  # after a path is found
+        ("void finish(", "team.wait();", 2, 0, 300),
+        ("void finish(", "team.wait();", 2, 1, 120),  # after it is taken
+        ("void finish(", "team.wait();", 2, 1, 300),
     ],
 )
-def test_a_wait_that_is_left_out_of_a_deal_shows(groups, begin, wait, count, place):
+def test_a_wait_that_is_left_out_of_a_deal_shows(begin, wait, count, place, groups):
     before, found, rest = kernels.source("search").partition(begin)
     function, end, after = rest.partition("\n}\n")
     parts = function.split(wait)

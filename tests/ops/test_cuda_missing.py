@@ -16,7 +16,7 @@ class Status(RuntimeError):
     pass
 
 
-def cupy(driver=13_000, devices=1, nvrtc=(13, 0)):
+def cupy(driver=13_000, devices=1, compiled=None):
     """As much of CuPy as is asked when looking whether it can be used."""
 
     def say(answer):
@@ -29,7 +29,8 @@ def cupy(driver=13_000, devices=1, nvrtc=(13, 0)):
 
     module = types.ModuleType("cupy")
     runtime = types.SimpleNamespace(driverGetVersion=say(driver), getDeviceCount=say(devices), CUDARuntimeError=Status)
-    module.cuda = types.SimpleNamespace(runtime=runtime, nvrtc=types.SimpleNamespace(getVersion=say(nvrtc)))
+    module.cuda = types.SimpleNamespace(runtime=runtime)
+    module.RawModule = lambda code, options: types.SimpleNamespace(compile=say(compiled))
     return module
 
 
@@ -48,7 +49,8 @@ def _asked_anew():
         (cupy(12_020, Status("cudaErrorInsufficientDriver: too old")), r"for CUDA 12\.2, older than CuPy's"),
         (cupy(devices=Status("cudaErrorNoDevice: none")), "offers no GPU: cudaErrorNoDevice"),
         (cupy(devices=0), "offers no GPU: look at CUDA_VISIBLE_DEVICES"),
-        (cupy(nvrtc=OSError("libnvrtc.so.13: cannot open")), r"NVRTC.*pip install.*libnvrtc"),
+        (cupy(compiled=OSError("libnvrtc.so.13: cannot open")), r"NVRTC.*pip install.*libnvrtc"),
+        (cupy(compiled=RuntimeError("Failed to find CUDA headers")), r"NVRTC.*pip install.*CUDA headers"),
         (cupy(), None),
     ],
 )

@@ -103,3 +103,14 @@ def test_a_share_of_the_threads_is_this_threads_alone():
         other.join()
     assert thread_count() == everyone
     assert seen == [everyone]
+
+
+def test_every_search_is_on_the_gpu_that_is_current_here(monkeypatch):
+    seen, here = [], threading.local()
+    here.number = 3
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: here.number)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda number: setattr(here, "number", number))
+    search_permutations([np.ones((2, 8))] * 4, strategy="identity", callback=lambda *_: seen.append(here.number))
+    search_permutations([np.ones((2, 8))] * 4, strategy="random,2", callback=lambda *_: seen.append(here.number))
+    assert set(seen) == {3}

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sparselab.ops.cuda.kernels import source
+from sparselab.ops.cuda.kernels import Launch, source
+
+_PROBE = 'extern "C" __global__ void nothing() {}'
 
 
 @cache
@@ -43,9 +45,9 @@ def missing() -> str | None:
     if not count:
         return f"the NVIDIA driver (CUDA {_version(driver)}) offers no GPU: look at CUDA_VISIBLE_DEVICES and nvidia-smi"
     try:
-        cupy.cuda.nvrtc.getVersion()
-    except Exception as error:  # OSError, ImportError or CuPy's own, by version
-        return f'NVRTC, which compiles the kernels, is not there: pip install "cupy-cuda13x[ctk]" ({error})'
+        cupy.RawModule(code=_PROBE, options=("--std=c++17",)).compile()
+    except Exception as error:  # OSError, ImportError, RuntimeError or CuPy's own: no NVRTC, no headers, by version
+        return f'NVRTC cannot compile the kernels: pip install "cupy-cuda13x[ctk]" ({error})'
     return None
 
 
@@ -157,7 +159,7 @@ class CupyDevice:
         with cupy.cuda.Device(self.number) as device:
             return int(device.mem_info[0] + cupy.get_default_memory_pool().free_bytes())
 
-    def launch(
+    def kernel(
         self,
         module: str,
         kernel: str,
@@ -166,16 +168,17 @@ class CupyDevice:
         grid: tuple[int, int, int],
         threads: int,
         arguments: Sequence[Any],
-    ) -> Callable[[], None]:
+    ) -> Launch:
         """See ``Device``."""
         function = _compiled(self.number, module, n, m).get_function(kernel)
-        block, passed = (threads, 1, 1), tuple(arguments)
+        return partial(function, grid, (threads, 1, 1), tuple(arguments))
 
-        def start() -> None:
-            with self._current():
-                function(grid, block, passed)
-
-        return start
+    def run(self, launches: Sequence[Launch], times: int = 1) -> None:
+        """See ``Device``."""
+        with self._current():
+            for _ in range(times):
+                for launch in launches:
+                    launch()
 
     @contextmanager
     def _current(self) -> Iterator[None]:

@@ -6,7 +6,7 @@ results do not depend on the others: the same values on every GPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
@@ -14,18 +14,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparselab.ops.backend import Doubles, Floats, Ints, power_of_two, resident
-from sparselab.ops.cuda.kernels import Device, Launcher, too_large
+from sparselab.ops.cuda.kernels import Device, Launch, Launcher, too_large
 from sparselab.ops.cuda.swaps import CudaSwaps
 
 _TILE = (64, 128)  # slots and channels of a block of product.cu
 _SLICE = 512  # rows that a block of sum_of_maxima adds in float32: their sum is good to some 1e-6
-_WORDS = 128  # words of four rows that a block of sum_of_differences adds
+_WORDS = (16, 128)  # words of four rows that a block of sum_of_differences adds, at least and at most
+_ENOUGH_BLOCKS = 264  # for the largest GPUs there are, two a processor
 _SLICES = 65_535  # blocks along z, at most
 _SET = 32  # channels of a set that partitions.cu takes
 
 
 def _blocks(size: int, block: int) -> int:
     return -(-size // block)
+
+
+def _tiles(chains: int, groups: int, words: int) -> tuple[int, tuple[int, int, int]]:
+    """Words a slice of sum_of_differences, and its grid: shorter slices where there would be too few blocks."""
+    across, down = _blocks(groups, _TILE[1]), _blocks(groups, _TILE[0])
+    least, slice_ = _WORDS
+    while slice_ > least and across * down * chains * _blocks(words, slice_) < _ENOUGH_BLOCKS:
+        slice_ //= 2
+    return slice_, (across, down, chains * _blocks(words, slice_))
 
 
 def _padded(groups: int) -> int:
@@ -214,7 +224,7 @@ class CudaHandle:
         """See ``Handle``."""
         scores, unit = self._bytes
         groups, out = self.channels // self.m, np.empty_like(orders)
-        most = max(1, _SLICES // _blocks(scores.shape[1], _WORDS))  # chains that one grid takes
+        most = max(1, _SLICES // _blocks(scores.shape[1], _WORDS[0]))  # chains that one grid takes
         for part in self._pieces(len(orders), 4 * groups * (scores.shape[1] + _padded(groups) + self.m + 4), most):
             out[part] = self._assign(scores, orders[part], noise * unit, seeds[part])
         return out
@@ -222,12 +232,10 @@ class CudaHandle:
     def _assign(self, scores: Any, orders: Ints, noise: Doubles, seeds: Ints) -> Ints:
         """All moves are launched ahead: only the orders come back, at the end."""
         state, move = self._move(scores, orders, noise, seeds)
-        for _ in noise:
-            for launch in move:
-                launch()
+        self._device.run(move, len(noise))
         return self._device.download(state).astype(np.int64)
 
-    def _move(self, scores: Any, orders: Ints, noise: Doubles, seeds: Ints) -> tuple[Any, list[Callable[[], None]]]:
+    def _move(self, scores: Any, orders: Ints, noise: Doubles, seeds: Ints) -> tuple[Any, list[Launch]]:
         """``orders`` on the device, and the launches that make all chains' next move there: at most one a noise."""
         chains, groups, words = len(orders), self.channels // self.m, scores.shape[1]
         slots, index = (self._device.empty((chains, groups), np.int32) for _ in range(2))
@@ -237,14 +245,14 @@ class CudaHandle:
         scratch = self._device.empty((chains, 2, groups), np.int32)
         made, heat = self.upload(np.zeros(chains, np.int64)), self.upload(noise)  # chains count moves for themselves
         state, seed = self.indices(orders), self._seeds(seeds)
-        slices = _blocks(words, _WORDS)
-        tiles = (_blocks(groups, _TILE[1]), _blocks(groups, _TILE[0]), chains * slices)
+        slice_, tiles = _tiles(chains, groups, words)
+        slices = tiles[2] // chains
         ready = self._launch.ready
         return state, [
             ready(
                 "open_slots", (groups, chains), 128, scores, words, state, seed, made, slots, index, bounds, width, sums
             ),
-            ready("sum_of_differences", tiles, 256, bounds, scores, index, groups, words, _WORDS, slices, width, sums),
+            ready("sum_of_differences", tiles, 256, bounds, scores, index, groups, words, slice_, slices, width, sums),
             ready("deal_back", (chains,), 512, sums, groups, width, seed, heat, made, slots, index, scratch, state),
         ]
 

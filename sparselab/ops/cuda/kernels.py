@@ -65,6 +65,9 @@ def too_large(channels: int, m: int) -> str | None:
     return None
 
 
+Launch = Callable[[], object]
+
+
 class Device(Protocol):
     """Where kernels run: arrays there and back, and launches. CuPy's in production, a CPU that plays GPU in the tests.
 
@@ -87,7 +90,7 @@ class Device(Protocol):
     def room(self) -> int:
         """Bytes that can still be allocated."""
 
-    def launch(
+    def kernel(
         self,
         module: str,
         kernel: str,
@@ -96,8 +99,11 @@ class Device(Protocol):
         grid: tuple[int, int, int],
         threads: int,
         arguments: Sequence[Any],
-    ) -> Callable[[], None]:
-        """What starts a kernel on checked arguments, device arrays and numpy scalars, each time it is called."""
+    ) -> Launch:
+        """A kernel with checked arguments, device arrays and numpy scalars, for ``run``."""
+
+    def run(self, launches: Sequence[Launch], times: int = 1) -> None:
+        """Start ``launches`` in turn, ``times`` over; returns before they are done."""
 
 
 @dataclass(frozen=True)
@@ -148,17 +154,16 @@ class Launcher:
 
     def __call__(self, kernel: str, grid: tuple[int, ...], threads: int, *arguments: Any) -> None:
         """Check, then launch; empty grids are no work."""
-        self.ready(kernel, grid, threads, *arguments)()
+        if 0 not in grid:
+            self.device.run([self.ready(kernel, grid, threads, *arguments)])
 
-    def ready(self, kernel: str, grid: tuple[int, ...], threads: int, *arguments: Any) -> Callable[[], None]:
-        """Check; what comes back launches, as often as it is called."""
-        if 0 in grid:
-            return lambda: None
+    def ready(self, kernel: str, grid: tuple[int, ...], threads: int, *arguments: Any) -> Launch:
+        """Check; what comes back is for ``Device.run``, as often as one likes."""
         full = (*grid, 1, 1)[:3]
         if full[0] >= 2**31 or max(full[1:]) > 65_535 or threads % 32 or not 0 < threads <= 1024:
             raise ValueError(f"kernel {kernel}: no device takes a grid of {full} blocks of {threads} threads")
         checked = self._checked(kernel, arguments)
-        return self.device.launch(
+        return self.device.kernel(
             module_of(kernel), kernel, self.n, self.m, (full[0], full[1], full[2]), threads, checked
         )
 
