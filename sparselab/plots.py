@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullFormatter
 
 from sparselab.figures import COLOURS, MARKERS, Figure, style
 
@@ -147,6 +147,13 @@ def _strategy_looks(families: Sequence[str]) -> dict[str, dict[str, Any]]:
     return looks
 
 
+def _ticks_of_seconds(low: float, high: float) -> Locator:
+    """Few enough to be told apart, and two at least: matplotlib's own marks a logarithmic axis with too few or too many."""
+    if high < 5 * low:
+        return MaxNLocator(4)
+    return LogLocator(subs=(1.0, 2.0, 5.0) if high < 300 * low else (1.0,))
+
+
 def _draw_strategies(axes: Axes, rows: pd.DataFrame, looks: dict[str, dict[str, Any]]) -> None:
     limits = rows["time_limit"] if "time_limit" in rows else pd.Series(float("nan"), rows.index)
     means = rows.groupby([rows["strategy"], limits.fillna(0)], sort=False)[["seconds", "efficacy"]].mean().reset_index()
@@ -159,6 +166,9 @@ def _draw_strategies(axes: Axes, rows: pd.DataFrame, looks: dict[str, dict[str, 
     if len(serious) and (lowest := serious.quantile(0.1)) < (highest := serious.max()):
         axes.set_ylim(bottom=lowest - 0.4 * (highest - lowest))
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(_ticks_of_seconds(*axes.get_xlim()))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def accuracy_bars(frame: pd.DataFrame, value: str = "finetuned_top1", *, by: Sequence[str] | None = None) -> Figure:

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 
-from sparselab import matrix_plots, trial_plots
+from sparselab import matrix_plots, plots, trial_plots
 from sparselab.trial_plots import View
 
 rng = np.random.default_rng(0)
@@ -29,6 +29,12 @@ def searches():
     names = ["annealed_assignment", "stripe_groups,12,100", "channel_swap", "optimal"]
     rows = [(name, at, 40 * at) for name in names for at in (0.01, 0.5, 2.0)]
     return pd.DataFrame(rows, columns=["strategy", "seconds", "efficacy"])
+
+
+def pareto(*seconds):
+    rows = [("auto", at, at, 20 + k, 512, 512) for k, at in enumerate(seconds)]
+    columns = ["strategy", "time_limit", "seconds", "efficacy", "rows", "channels"]
+    return plots.search_pareto(pd.DataFrame(rows, columns=columns))
 
 
 def curves():
@@ -62,6 +68,9 @@ FIGURES = {
     "strip": lambda: matrix_plots.loss_strip(layers(33, permuted_lost_percent=25.0), layers(33)["layer"][7]),
     "few layers": lambda: matrix_plots.loss_strip(layers(6), title="Lost by the weights that share the order"),
     "searches": lambda: matrix_plots.running_searches(searches(), bound=90.0),
+    "pareto, a decade": lambda: pareto(0.13, 0.3, 0.97, 2.9),
+    "pareto, a moment": lambda: pareto(0.12, 0.13, 0.14),
+    "pareto, ages": lambda: pareto(1e-4, 0.3, 2000.0),
     "curves": lambda: matrix_plots.training_curves(curves()),
     "no curves yet": lambda: matrix_plots.training_curves(curves().head(1)),
     "trials": trials,
@@ -78,7 +87,8 @@ def texts(figure):
     found = [text for a in axes for text in [a.title, a._left_title, a.xaxis.label, a.yaxis.label, *a.texts]]
     for axis in [axis for a in axes for axis in (a.xaxis, a.yaxis)]:
         low, high = sorted(axis.get_view_interval())
-        at = [tick for tick in axis.get_major_ticks() if low - 1e-9 <= tick.get_loc() <= high + 1e-9]
+        ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+        at = [tick for tick in ticks if low - 1e-9 <= tick.get_loc() <= high + 1e-9]
         found += [tick.label1 for tick in at]
     found += [
         text for legend in [*figure.legends, *(a.get_legend() for a in axes)] if legend for text in legend.get_texts()

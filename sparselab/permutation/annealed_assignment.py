@@ -11,7 +11,8 @@ changes the best there is, and ``tau`` falls geometrically to where nothing move
 noise.
 
 Temperatures are in units of the spread of random swaps' gains, so they fit any matrix. More moves allow a hotter start.
-Independent chains run one a thread, as many as are asked for, whatever the number of threads; the best end wins.
+Chains run side by side, as many as are asked for, whatever the number of threads; the best end wins. From four chains on
+they hand on: between rounds the worst quarter goes on from the best quarter (Hukushima and Iba 2003, without the weights).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _SAMPLE = 512
 
 @dataclass(frozen=True)
 class AnnealedAssignment:
-    """``moves`` annealed assignments in each of ``chains`` independent chains; the best order of all.
+    """``moves`` annealed assignments in each of ``chains`` chains; the best order of all.
 
     With a time limit the moves fill the time, whatever their number. ``hot`` and ``cold`` are the first and last
     temperature in spreads of a random swap's gain; ``None`` derives them from the number of moves.
