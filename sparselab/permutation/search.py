@@ -190,8 +190,8 @@ def _cheap(strategy: Strategy) -> Strategy:
 @lru_cache(maxsize=256)
 def _warm_up(strategy: Strategy, pattern: Pattern, backend: str) -> None:
     _, m = pattern.require_nm("a permutation search")
-    # Exhaustive search refuses what is enough groups for the others to be of use.
-    for groups in (8, 4):
+    # Exhaustive search refuses what is enough groups for the others to be of use; a proof for large groups is no toy.
+    for groups in (8, 4) if m <= 4 else (3, 2):
         scores = np.random.default_rng(0).random((8, groups * m), np.float32)
         with contextlib.suppress(ValueError):
             search = _start(SearchProblem.from_matrix(scores), pattern, 0, backend, time.perf_counter(), None, None)

@@ -1,6 +1,7 @@
 """What single strategies and the two public functions promise beyond the contract."""
 
 import concurrent.futures
+import math
 import multiprocessing
 import os
 import subprocess
@@ -15,6 +16,8 @@ from hypothesis import strategies as st
 
 import sparselab as sl
 from sparselab.permutation import SearchProblem, Term, search_permutation, search_permutations
+from sparselab.permutation.optimal import Optimal
+from sparselab.permutation.search import _warm_up, warm_up
 from sparselab.permutation.stripe_groups import StripeGroups
 
 
@@ -331,3 +334,14 @@ def test_a_time_limit_does_not_count_compiling_which_is_logged_once(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "True"], done.stderr
     assert done.stderr.count("compiling numeric kernels once, into") == 1
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "4:8"])
+def test_what_is_run_to_compile_is_a_toy(pattern, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Optimal, "__call__", lambda self, search: seen.append(search.handle))
+    _warm_up.cache_clear()
+    warm_up("optimal", pattern)
+    _warm_up.cache_clear()  # nothing was compiled
+    (handle,) = seen
+    assert math.comb(handle.channels, handle.m) < 10**6  # groups that a proof prices every round
