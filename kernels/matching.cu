@@ -5,11 +5,11 @@
 // others, all at once, for some rounds; and for each of the few rows left over a shortest alternating path. A path is
 // dozens of steps, each of which needs the one before: take the nearest column, read the costs of the row that is
 // matched to it, bring all columns up to date. So one warp walks alone where it can, with up to 256 columns, 4 or 8 of
-// them in each thread's registers. Bids take no path's place for less work, but a warp each, side by side.
+// them in each thread's registers. A bid is as much work as a step, but bids are made side by side, a warp each.
 //
 // Memory:  reads the costs twice, and one row of them a bid or step; 46 KiB of shared memory.
 // Limit:   latency. A step is a row from L1 or L2 (some 40 or 250 cycles), two reductions of a warp, and 8 instructions
-//          a column of a thread: some 150 cycles at 128 columns, 450 at 512, where two warps wait for each other.
+//          a column of a thread: some 170 cycles at 128 columns, 600 at 512, where two warps wait for each other.
 
 constexpr int FAR = (1 << 30) - 1;  // twice that is still an int
 constexpr int STARTERS = 512;       // threads that look for the first duals
