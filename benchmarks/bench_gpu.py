@@ -28,6 +28,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import sparselab as sl
+from benchmarks.bench_search import pointwise_weights
 from benchmarks.timing import seconds
 from sparselab.measures import efficacy
 from sparselab.ops import cuda
@@ -84,11 +85,10 @@ def picture(frame: pd.DataFrame) -> Figure:
 def network() -> Iterator[Row]:
     """All 1x1 convolutions of EfficientNet-Lite0 in one go; 0 rows and channels stand for all of them."""
     try:
-        model = sl.tasks.efficientnet_lite0()
+        layers = pointwise_weights()
     except (FileNotFoundError, ModuleNotFoundError) as error:
         print(f"EfficientNet-Lite0 is left out: {error}", file=sys.stderr)
         return
-    layers = [m.weight for m in model.modules() if getattr(m, "kernel_size", None) == (1, 1)]
     for backend in ("auto", "cuda"):
         sl.search_permutations(layers, backend=backend, time_limit=1e-3)  # compiles
         start = time.perf_counter()
@@ -162,11 +162,17 @@ def kernels() -> pd.DataFrame:
     ceiling = 64 * properties.multi_processor_count * _clock_hz()
     weight = torch.randn(16384, 8192, device="cuda")
     copied = 2 * weight.nbytes / _seconds(weight.clone)
+    here, mask = device_of(weight), 5 * weight.numel()  # bytes read and written
     rows = [
         ("table, copied back", "max-adds/s", size**3 / _seconds(lambda: handle.table(order, order, order)), ceiling),
         ("table kernel", "max-adds/s", size**3 / _seconds(_table_kernel(handle, order)), ceiling),
-        ("mask kernel 2:4", "bytes/s", 5 * weight.numel() / _seconds(_mask_kernel(weight)), copied),
-        ("create_mask 2:4", "bytes/s", 5 * weight.numel() / _seconds(lambda: sl.create_mask(weight, "2:4")), copied),
+        ("mask kernel 2:4", "bytes/s", mask / _seconds(lambda: masks.top_n_of_m(weight, 2, 4, here)), copied),
+        (
+            "create_mask 2:4",
+            "bytes/s",
+            mask / _seconds(lambda: sl.create_mask(weight, "2:4")),
+            copied,
+        ),  # looks for NaN first
     ]
     frame = pd.DataFrame(rows, columns=["kernel", "unit", "rate", "bound"])
     frame["percent"] = 100 * frame["rate"] / frame["bound"]
@@ -177,19 +183,11 @@ def _table_kernel(handle: CudaHandle, order: np.ndarray) -> Callable[[], None]:
     """The launch of ``sum_of_maxima`` alone."""
     size, (slice_, slices) = len(order), handle._slices
     tiles = (_blocks(size, _TILE[1]), _blocks(size, _TILE[0]), slices)
-    bounds, columns = (
-        handle.upload(np.random.default_rng(1).random((size, handle.rows), np.float32)),
-        handle.indices(order),
-    )
-    partial = handle._device.empty((slices, size, size), np.float32)
-    take = (bounds, size, handle._values, columns, size, handle.rows, slice_, partial)
+    bounds = handle.upload(np.random.default_rng(1).random((size, handle.rows), np.float32))
+    sums = handle._device.empty((slices, size, size), np.float32)
+    take = (bounds, size, handle._values, handle.indices(order), size, handle.rows, slice_, sums)
     launch = handle._launch.ready("sum_of_maxima", tiles, 256, *take)
     return lambda: handle._device.run([launch])
-
-
-def _mask_kernel(weight: torch.Tensor) -> Callable[[], None]:
-    """The mask of finite scores: without the look whether they are, which reads them once more and waits."""
-    return lambda: masks.top_n_of_m(weight, 2, 4, device_of(weight))
 
 
 def moves(sizes: Iterable[int] = (512, 1024, 2048, 4096), chains: Iterable[int] = (2, 32)) -> pd.DataFrame:

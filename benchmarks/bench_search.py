@@ -110,14 +110,19 @@ def stretch() -> Iterator[Row]:
         yield f"{size}x{size} auto in {seconds:g} s, seed 1", "efficacy", result.efficacy, AT_LEAST, efficacy
 
 
-def real_layers() -> Iterator[Row]:
+def pointwise_weights() -> list[torch.Tensor]:
+    """The 1x1 convolutions of EfficientNet-Lite0. Raises ``ModuleNotFoundError`` or ``FileNotFoundError`` without it."""
     from sparselab.tasks.efficientnet_lite import efficientnet_lite0
 
-    layers = [
+    return [
         module.weight.detach()
         for module in efficientnet_lite0().modules()
         if isinstance(module, torch.nn.Conv2d) and module.kernel_size == (1, 1)
     ]
+
+
+def real_layers() -> Iterator[Row]:
+    layers = pointwise_weights()
     total = sum(float(weight.abs().sum(dtype=torch.float64)) for weight in layers)
     case = f"EfficientNet-Lite0, {len(layers)} 1x1 convolutions"
     paper = sl.search_permutations(layers, strategy="stripe_groups,8,100")

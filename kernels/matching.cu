@@ -15,7 +15,7 @@ constexpr int FAR = (1 << 30) - 1;  // twice that is still an int
 constexpr int STARTERS = 512;       // threads that look for the first duals
 constexpr int MOST_GROUPS = 4096;   // that are matched
 constexpr int BIDDERS = STARTERS;   // rows that bid, at most: a thread each
-constexpr int ROWS_A_ROUND = 16;    // so many rows, so many rounds of bids
+constexpr int ROWS_A_ROUND = 16;    // one round of bids for so many rows of the matrix
 constexpr int COLUMNS = 8;          // of a thread, at most: a multiple of 4, read at once
 
 // Minimises the sum of stay[i] - worth[i][column_of[i]], which are below 2^28 in absolute value. Lines of worth are

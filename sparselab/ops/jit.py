@@ -61,7 +61,7 @@ def _version() -> str:
 
 
 def _forget_old(folder: Path) -> None:
-    """Remove what other versions left beside ``folder`` and nobody began with for a month."""
+    """Remove what other versions left beside ``folder`` and compiled nothing into for a month."""
     for other in folder.parent.iterdir():
         if other.is_dir() and time.time() - other.stat().st_mtime > _KEPT_SECONDS:
             shutil.rmtree(other, ignore_errors=True)
@@ -72,8 +72,9 @@ def _cache_in_user_folder() -> Iterator[bool]:
     """Point numba's cache at our folder while a function is decorated; other users of numba keep their setting."""
     folder = cache_dir() / "numba" / _version()
     try:
-        if not folder.exists():
-            folder.mkdir(parents=True)
+        is_new = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)  # another process may be as early
+        if is_new:
             _forget_old(folder)
         writable = os.access(folder, os.W_OK)
     except OSError as error:

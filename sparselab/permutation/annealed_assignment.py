@@ -78,7 +78,7 @@ class AnnealedAssignment:
 
 
 def survivors(values: Doubles) -> Ints:
-    """Which chain each goes on from: itself, but the worst quarter from the best quarter.
+    """Which chains go on: all by falling value, but in place of the worst quarter the best quarter once more.
 
     >>> survivors(np.array([3.0, 1.0, 4.0, 2.0])).tolist()
     [2, 0, 3, 2]

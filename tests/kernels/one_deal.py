@@ -6,13 +6,14 @@ import sys
 
 import numpy as np
 
+from sparselab.ops.cuda.handle import _padded
 from sparselab.ops.cuda.kernels import Launcher
 
 
 def dealt(sums, device):
     """Which open channel each group gets, where these are their differences and staying is free."""
     groups = len(sums)
-    width = 128 if groups <= 128 else -(-groups // 256) * 256
+    width = _padded(groups)
     padded = np.random.default_rng(1).integers(-20_000, 20_000, (1, groups, width))  # no deal may look at the padding
     padded[0, :, :groups] = sums
     numbers = np.arange(groups)[None]

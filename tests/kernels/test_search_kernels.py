@@ -158,14 +158,36 @@ def test_deals_are_the_cpus_and_the_best(device, groups, most):
     assert cost[np.arange(groups), found].sum() == cost[linear_sum_assignment(cost)].sum()
 
 
-@pytest.mark.parametrize(
-    (
-        "begin",
-        "wait",
-        "count",
-        "place",
-        "groups",
-    ),  # of 120 groups one warp has all bidders, and walks alone; of 300 two
+def without_a_wait(begin, wait, count, place):
+    """The search kernels, of whose function ``begin`` the ``wait`` at ``place`` of its ``count`` is left out."""
+    before, found, rest = kernels.source("search").partition(begin)
+    function, end, after = rest.partition("\n}\n")
+    parts = function.split(wait)
+    assert len(parts) == count + 1
+    function = wait.join(parts[: place + 1]) + wait.join(parts[place + 1 :])
+    return before + found + function + end + after
+
+
+def is_right(text, groups, order):
+    """Whether ``text``, in a process of its own, comes to the right deal."""
+    library = device_on_cpu.build(text, ["deal_back"], 1, 1)
+    expected = dealt(differences(groups, 50)[0], CpuDevice()).tolist()
+    command = [sys.executable, Path(__file__).with_name("one_deal.py"), library._name, str(groups), order]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=8, check=False)
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0 and json.loads(done.stdout) == expected
+
+
+@pytest.mark.parametrize("groups", [120, 300])
+def test_a_deal_is_right_in_a_process_of_its_own(groups):
+    assert is_right(kernels.source("search"), groups, "forward")
+    assert is_right(kernels.source("search"), groups, "reverse")
+
+
+@pytest.mark.parametrize(  # of 120 groups one warp has all bidders, and walks alone; of 300 two
+    ("begin", "wait", "count", "place", "groups"),
     [
         ("void bid(", "__syncthreads();", 4, 1, 120),  # after the bids are made
         ("void bid(", "__syncthreads();", 4, 2, 300),  # after columns have been won
@@ -177,25 +199,8 @@ def test_deals_are_the_cpus_and_the_best(device, groups, most):
     ],
 )
 def test_a_wait_that_is_left_out_of_a_deal_shows(begin, wait, count, place, groups):
-    before, found, rest = kernels.source("search").partition(begin)
-    function, end, after = rest.partition("\n}\n")
-    parts = function.split(wait)
-    assert len(parts) == count + 1
-    mutant = before + found + "".join(part + wait * (k != place) for k, part in enumerate(parts[:-1])) + parts[-1]
-    mutant += end + after
-    library = device_on_cpu.build(mutant, ["deal_back"], 1, 1)
-    expected = dealt(differences(groups, 50)[0], CpuDevice()).tolist()
-    script = Path(__file__).with_name("one_deal.py")
-
-    def is_right(order):
-        command = [sys.executable, script, library._name, str(groups), order]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=8, check=False)
-        except subprocess.TimeoutExpired:
-            return False
-        return done.returncode == 0 and json.loads(done.stdout) == expected
-
-    assert not (is_right("forward") and is_right("reverse"))
+    mutant = without_a_wait(begin, wait, count, place)
+    assert not (is_right(mutant, groups, "forward") and is_right(mutant, groups, "reverse"))
 
 
 def test_pieces_change_nothing():
@@ -224,10 +229,7 @@ def test_too_little_memory_is_an_error():
 
 @pytest.mark.parametrize("line", range(2))
 def test_a_barrier_that_is_left_out_of_the_product_shows(monkeypatch, line):
-    text = kernels.source("search")
-    before, product = text.split("template <class Step>")
-    parts = product.split("__syncthreads();")
-    mutant = before + "template <class Step>" + "__syncthreads();".join(parts[: line + 1]) + parts[line + 1] + "__syncthreads();".join(["", *parts[line + 2 :]])  # fmt: skip
+    mutant = without_a_wait("void add_tile(", "__syncthreads();", 2, line)
     library = device_on_cpu.build(mutant, list(kernels.SIGNATURES)[:-1], 2, 4)
     monkeypatch.setattr(device_on_cpu, "_library", lambda *_: library)
     values, order = integers(24, 37), np.arange(24)

@@ -17,8 +17,9 @@ from sparselab.ops.jit import jit
 
 FAR = np.int32(2**30)
 _STRIDE = 64
+# As in kernels/matching.cu, or a GPU would find other matchings among equally good ones.
 _BIDDERS = 512  # rows that bid, at most
-_ROWS_A_ROUND = 16  # so many rows, so many rounds of bids
+_ROWS_A_ROUND = 16  # one round of bids for so many rows of the matrix
 
 
 @jit

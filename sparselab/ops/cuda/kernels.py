@@ -152,6 +152,13 @@ class Launcher:
     n: int
     m: int
 
+    def __post_init__(self) -> None:
+        if not 0 < self.n <= self.m <= MAX_GROUP:
+            raise ValueError(
+                f"the CUDA kernels take groups of up to {MAX_GROUP} channels, got {self.n}:{self.m}; "
+                "backend='cpu' takes any"
+            )
+
     def __call__(self, kernel: str, grid: tuple[int, ...], threads: int, *arguments: Any) -> None:
         """Check, then launch; empty grids are no work."""
         if 0 not in grid:
