@@ -30,7 +30,7 @@ from tqdm import tqdm
 import sparselab as sl
 from benchmarks.bench_search import pointwise_weights
 from benchmarks.timing import seconds
-from sparselab.measures import efficacy
+from sparselab.core.measures import efficacy
 from sparselab.ops import cuda
 from sparselab.ops.cuda import masks
 from sparselab.ops.cuda.device import device_of

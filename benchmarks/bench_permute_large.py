@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from sparselab.network.objective import MAX_SCORES
+from sparselab.network.search_problems import MAX_SCORES
 
 TARGET = 1.3
 """Times the largest layer that may be held above the model, beside the tables of the search."""

@@ -19,7 +19,7 @@ from matplotlib.colors import to_rgb
 from torch import Tensor, nn
 
 from sparselab.network.analysis import Analysis, analyse
-from sparselab.network.freedom import Axis, coordinates, free_axes
+from sparselab.network.free_axes import Axis, coordinates, free_axes
 from sparselab.network.plan import Plan
 
 COLOURS = ("#c8553d", "#2a7f9e", "#7a9e3b", "#8a5aa8")

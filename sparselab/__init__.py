@@ -9,26 +9,27 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from sparselab._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from sparselab import measures, plots, saliency, tasks, trackers, widgets
+    from sparselab.core.patterns import Pattern
     from sparselab.masks import create_mask
     from sparselab.network.permuting import permute
     from sparselab.network.plan import Plan
     from sparselab.network.report import PermutationReport
-    from sparselab.patterns import Pattern
     from sparselab.permutation import SearchProblem, SearchResult, search_permutation, search_permutations
     from sparselab.reports import check, magnitude_report
+    from sparselab.sweeps.experimenting import experiment
     from sparselab.sweeps.frames import history, load
-    from sparselab.sweeps.run import experiment
     from sparselab.training.asp import ASP
     from sparselab.training.batchnorm import recalibrate_batchnorm
     from sparselab.training.sparsifier import Sparsifier
 
-__version__ = "0.1.0"
 
 _HOMES = {
     "ASP": "sparselab.training.asp",
-    "Pattern": "sparselab.patterns",
+    "Pattern": "sparselab.core.patterns",
     "PermutationReport": "sparselab.network.report",
     "Plan": "sparselab.network.plan",
     "SearchProblem": "sparselab.permutation",
@@ -36,7 +37,7 @@ _HOMES = {
     "Sparsifier": "sparselab.training.sparsifier",
     "check": "sparselab.reports",
     "create_mask": "sparselab.masks",
-    "experiment": "sparselab.sweeps.run",
+    "experiment": "sparselab.sweeps.experimenting",
     "history": "sparselab.sweeps.frames",
     "load": "sparselab.sweeps.frames",
     "magnitude_report": "sparselab.reports",

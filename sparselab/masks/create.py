@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from sparselab import saliency as saliency_module
-from sparselab.layout import from_slices, to_slices
+from sparselab.core.patterns import Pattern
+from sparselab.core.registry import Registry, unknown_name
+from sparselab.core.weight_matrix import from_slices, to_slices
 from sparselab.ops.masks import require_finite
-from sparselab.patterns import Pattern
 from sparselab.saliency import Saliency
-from sparselab.specs import Registry, unknown_name
 
 RAGGED = ("error", "pad", "skip")
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sparselab.ops.masks import keep_count, largest_of_rows
-from sparselab.patterns import require_density
+from sparselab.core.measures import keep_count
+from sparselab.core.patterns import require_density
+from sparselab.ops.masks import largest_of_rows
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from sparselab.core.patterns import require_n_of_m
 from sparselab.ops import masks
-from sparselab.patterns import require_n_of_m
 
 ENUMERATED = 4
 """Largest block of which every choice is tried: 4 x 4 has 90 at 2 of 4, 8 x 8 has 116,963,796,250 at 4 of 8."""

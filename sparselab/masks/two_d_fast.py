@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from sparselab.core.patterns import require_n_of_m
 from sparselab.ops.transposable import fast_blocks
-from sparselab.patterns import require_n_of_m
 
 
 @dataclass(frozen=True)

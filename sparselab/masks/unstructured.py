@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sparselab.ops.masks import keep_count, largest
-from sparselab.patterns import require_density
+from sparselab.core.measures import keep_count
+from sparselab.core.patterns import require_density
+from sparselab.ops.masks import largest
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from sparselab.core.patterns import require_n_of_m
 from sparselab.ops.vnm import KEPT_COLUMNS, best_columns
-from sparselab.patterns import require_n_of_m
 
 LARGEST_GROUP = 32
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sparselab.network import rules_linear, rules_norm  # noqa: F401  (they register themselves)
 from sparselab.network.axes import Dim, fresh, pin
-from sparselab.network.interpret import Dims, Interpreter, Value
+from sparselab.network.dataflow import Dims, Interpreter, Value
 from sparselab.network.rules import RULES, pointwise
 from sparselab.network.tracing import Graph, UntraceableError, trace
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from sparselab.modes import unwrap
+from sparselab.core.models import unwrap
 from sparselab.network.analysis import analyse
-from sparselab.network.freedom import free_axes
+from sparselab.network.free_axes import free_axes
 from sparselab.network.plan import Plan
 
 

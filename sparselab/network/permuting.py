@@ -12,20 +12,20 @@ import pandas as pd
 import torch
 from torch import nn
 
-from sparselab.eligibility import LayerWeight
-from sparselab.modes import unwrap
+from sparselab.core.layers import LayerWeight
+from sparselab.core.models import unwrap
+from sparselab.core.patterns import Pattern
 from sparselab.network.analysis import Analysis, Member, analyse
 from sparselab.network.axes import reasons_of
-from sparselab.network.freedom import Axis, Orders, free_axes
-from sparselab.network.objective import Consumer, consumers_of
+from sparselab.network.free_axes import Axis, Orders, free_axes
+from sparselab.network.named_axes import axis_members, axis_names, chosen_layers
 from sparselab.network.plan import Plan
-from sparselab.network.problems import axis_members, axis_names, chosen_layers
 from sparselab.network.ranks import on_one_rank
 from sparselab.network.report import COLUMNS, PermutationReport
+from sparselab.network.search_problems import Consumer, consumers_of
 from sparselab.network.searching import AxisSearch, SearchSettings, search_each, search_in_turn
 from sparselab.network.tracing import UntraceableError
 from sparselab.network.verify import Verdict, Witness, verify
-from sparselab.patterns import Pattern
 from sparselab.permutation.strategy import Strategy
 from sparselab.saliency import ModelSaliency
 

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparselab.modes import unwrap
+from sparselab.core.interrupts import interrupted_afterwards
+from sparselab.core.models import unwrap
 from sparselab.network.analysis import Analysis, place_of
 from sparselab.network.axes import Indices, Leaf, leaves_of
-from sparselab.network.freedom import Axis, Orders, order_of, spans
-from sparselab.network.interrupts import interrupted_afterwards
+from sparselab.network.free_axes import Axis, Orders, order_of, spans
 from sparselab.saliency import Ria, Saliency, Wanda
 
 FORMAT, VERSION = "sparselab.plan", 1

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from sparselab.network.axes import Dim, choose, fresh, join, piece, pin, pinned_like, reslice, size_of, take_tail, unify
-from sparselab.network.interpret import Call, Dims, Result, Rule, Value
+from sparselab.network.dataflow import Call, Dims, Result, Rule, Value
 
 RULES: dict[str, Rule] = {}
 """The rule of every operator that has one, by the operator's name without namespace and overload."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sparselab.network.axes import Dim, fresh, piece, pin, pinned_like, reslice, size_of, unify
-from sparselab.network.interpret import Call, Dims, Result, Value
+from sparselab.network.dataflow import Call, Dims, Result, Value
 from sparselab.network.rules import broadcast, rule
 
 

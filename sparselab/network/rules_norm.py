@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from sparselab.network.axes import Concat, Dim, factors_of, fresh, join, parts_of, pin, size_of, take_tail, unify
-from sparselab.network.interpret import Call, Dims, Result, Value
+from sparselab.network.dataflow import Call, Dims, Result, Value
 from sparselab.network.rules import RULES, broadcast, ordered, pointwise, rule
 
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from sparselab.core.interrupts import interrupts_noticed
+from sparselab.core.patterns import Pattern
 from sparselab.network.analysis import Analysis
 from sparselab.network.axes import Indices
-from sparselab.network.both_ways import BothWays, touches
-from sparselab.network.freedom import Axis
-from sparselab.network.interrupts import interrupts_noticed
-from sparselab.network.objective import Consumer, Place, objectives
-from sparselab.network.problems import layer_scores, whole_scores
-from sparselab.patterns import Pattern
+from sparselab.network.free_axes import Axis
+from sparselab.network.in_turn import BothWays, touches
+from sparselab.network.named_axes import layer_scores, whole_scores
+from sparselab.network.search_problems import Consumer, Place, objectives
 from sparselab.permutation import SearchProblem, SearchResult, search_permutation
 from sparselab.permutation.problem import LARGEST_BLOCK, MAX_CHANNELS
 from sparselab.permutation.search import check_backend

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparselab.network.freedom import Axis
+from sparselab.network.free_axes import Axis
 from sparselab.network.tracing import as_call, restored, tensors_in
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 2e-1}

@@ -15,8 +15,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sparselab.core.registry import unknown_name
 from sparselab.ops.threads import map_blocks, row_blocks
-from sparselab.specs import unknown_name
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]

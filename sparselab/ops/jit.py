@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 
 import numba
 
-from sparselab.paths import cache_dir
+from sparselab.core.folders import cache_dir
 
 F = TypeVar("F", bound=Callable[..., object])
 _KEPT_SECONDS = 30 * 24 * 3600.0

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import sparselab
-
 
 def kernel_dir() -> Path:
     """The folder of ``*.cu`` files; raises ``FileNotFoundError`` naming the places looked in."""
-    package = Path(sparselab.__file__).parent
+    package = Path(__file__).parent.parent
     places = (package / "kernels", package.parent / "kernels")
     for place in places:
         if any(place.glob("*.cu")):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import cache
 from itertools import combinations, product
 from typing import Any
@@ -85,11 +84,6 @@ def nth_largest(rows: Tensor, n: int) -> Tensor:
 def nth_largest_torch(rows: Tensor, n: int) -> Tensor:
     """``nth_largest`` in PyTorch operations, for devices without a kernel of ours."""
     return rows.kthvalue(rows.shape[-1] - n + 1, dim=-1, keepdim=True).values
-
-
-def keep_count(size: int, density: float) -> int:
-    """How many of ``size`` weights the share ``density`` is, rounded down (0.29 of 100 is 29, whatever floats say)."""
-    return math.floor(size * density + 1e-9)
 
 
 def top_n_of_m(scores: Tensor, n: int, m: int) -> Tensor:

@@ -10,8 +10,8 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
+from sparselab.core.patterns import Pattern
 from sparselab.ops.threads import at_most, on_the_same_gpu, thread_count
-from sparselab.patterns import Pattern
 from sparselab.permutation.auto import usual_seconds
 from sparselab.permutation.problem import SearchProblem
 from sparselab.permutation.result import SearchResult

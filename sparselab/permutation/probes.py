@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from sparselab.patterns import Pattern
+from sparselab.core.patterns import Pattern
 from sparselab.permutation.problem import Matrix, Order, SearchProblem
 from sparselab.permutation.result import SearchResult
 

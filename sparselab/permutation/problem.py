@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sparselab.core.patterns import Pattern
 from sparselab.ops.masks import best_blocks
 from sparselab.ops.threads import map_blocks
-from sparselab.patterns import Pattern
 
 Order = NDArray[np.int64]
 Matrix = NDArray[Any]

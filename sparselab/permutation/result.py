@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sparselab import measures
+from sparselab.core import measures
 from sparselab.permutation.problem import Order
 
 

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sparselab.layout import to_matrix
+from sparselab.core.patterns import Pattern
+from sparselab.core.weight_matrix import to_matrix
 from sparselab.ops.backend import Handle, Size, load, resolve
-from sparselab.patterns import Pattern
 from sparselab.permutation.bounds import prove_bound
 from sparselab.permutation.problem import MAX_CHANNELS, Matrix, SearchProblem
 from sparselab.permutation.result import SearchResult
@@ -232,9 +232,9 @@ def _loaded(problem: SearchProblem, pattern: Pattern, backend: str) -> Handle:
     values = problem.searchable(m).T
     if not pattern.both_ways:
         return load(values, n, m, backend)
-    from sparselab.ops import both_ways
+    from sparselab.ops import transposable_matrix
 
-    return both_ways.load(values, n, m)
+    return transposable_matrix.load(values, n, m)
 
 
 def _result(

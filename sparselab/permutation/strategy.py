@@ -9,9 +9,9 @@ from typing import Protocol
 
 import numpy as np
 
+from sparselab.core.registry import Registry
 from sparselab.ops.backend import Handle
 from sparselab.permutation.problem import Order
-from sparselab.specs import Registry
 
 Callback = Callable[[float, float], object]
 

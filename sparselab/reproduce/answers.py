@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sparselab.modes import evaluating, to_device
+from sparselab.core.models import evaluating, to_device
 from sparselab.tasks import Task
 from sparselab.tasks.task import logits_of
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from sparselab.figures import COLOURS, MARKERS, Figure, style
 from sparselab.plots import require_columns
+from sparselab.plots.style import COLOURS, MARKERS, Figure, style
 
 
 def layers_succeeding(frame: pd.DataFrame) -> Figure:

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from sparselab.measures import efficacy
-from sparselab.modes import to_device
+from sparselab.core.measures import efficacy
+from sparselab.core.models import to_device
 from sparselab.network.permuting import permute
 from sparselab.network.plan import Plan
 from sparselab.reports import magnitude_report

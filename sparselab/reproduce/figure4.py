@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sparselab.eligibility import layer_weights
-from sparselab.layout import to_matrix
-from sparselab.patterns import Pattern
+from sparselab.core.layers import layer_weights
+from sparselab.core.patterns import Pattern
+from sparselab.core.weight_matrix import to_matrix
 from sparselab.permutation import search_permutation, warm_up
 from sparselab.reports import magnitude_report
 from sparselab.reproduce import drawing

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparselab.modes import evaluating
+from sparselab.core.models import evaluating
 
 LARGEST = 127
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)

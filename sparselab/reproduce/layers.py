@@ -7,8 +7,8 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from sparselab import plots
-from sparselab.eligibility import layer_weights
-from sparselab.layout import to_matrix
+from sparselab.core.layers import layer_weights
+from sparselab.core.weight_matrix import to_matrix
 from sparselab.permutation import search_permutation, warm_up
 from sparselab.reports import magnitude_report
 from sparselab.reproduce.section import Section, Settings, markdown_table

@@ -16,8 +16,8 @@ from typing import Any
 import pandas as pd
 import torch
 
+from sparselab.core.registry import unknown_name
 from sparselab.reproduce.section import Section, Settings, markdown_table, replace_file
-from sparselab.specs import unknown_name
 
 PARTS: Mapping[str, str] = {
     "layers": "sparselab.reproduce.layers",

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from sparselab.modes import to_device
+from sparselab.core.models import to_device
 from sparselab.network.control import random_plan
 from sparselab.reproduce.answers import Answers, answers
 from sparselab.reproduce.section import Settings

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from sparselab.modes import evaluating, to_device
+from sparselab.core.models import evaluating, to_device
 from sparselab.network.permuting import permute
 from sparselab.network.report import PermutationReport
 from sparselab.reproduce.section import Section, Settings, markdown_table

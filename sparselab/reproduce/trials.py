@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from sparselab.reproduce.section import Settings
-from sparselab.sweeps.run import experiment
+from sparselab.sweeps.experimenting import experiment
 from sparselab.sweeps.trial import Trial
 from sparselab.tasks import Task, get_task
 

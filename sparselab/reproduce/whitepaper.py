@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from sparselab.modes import to_device
+from sparselab.core.models import to_device
 from sparselab.reports import check
 from sparselab.reproduce.answers import answers
 from sparselab.reproduce.int8 import quantise_int8

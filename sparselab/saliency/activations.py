@@ -11,10 +11,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from sparselab.layout import channel_dim_of
-from sparselab.modes import evaluating, to_device, unwrap
+from sparselab.core.models import evaluating, to_device, unwrap
+from sparselab.core.registry import unknown_name
+from sparselab.core.weight_matrix import channel_dim_of
 from sparselab.saliency.criteria import FROM_ACTIVATIONS, Ria, Saliency, Wanda
-from sparselab.specs import unknown_name
 
 Forward = Callable[[nn.Module, Any], object]
 

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from sparselab.specs import unknown_name
+from sparselab.core.registry import unknown_name
 
 Saliency: TypeAlias = str | Callable[[Tensor], Tensor] | Tensor
 ModelSaliency: TypeAlias = Saliency | Mapping[str, Saliency]

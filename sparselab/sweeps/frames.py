@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from sparselab.core.fingerprint import Cell
 from sparselab.sweeps.store import Record, Series, Store
-from sparselab.values import Cell
 
 _TEXTS = ("error", "traceback", "key")
 _LAST = ("state", *_TEXTS)

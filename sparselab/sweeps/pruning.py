@@ -13,14 +13,15 @@ from typing import Any
 import torch
 from torch import nn
 
-import sparselab
-from sparselab.measures import efficacy
-from sparselab.modes import to_device
-from sparselab.patterns import Pattern
+from sparselab._version import __version__
+from sparselab.core.fingerprint import cell, digest
+from sparselab.core.measures import efficacy
+from sparselab.core.models import to_device
+from sparselab.core.patterns import Pattern
+from sparselab.core.registry import unknown_name
 from sparselab.permutation.strategy import STRATEGIES
 from sparselab.reports import magnitude_report
 from sparselab.saliency import FROM_ACTIVATIONS, ModelSaliency, check_name
-from sparselab.specs import unknown_name
 from sparselab.sweeps.trial import Trial
 from sparselab.tasks import TASKS, Task, activations, dense_baseline, evaluate, get_task, recalibrate, train
 from sparselab.tasks.task import Batch, Data
@@ -28,7 +29,6 @@ from sparselab.trackers import MagnitudeTracker, MaskChurnTracker, Tracker
 from sparselab.trackers.accuracy import MetricsTracker
 from sparselab.training.schedules import SCHEDULES
 from sparselab.training.sparsifier import Sparsifier
-from sparselab.values import cell, digest
 
 DEFAULTS: Mapping[str, Any] = {
     "pattern": "2:4",
@@ -83,7 +83,7 @@ class PruningRun:
     def identity(self, version: str | int | None) -> Any:
         """What decides the result: the task, its recipes and the first of its data; sparselab's own version."""
         about = version if version is not None else _parts(self.source)
-        return [self.name, sparselab.__version__, digest(about)]
+        return [self.name, __version__, digest(about)]
 
     def __call__(self, trial: Trial) -> dict[str, Any]:
         """Metrics: ``dense_top1, pruned_top1, finetuned_top1`` (percent; every metric of the task has these three),

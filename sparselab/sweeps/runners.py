@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from sparselab.core.fingerprint import digest
 from sparselab.sweeps.worker import Task
-from sparselab.values import digest
 
 
 class Runner(Protocol):

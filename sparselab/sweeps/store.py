@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from sparselab.values import Cell
+from sparselab.core.fingerprint import Cell
 
 FORMAT = 1
 _APPLICATION = 0x4E4D5357  # marks the file as ours, where `file` and SQLite look for it

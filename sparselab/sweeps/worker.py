@@ -17,12 +17,13 @@ import numpy as np
 import pandas as pd
 import torch
 
+from sparselab._version import __version__
+from sparselab.core.fingerprint import Cell, cell, printable
 from sparselab.ops.backend import resolve
 from sparselab.sweeps.grid import RESERVED
 from sparselab.sweeps.memory import cuda_in_use, peak_memory_mb, reset_peak_memory
 from sparselab.sweeps.store import Outcome, Series
 from sparselab.sweeps.trial import Trial
-from sparselab.values import Cell, cell, printable
 
 Task = Callable[[Trial], Mapping[str, Any]]
 
@@ -204,9 +205,7 @@ def _machine() -> dict[str, Cell]:
 @functools.cache
 def versions() -> str:
     """The versions that results may depend on, in one line."""
-    import sparselab
-
     return (
-        f"sparselab {sparselab.__version__}, torch {torch.__version__}, numpy {np.__version__}, "
+        f"sparselab {__version__}, torch {torch.__version__}, numpy {np.__version__}, "
         f"python {platform.python_version()}"
     )

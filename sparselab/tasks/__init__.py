@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sparselab.specs import Registry
+from sparselab.core.registry import Registry
 from sparselab.tasks.baseline import dense_baseline, fresh_model
 from sparselab.tasks.efficientnet_lite import efficientnet_lite0
 from sparselab.tasks.loop import Trained, activations, evaluate, recalibrate, train

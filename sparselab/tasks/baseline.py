@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparselab.paths import cache_dir
+from sparselab.core.fingerprint import digest
+from sparselab.core.folders import cache_dir
 from sparselab.tasks.loop import evaluate, train
 from sparselab.tasks.task import Task
-from sparselab.values import digest
 
 
 def dense_baseline(

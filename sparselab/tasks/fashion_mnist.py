@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparselab.paths import data_dir
-from sparselab.specs import unknown_name
+from sparselab.core.folders import data_dir
+from sparselab.core.registry import unknown_name
 from sparselab.tasks.images import Images
 from sparselab.tasks.networks import NETWORKS
 from sparselab.tasks.task import Recipe, Task

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from sparselab.modes import cuda_devices, evaluating, to_device
+from sparselab.core.models import cuda_devices, evaluating, to_device
 from sparselab.saliency import ActivationNorms, collect_activations
 from sparselab.tasks.optimizers import OPTIMIZERS, learning_rate_factor
 from sparselab.tasks.task import Batch, Recipe, Task

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from sparselab.specs import Registry, unknown_name
+from sparselab.core.registry import Registry, unknown_name
 
 
 class MakesOptimizer(Protocol):

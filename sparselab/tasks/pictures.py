@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from sparselab.paths import data_dir
+from sparselab.core.folders import data_dir
 from sparselab.tasks.efficientnet_lite import PICTURE_SIZE, scale_pixels
 
 if TYPE_CHECKING:

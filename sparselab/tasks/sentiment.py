@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparselab.paths import data_dir
+from sparselab.core.folders import data_dir
 from sparselab.tasks.task import Batch, Recipe, Task
 
 

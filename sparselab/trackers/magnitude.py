@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from sparselab import measures
+from sparselab.core import measures
 from sparselab.trackers.tracker import Tracker
 from sparselab.training.sparsifier import Sparsifier
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from sparselab.layout import to_matrix
+from sparselab.core.weight_matrix import to_matrix
 from sparselab.permutation import search_permutation
 from sparselab.permutation.strategy import STRATEGIES, Strategy
 from sparselab.saliency import for_layer, scores

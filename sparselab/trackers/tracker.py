@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from sparselab.modes import cuda_devices, evaluating
+from sparselab.core.models import cuda_devices, evaluating
 
 
 class Tracker:

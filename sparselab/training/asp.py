@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparselab.eligibility import layer_weights
+from sparselab.core.layers import layer_weights
+from sparselab.core.models import unwrap
 from sparselab.masks import MaskCalculator
-from sparselab.modes import unwrap
 from sparselab.permutation.strategy import Strategy
 from sparselab.training.inputs import HOW_TO_PASS, InputWatcher, infer_inputs
 from sparselab.training.sparsifier import Sparsifier

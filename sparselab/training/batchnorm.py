@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sparselab.modes import evaluating, to_device
+from sparselab.core.models import evaluating, to_device
 from sparselab.network.tracing import as_call
 
 

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_map
 
-from sparselab.modes import cuda_devices, evaluating
+from sparselab.core.models import cuda_devices, evaluating
 from sparselab.network.tracing import as_call, quietly, restored
 
 VOLUMES = (32, 16, 64, 8, 4, 1)

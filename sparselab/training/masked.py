@@ -10,11 +10,11 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 
-from sparselab import measures
 from sparselab import saliency as saliency_module
-from sparselab.eligibility import LayerWeight
+from sparselab.core import measures
+from sparselab.core.layers import LayerWeight
+from sparselab.core.patterns import Pattern
 from sparselab.masks import MaskCalculator, calculator, create_mask
-from sparselab.patterns import Pattern
 from sparselab.saliency import ModelSaliency
 from sparselab.training.selection import AnyPattern
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torch.optim import Optimizer
 
-from sparselab.eligibility import LayerWeight
+from sparselab.core.layers import LayerWeight
 from sparselab.saliency import ModelSaliency, Ria, Wanda, for_layer
 
 if TYPE_CHECKING:

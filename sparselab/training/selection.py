@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from sparselab.eligibility import LayerWeight, Names, layer_weights, why_not
+from sparselab.core.layers import LayerWeight, Names, layer_weights, why_not
+from sparselab.core.patterns import Pattern
 from sparselab.masks import MaskCalculator
-from sparselab.patterns import Pattern
 
 AnyPattern = str | Pattern | MaskCalculator | Callable[[Tensor], Tensor]
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparselab import saliency as saliency_module
-from sparselab.eligibility import Names, is_wrapped, layer_weights
-from sparselab.modes import unwrap
+from sparselab.core.layers import Names, is_wrapped, layer_weights
+from sparselab.core.models import unwrap
+from sparselab.core.patterns import Pattern
 from sparselab.network.plan import Plan
-from sparselab.patterns import Pattern
 from sparselab.permutation.strategy import Strategy
 from sparselab.saliency import ModelSaliency
 from sparselab.training.masked import MaskedWeights, mask_buffer, pruned_buffer

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from sparselab.trial_plots import MOST_NAMES, View
+from sparselab.plots.trials import MOST_NAMES, View
 
 _HIDDEN = ("traceback", "versions", "key")
 

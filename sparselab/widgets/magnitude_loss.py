@@ -12,11 +12,11 @@ import traitlets
 from matplotlib.figure import Figure
 from torch import nn
 
-from sparselab import matrix_plots
-from sparselab.patterns import Pattern
+from sparselab.core.patterns import Pattern
+from sparselab.core.registry import unknown_name
+from sparselab.plots import matrices
 from sparselab.reports import magnitude_report
 from sparselab.saliency import ModelSaliency
-from sparselab.specs import unknown_name
 from sparselab.widgets import layers as logic
 from sparselab.widgets.job import Job
 from sparselab.widgets.panel import LONG, Panel, Picture, controls, in_words, numbers, pictures, soon, wide
@@ -80,13 +80,13 @@ class MagnitudeLoss(Panel):
         """The picture of the layer."""
         view = self._view()
         m = view.pattern.m
-        return matrix_plots.mask_view(view.weights, view.mask, m, row=self.row, channel=self.channel)
+        return matrices.mask_view(view.weights, view.mask, m, row=self.row, channel=self.channel)
 
     @property
     def loss_figure(self) -> Figure:
         """The picture of what all layers lose."""
         ideal = 100 * (1 - self.frame["ideal"] / self.frame["total"].where(self.frame["total"] > 0))
-        return matrix_plots.loss_strip(self.frame.assign(ideal_lost_percent=ideal), self.layer)
+        return matrices.loss_strip(self.frame.assign(ideal_lost_percent=ideal), self.layer)
 
     @property
     def _key(self) -> tuple[str, str]:
@@ -156,8 +156,8 @@ class MagnitudeLoss(Panel):
         channels = layer.weight.shape[layer.channel_dim]
         rows = layer.weight.numel() // channels
         with self.hold_trait_notifications():
-            self._controls["row"].max = max(0, rows - matrix_plots.WINDOW[0])
-            self._controls["channel"].max = max(0, channels - matrix_plots.WINDOW[1])
+            self._controls["row"].max = max(0, rows - matrices.WINDOW[0])
+            self._controls["channel"].max = max(0, channels - matrices.WINDOW[1])
 
     def _redraw(self) -> None:
         with self.problems_shown():
@@ -166,13 +166,13 @@ class MagnitudeLoss(Panel):
             weights, mask, at = view.weights, view.mask, {"row": self.row, "channel": self.channel}
             self._all.show_of(
                 (self.layer, self.row, self.channel),
-                lambda: matrix_plots.whole_matrix(weights, **at),
+                lambda: matrices.whole_matrix(weights, **at),
                 "The magnitude of all weights, and where the window stands",
             )
-            self._picture.show(matrix_plots.mask_window(weights, mask, view.pattern.m, **at), text)
+            self._picture.show(matrices.mask_window(weights, mask, view.pattern.m, **at), text)
             self._sizes.show_of(
                 (self.layer, *self._key),
-                lambda: matrix_plots.weight_sizes(weights, mask),
+                lambda: matrices.weight_sizes(weights, mask),
                 "How large the weights kept and pruned are",
             )
             self._numbers.value = html.escape(text)

@@ -12,8 +12,8 @@ import traitlets
 from matplotlib.figure import Figure
 from torch import nn
 
-from sparselab import matrix_plots
-from sparselab.patterns import Pattern
+from sparselab.core.patterns import Pattern
+from sparselab.plots import matrices
 from sparselab.tasks import Task, dense_baseline, get_task
 from sparselab.widgets import recomputing as logic
 from sparselab.widgets.job import Job
@@ -84,7 +84,7 @@ class MaskRecomputation(WorkingPanel):
     @property
     def figure(self) -> Figure:
         """Accuracy, loss, retained magnitude and flips over the steps, a line a run."""
-        return matrix_plots.training_curves(self.frame)
+        return matrices.training_curves(self.frame)
 
     def run(self) -> None:
         """Start the runs, one after the other, in a thread. ``ValueError`` for schedules that do not fit."""

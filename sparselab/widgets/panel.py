@@ -15,7 +15,7 @@ import pandas as pd
 import traitlets
 from matplotlib.figure import Figure
 
-from sparselab.figures import to_png
+from sparselab.plots.style import to_png
 
 # Pictures are drawn on white. In a dark theme they are turned over: white becomes the theme's black, hues stay.
 _STYLE = """<style>

@@ -17,13 +17,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import nn
 
-from sparselab import matrix_plots
-from sparselab.eligibility import LayerWeight
-from sparselab.network.problems import NetworkAxes
-from sparselab.patterns import Pattern
+from sparselab.core.layers import LayerWeight
+from sparselab.core.patterns import Pattern
+from sparselab.core.registry import unknown_name
+from sparselab.network.named_axes import NetworkAxes
 from sparselab.permutation import STRATEGIES, SearchResult, warm_up
+from sparselab.plots import matrices
 from sparselab.saliency import ModelSaliency, for_layer
-from sparselab.specs import unknown_name
 from sparselab.widgets import searches as logic
 from sparselab.widgets.job import Job
 from sparselab.widgets.layers import choosable_layers, first_choice
@@ -130,7 +130,7 @@ class PermutationGain(WorkingPanel):
     @property
     def figure(self) -> Figure:
         """Efficacy against time, a line a search."""
-        return matrix_plots.running_searches(logic.traces_frame(self._traces or [logic.Trace("no search yet")]))
+        return matrices.running_searches(logic.traces_frame(self._traces or [logic.Trace("no search yet")]))
 
     @property
     def order_figure(self) -> Figure:
@@ -139,12 +139,12 @@ class PermutationGain(WorkingPanel):
         kept = np.arange(matrix.weights.shape[1])
         order = kept if self.best is None else self.best.order
         masks = (matrix.mask(kept, self.pattern), matrix.mask(order, self.pattern))
-        return matrix_plots.order_view(matrix.weights, order, masks, m)
+        return matrices.order_view(matrix.weights, order, masks, m)
 
     @property
     def layers_figure(self) -> Figure:
         """What every layer loses before and after."""
-        return matrix_plots.loss_strip(self.layers_frame, self.layer)
+        return matrices.loss_strip(self.layers_frame, self.layer)
 
     def portrait(self) -> Figure:
         """The traces where there are any, else the matrix."""
@@ -291,9 +291,9 @@ class PermutationGain(WorkingPanel):
                 f"ideal {ideal:.2f} %: efficacy <b>{best.efficacy:.1f}</b>. "
                 f"{moved:.0f} % of the channels have new neighbours."
             )
-            self._moves_picture.show(matrix_plots.order_moves(best.order), "Where every channel went")
+            self._moves_picture.show(matrices.order_moves(best.order), "Where every channel went")
             if len(self.matrix.consumers) > 1:
-                shared = matrix_plots.loss_strip(
+                shared = matrices.loss_strip(
                     self.matrix.consumers_frame(best), title="Lost by the weights that share the order"
                 )
                 self._consumers_picture.show(shared, f"Lost by each weight that reads {self.layer}, before and after")

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from sparselab.patterns import Pattern
+from sparselab.core.patterns import Pattern
 from sparselab.tasks import Task, evaluate, train
 from sparselab.trackers import MagnitudeTracker, MaskChurnTracker, Tracker
 from sparselab.training.schedules import SCHEDULES

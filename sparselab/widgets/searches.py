@@ -15,14 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sparselab import measures
 from sparselab import saliency as saliency_module
-from sparselab.eligibility import layer_weights, why_not
-from sparselab.layout import to_matrix
+from sparselab.core import measures
+from sparselab.core.layers import layer_weights, why_not
+from sparselab.core.patterns import Pattern
+from sparselab.core.weight_matrix import to_matrix
 from sparselab.masks import create_mask
+from sparselab.network.named_axes import NetworkAxes
 from sparselab.network.plan import Plan
-from sparselab.network.problems import NetworkAxes
-from sparselab.patterns import Pattern
 from sparselab.permutation import SearchProblem, SearchResult, search_permutation
 from sparselab.reports import magnitude_report
 from sparselab.saliency import ModelSaliency, Saliency

@@ -11,10 +11,10 @@ import pandas as pd
 import traitlets
 from matplotlib.figure import Figure
 
-from sparselab import trial_plots
-from sparselab.figures import Figure as PlainFigure
+from sparselab.plots import trials
+from sparselab.plots.style import Figure as PlainFigure
+from sparselab.plots.trials import View
 from sparselab.sweeps import load
-from sparselab.trial_plots import View
 from sparselab.widgets import exploring as logic
 from sparselab.widgets.panel import Panel, controls, numbers, pictures, scrolling, wide
 
@@ -55,7 +55,7 @@ class SweepExplorer(Panel):
         self._all = df_or_store if isinstance(df_or_store, pd.DataFrame) else load(df_or_store)
         self._changed = logic.changed(self._store) if self._store else 0.0
         self._interval = interval
-        self._points: trial_plots.Points | None = None
+        self._points: trials.Points | None = None
         first = logic.first_view(self._all)
         self._status, self._details = numbers(), numbers()
         self._canvas = self._make_canvas()
@@ -79,7 +79,7 @@ class SweepExplorer(Panel):
     @property
     def figure(self) -> Figure:
         """The picture of the rows shown."""
-        return trial_plots.trials(self.frame, self.view, chosen=self._chosen(self.frame))
+        return trials.trials(self.frame, self.view, chosen=self._chosen(self.frame))
 
     @property
     def view(self) -> View:
@@ -165,7 +165,7 @@ class SweepExplorer(Panel):
             frame = self.frame
             self._controls["trial"].max = max(-1, len(frame) - 1)
             chosen = self._chosen(frame)
-            self._points = trial_plots.draw_trials(self._canvas.figure, frame, self.view, chosen=chosen)
+            self._points = trials.draw_trials(self._canvas.figure, frame, self.view, chosen=chosen)
             failed = int((frame["state"] == "failed").sum()) if "state" in frame else 0
             self._status.value = f"<b>{len(frame)}</b> of {len(self._all)} trials, {failed} failed."
             self._details.value = logic.trial_table(frame, chosen)

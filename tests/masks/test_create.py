@@ -5,10 +5,10 @@ import pytest
 import torch
 
 import sparselab as sl
+from sparselab.core.patterns import Pattern
 from sparselab.masks import CALCULATORS
 from sparselab.masks.one_d import OneD
 from sparselab.ops import masks as ops
-from sparselab.patterns import Pattern
 
 
 def test_groups_of_a_convolution_run_along_its_input_channels():

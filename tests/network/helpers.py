@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sparselab.network.analysis import analyse
-from sparselab.network.freedom import free_axes
+from sparselab.network.free_axes import free_axes
 from sparselab.network.plan import Plan
 from sparselab.network.tracing import as_call, tensors_in
 

@@ -26,7 +26,7 @@ from sparselab.network.axes import (
     take_tail,
     unify,
 )
-from sparselab.network.freedom import Axis, order_of
+from sparselab.network.free_axes import Axis, order_of
 
 
 def order(dim, orders):

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import sparselab as sl
-from sparselab.eligibility import layer_weights, why_not
-from sparselab.layout import to_matrix
-from sparselab.network import objective as objective_module
+from sparselab.core.layers import layer_weights, why_not
+from sparselab.core.weight_matrix import to_matrix
+from sparselab.network import search_problems as objective_module
 from sparselab.network import searching
 from sparselab.network import verify as verify_module
 from sparselab.network.permuting import permute

@@ -12,7 +12,7 @@ from torch import nn
 
 from sparselab.network import plan as plan_module
 from sparselab.network.analysis import analyse
-from sparselab.network.freedom import free_axes
+from sparselab.network.free_axes import free_axes
 from sparselab.network.plan import Plan
 
 from . import zoo_attention  # noqa: F401

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sparselab.network.analysis import analyse
-from sparselab.network.freedom import free_axes
+from sparselab.network.free_axes import free_axes
 
 from . import zoo_attention  # noqa: F401  (it registers itself)
 from .helpers import moved_dims, shuffled

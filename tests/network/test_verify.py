@@ -13,7 +13,7 @@ from torch import nn
 
 from sparselab.network import verify as verify_module
 from sparselab.network.analysis import analyse
-from sparselab.network.freedom import free_axes
+from sparselab.network.free_axes import free_axes
 from sparselab.network.permuting import permute
 from sparselab.network.plan import Plan
 from sparselab.network.rules import RULES

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from torch import nn
 
 import sparselab as sl
-from sparselab.ops import both_ways
+from sparselab.ops import transposable_matrix
 from sparselab.ops.reference import ReferenceHandle
 from sparselab.permutation import SearchProblem, Term, search_permutation
 
@@ -31,7 +31,7 @@ def test_primitives_agree_with_their_definitions(sizes, seed):
     n, m = sizes
     rng = np.random.default_rng(seed)
     values = rng.random((4 * m, 2 * m)) * 1000
-    handle = both_ways.load(values.astype(np.float32), n, m)
+    handle = transposable_matrix.load(values.astype(np.float32), n, m)
     order = rng.permutation(4 * m)
     assert handle.retained(order) * handle.scale == pytest.approx(recount(values.T, order, n, m), rel=1e-5)
     slots, channels = rng.permutation(4 * m)[:m], rng.permutation(4 * m)

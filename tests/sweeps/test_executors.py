@@ -13,7 +13,7 @@ import torch
 
 import sparselab as sl
 from sparselab.sweeps import device_pool
-from sparselab.sweeps.pool import check_executor
+from sparselab.sweeps.executors import check_executor
 
 METRICS = ["key", "x", "seed", "y", "noise"]
 

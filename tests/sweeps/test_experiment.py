@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import sparselab as sl
-from sparselab.patterns import Pattern
+from sparselab.core.patterns import Pattern
 from sparselab.sweeps.progress import Best
 from sparselab.sweeps.store import Outcome
 
@@ -315,7 +315,7 @@ def test_a_bar_is_shown_when_asked_for(capsys):
 
 
 def test_ctrl_c_before_anything_is_done():
-    from sparselab.commands import summary
+    from sparselab.command_line.commands import summary
 
     def task(trial):
         raise KeyboardInterrupt

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import sparselab as sl
-from sparselab.eligibility import layer_weights
+from sparselab.core.layers import layer_weights
 from sparselab.tasks import TASKS, Recipe, evaluate, fresh_model, get_task, train
 from sparselab.tasks.fashion_mnist import read_idx
 from sparselab.tasks.images import Images, ShiftAndFlip

@@ -7,7 +7,7 @@ from torch import nn
 
 pytest.importorskip("ipywidgets", reason="needs the extra 'lab'")
 import sparselab as sl
-from sparselab import matrix_plots
+from sparselab.plots import matrices
 from sparselab.widgets import layers as logic
 
 
@@ -101,10 +101,8 @@ def test_one_move_is_one_redraw(panel, monkeypatch):
 def test_a_change_draws_only_what_it_changes(panel, monkeypatch):
     drawn = []
     for name in ("whole_matrix", "mask_window", "weight_sizes"):
-        draw = getattr(matrix_plots, name)
-        monkeypatch.setattr(
-            matrix_plots, name, lambda *a, draw=draw, name=name, **k: drawn.append(name) or draw(*a, **k)
-        )
+        draw = getattr(matrices, name)
+        monkeypatch.setattr(matrices, name, lambda *a, draw=draw, name=name, **k: drawn.append(name) or draw(*a, **k))
     panel.pattern = "1:4"
     assert drawn == ["mask_window", "weight_sizes"]
     drawn.clear()

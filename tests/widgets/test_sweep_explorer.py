@@ -7,9 +7,9 @@ import pytest
 pytest.importorskip("ipywidgets", reason="needs the extra 'lab'")
 pytest.importorskip("ipympl", reason="needs the extra 'lab'")
 import sparselab as sl
-from sparselab import trial_plots
+from sparselab.plots import trials
+from sparselab.plots.trials import View
 from sparselab.sweeps import experiment
-from sparselab.trial_plots import View
 from sparselab.widgets import exploring as logic
 
 
@@ -52,9 +52,9 @@ def test_columns_that_can_go_where(frame):
 
 
 def test_points_are_where_the_numbers_are(frame):
-    (axes,) = trial_plots.trials(frame, View("seed", "top1")).axes
+    (axes,) = trials.trials(frame, View("seed", "top1")).axes
     assert points(axes) == [(0, 90), (0, 95), (1, 91), (1, 96), (2, 97)]
-    left, right = trial_plots.trials(frame, View("seed", "top1", "seed", "pattern")).axes
+    left, right = trials.trials(frame, View("seed", "top1", "seed", "pattern")).axes
     assert points(left) == [(0, 95), (1, 96), (2, 97)]
     assert points(right) == [(0, 90), (1, 91)]
     assert [panel.get_title(loc="left") for panel in (left, right)] == ["pattern: 2:4", "pattern: 1:4"]
@@ -62,12 +62,12 @@ def test_points_are_where_the_numbers_are(frame):
 
 def test_what_cannot_be_drawn_says_so(frame):
     with pytest.raises(ValueError, match="'pattern' has no numbers"):
-        trial_plots.trials(frame, View("seed", "pattern"))
+        trials.trials(frame, View("seed", "pattern"))
     many = pd.DataFrame({"a": range(10), "b": range(10)})
     with pytest.raises(ValueError, match="'b' has 10 values, more than 9 panels"):
-        trial_plots.trials(many, View("a", "a", facet="b"))
+        trials.trials(many, View("a", "a", facet="b"))
     with pytest.raises(ValueError, match="the frame has no rows"):
-        trial_plots.trials(frame.head(0), View("seed", "top1"))
+        trials.trials(frame.head(0), View("seed", "top1"))
 
 
 def test_filter(panel):

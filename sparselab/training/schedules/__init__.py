@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparselab.specs import Registry
+from sparselab.core.registry import Registry
 from sparselab.training.schedules.schedule import Schedule
 
 SCHEDULES: Registry[Schedule] = Registry(

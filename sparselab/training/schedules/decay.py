@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sparselab.specs import unknown_name
+from sparselab.core.registry import unknown_name
 from sparselab.training.masked import MaskedWeights
 from sparselab.training.schedules.schedule import Schedule, require_steps
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparselab.patterns import Pattern
+from sparselab.core.patterns import Pattern
 from sparselab.training.masked import MaskedWeights
 
 

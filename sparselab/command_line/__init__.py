@@ -1,0 +1,1 @@
+"""The ``sparselab`` command: a file for each subcommand."""

@@ -1,0 +1,93 @@
+"""``sparselab experiment``: the sweep that a TOML file describes."""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import sys
+import tomllib
+from argparse import Namespace
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from sparselab.command_line.printing import print_frame
+from sparselab.command_line.report import summary
+from sparselab.sweeps import experiment
+
+
+def run_sweep(options: Namespace) -> int:
+    """Run the sweep that a TOML file describes."""
+    file = Path(options.file)
+    arguments = read_sweep(file)
+    store = Path(options.store) if options.store else file.with_suffix(".sqlite")
+    with _workers(options.workers) as executor:
+        frame = experiment(
+            **arguments,
+            executor=executor,
+            store=store,
+            resume=options.resume,
+            retry_failed=options.retry_failed,
+            progress=options.progress,
+        )
+    print_frame(frame if options.json else summary(frame), options.json)
+    failed = int((frame["state"] == "failed").sum())
+    if not options.json:
+        print(f"{len(frame) - failed} of {frame.attrs['trials']} trials done, {failed} failed; kept in {store}")
+    if frame.attrs["interrupted"]:
+        return 130
+    return 1 if failed else 0
+
+
+def read_sweep(file: Path) -> dict[str, Any]:
+    """The arguments of ``experiment`` in a TOML file: keys are inputs, arrays are axes.
+
+    ``"none"`` stands for ``None`` and ``{ range = [0, 3] }`` for ``range(0, 3)``; ``task = "module:function"`` is a
+    function of a module beside the file or installed. Raises ``ValueError`` for what is not TOML and for options that
+    belong to the command line.
+    """
+    if not file.is_file():
+        raise ValueError(f"no such file: {file}")
+    try:
+        given = tomllib.loads(file.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{file} is not TOML: {error}") from error
+    if "task" not in given:
+        raise ValueError(f'{file} names no task: write task = "fashion_mnist", or "module:function"')
+    elsewhere = sorted(set(given) & {"executor", "store", "resume", "retry_failed", "progress", "where"})
+    if elsewhere:
+        raise ValueError(f"{file}: {', '.join(elsewhere)} belongs on the command line; see sparselab experiment --help")
+    arguments = {name: _from_toml(value) for name, value in given.items()}
+    tasks = arguments["task"] if isinstance(arguments["task"], list) else [arguments["task"]]
+    arguments["task"] = [_function(task, file) if ":" in task else task for task in tasks]
+    return arguments
+
+
+def _from_toml(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_from_toml(item) for item in value]
+    if isinstance(value, dict):
+        if set(value) == {"range"}:
+            return range(*value["range"]) if isinstance(value["range"], list) else range(value["range"])
+        return {name: _from_toml(item) for name, item in value.items()}
+    return None if value == "none" else value
+
+
+def _function(spec: str, file: Path) -> Any:
+    module, _, name = spec.partition(":")
+    sys.path.insert(0, str(file.resolve().parent))
+    try:
+        return getattr(importlib.import_module(module), name)
+    except AttributeError:
+        raise ValueError(f"{file}: module {module!r} has no function {name!r}") from None
+    finally:
+        sys.path.pop(0)
+
+
+def _workers(count: int) -> AbstractContextManager[Executor | None]:
+    if count < 0:
+        raise ValueError(f"--workers {count}: give a number of processes, or 0 to run in this one")
+    if count == 0:
+        return nullcontext()
+    return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))

@@ -1,0 +1,68 @@
+"""``sparselab report``: what a store of trials holds."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sparselab import plots
+from sparselab.command_line.printing import print_frame
+from sparselab.reproduce.section import Section, markdown_table
+from sparselab.sweeps import history, load
+
+
+def report(options: Namespace) -> int:
+    """Say what a store holds: means over seeds, failures, and with ``--out`` a folder with tables and figures."""
+    frame = load(options.store)
+    table = summary(frame)
+    print_frame(table, options.json)
+    failures = [f"failed {count} times: {error}" for error, count in frame["error"].dropna().value_counts().items()]
+    if not options.json:
+        print(f"{len(frame)} trials, {len(frame) - int((frame['state'] == 'failed').sum())} done", *failures, sep="\n")
+    if options.out:
+        folder = Path(options.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        figures = _figures(frame)
+        numbers = dict.fromkeys(table.select_dtypes("float").columns, ".5g")
+        text = "\n\n".join(
+            [
+                f"{len(frame)} trials in `{Path(options.store).name}`.",
+                markdown_table(table, numbers),
+                *(f"- {failure}" for failure in failures),
+                *(f"![{name}]({name}.png)" for name in figures),
+            ]
+        )
+        Section("Sweep", text, {"trials": frame, "summary": table}, figures).write(folder, "report")
+        if not options.json:
+            print(f"report: {folder / 'report.md'}")
+    return 0
+
+
+def summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row a combination of inputs, the seed aside: trials, failures, and mean and standard deviation of each metric."""
+    inputs = [name for name in frame.attrs["inputs"] if name != "seed" and frame[name].nunique(dropna=False) > 1]
+    by = [name for name in ["task", *inputs] if name == "task" or name in inputs]
+    metrics = [name for name in frame.attrs["metrics"] if pd.api.types.is_numeric_dtype(frame[name])]
+    groups = frame.groupby(by, dropna=False, observed=True, sort=False)
+    table = groups.agg(trials=("state", "size"), failed=("state", lambda states: int((states == "failed").sum())))
+    for name in metrics:
+        numbers = groups[name]
+        table[name], table[f"{name}_std"] = numbers.mean().astype(float), numbers.std().astype(float)
+    table = table.reset_index()
+    for name in by:
+        table[name] = table[name].astype(object).where(table[name].notna(), "none")
+    return table.dropna(axis=1, how="all")
+
+
+def _figures(frame: pd.DataFrame) -> dict[str, Any]:
+    """The figures that the frame has the columns for."""
+    figures = {}
+    if "finetuned_top1" in frame and frame["finetuned_top1"].notna().any():
+        figures = {"accuracy": plots.accuracy_bars(frame), "pareto": plots.pareto(frame)}
+    series = history(frame)
+    if (series["quantity"].astype(str) == "top1").any():
+        figures["curves"] = plots.recompute_curves(series)
+    return figures

@@ -1,0 +1,293 @@
+"""Which leaves may move, which move as one, and which may move differently for each index of another.
+
+The leaves that are whole and unpinned when the graph has been walked are the network's freedom. Take heads of attention,
+``(head, width)``: the width may take *a different order in every head* if, in every value in which the width occurs, the
+head stands beside it. So for each leaf ``b`` we ask for the leaves that stand beside every occurrence of it; ``b`` may
+depend on those. Values inside operators count (``Notes``): a softmax over heads adds up numbers of different heads, so
+beside its sums the width stands without a head and has to take one order for all of them.
+
+Leaves that depend on each other move as one set of indices: an ``Axis`` of several leaves (channel shuffle).
+
+Orders are index arrays: index ``u`` of the new arrangement was ``order[u]`` in the old one. An axis has one order for
+every combination of the (old) indices of the leaves it depends on, its *contexts*.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sparselab.network.analysis import Analysis
+from sparselab.network.axes import Concat, Dim, Indices, Leaf, Relabel, factors_of, leaves_of, parts_of, size_of
+from sparselab.network.dataflow import Dims
+
+MAX_CONTEXTS = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """Leaves that move as one set of ``size`` indices (row-major over ``leaves``), separately for every context: every
+    combination of indices of the ``outer`` leaves."""
+
+    leaves: tuple[Leaf, ...]
+    outer: tuple[Leaf, ...]
+
+    @property
+    def size(self) -> int:
+        """How many indices move."""
+        return math.prod(leaf.size for leaf in self.leaves)
+
+    @property
+    def contexts(self) -> int:
+        """How many orders the axis has."""
+        return math.prod(leaf.size for leaf in self.outer)
+
+    def identity(self) -> Indices:
+        """The orders ``(contexts, size)`` that move nothing."""
+        return np.tile(np.arange(self.size), (self.contexts, 1))
+
+
+Orders = Mapping[Axis, Indices]
+"""The orders ``(contexts, size)`` of some axes; the others stay."""
+
+
+# -------------------------------------------------------------------------------------------------------- dependence
+
+
+def free_axes(analysis: Analysis) -> list[Axis]:
+    """Every axis that may be put in any order, those that others depend on first.
+
+    The order of the list follows the model's own order of parameters.
+    """
+    beside = _always_beside(analysis.values)
+    ranked = {leaf: rank for rank, leaf in enumerate(dict.fromkeys(_member_leaves(analysis)))}
+    free = [leaf for leaf in ranked if leaf.reason is None]
+    found: list[tuple[tuple[Leaf, ...], tuple[Leaf, ...]]] = []
+    done: set[Leaf] = set()
+    for leaf in free:
+        if leaf in done:
+            continue
+        mutual = [other for other in free if other is leaf or (other in beside[leaf] and leaf in beside[other])]
+        done.update(mutual)
+        outer = set.intersection(*(beside[other] for other in mutual)) - set(mutual)
+        found.append((tuple(mutual), _affordable(sorted(outer, key=ranked.__getitem__))))
+    return _outer_first(found)
+
+
+def _member_leaves(analysis: Analysis) -> Iterable[Leaf]:
+    return (leaf for member in analysis.members for dim in member.dims for leaf in leaves_of(dim))
+
+
+def _affordable(outer: Sequence[Leaf]) -> tuple[Leaf, ...]:
+    """As many of the outer leaves as keep the number of orders reasonable; fewer is always sound."""
+    kept: list[Leaf] = []
+    for leaf in outer:
+        if math.prod(other.size for other in (*kept, leaf)) <= MAX_CONTEXTS:
+            kept.append(leaf)
+    return tuple(kept)
+
+
+def _outer_first(found: Sequence[tuple[tuple[Leaf, ...], tuple[Leaf, ...]]]) -> list[Axis]:
+    owner = {leaf: number for number, (leaves, _) in enumerate(found) for leaf in leaves}
+    placed: dict[int, Axis] = {}
+    begun: set[int] = set()
+
+    def place(number: int) -> None:
+        if number in begun:
+            return
+        begun.add(number)
+        leaves, outer = found[number]
+        for leaf in outer:
+            if leaf in owner:
+                place(owner[leaf])
+        # An outer leaf that is still waiting depends, in a circle, on this one: no order of the two, no dependence.
+        placed[number] = Axis(leaves, tuple(o for o in outer if o not in owner or owner[o] in placed))
+
+    for number in range(len(found)):
+        place(number)
+    return list(placed.values())
+
+
+def _always_beside(values: Iterable[Dims]) -> dict[Leaf, set[Leaf]]:
+    """For every leaf, the leaves that stand beside each of its occurrences, without doubt which one is meant."""
+    beside: dict[Leaf, set[Leaf]] = {}
+    seen: set[tuple[tuple[int, ...], ...]] = set()
+    for dims in values:
+        dims = tuple(factors_of(dim) for dim in dims)
+        signature = tuple(tuple(map(id, dim)) for dim in dims)
+        if signature in seen:
+            continue
+        seen.add(signature)
+        chains = [_chains(dim) for dim in dims]
+        counts = Counter(leaf for dim in dims for leaf in leaves_of(dim))
+        for position, own in enumerate(chains):
+            elsewhere = {leaf for other, c in enumerate(chains) if other != position for leaf in c.certain}
+            for leaf, chain in own.occurrences:
+                certain = {
+                    other for other in elsewhere | set(chain) if counts[other] == 1 or _paired(other, leaf, chains)
+                }
+                beside[leaf] = (beside[leaf] & certain) if leaf in beside else certain
+    for leaf, others in beside.items():
+        others.discard(leaf)
+    return beside
+
+
+@dataclass(frozen=True)
+class _Chains:
+    """Of one dimension: the leaves that every index has a coordinate in, and every occurrence of a leaf with the leaves
+    that an index there has coordinates in as well, outermost first."""
+
+    certain: tuple[Leaf, ...]
+    occurrences: tuple[tuple[Leaf, tuple[Leaf, ...]], ...]
+
+
+def _chains(dim: Dim, around: tuple[Leaf, ...] = ()) -> _Chains:
+    whole = tuple(leaf for leaf in factors_of(dim) if leaf.link is None)
+    chain = (*around, *whole)
+    occurrences = [(leaf, chain) for leaf in whole]
+    for leaf in factors_of(dim):
+        if isinstance(leaf.link, Concat):
+            for part in parts_of(leaf):
+                occurrences.extend(_chains(part, chain).occurrences)
+        elif isinstance(leaf.link, Relabel):
+            inner = _chains(leaf.link.inner, chain)
+            whole += inner.certain
+            occurrences.extend(inner.occurrences)
+    return _Chains(whole, tuple(occurrences))
+
+
+def _paired(outer: Leaf, leaf: Leaf, chains: Sequence[_Chains]) -> bool:
+    """Whether every occurrence of ``leaf`` in the value has exactly one ``outer``, before it in the same dimension: then
+    there is no doubt which one it belongs to, although ``outer`` occurs more than once in the value."""
+    own = [chain for dim in chains for found, chain in dim.occurrences if found is leaf]
+    return all(chain.count(outer) == chain.count(leaf) == 1 and chain.index(outer) < chain.index(leaf) for chain in own)
+
+
+# ------------------------------------------------------------------------------------------------------- coordinates
+
+Path = tuple[int, ...]
+"""Where in a tensor's dimensions a leaf stands: the dimension, then factor and part for every concat around it."""
+
+Visit = Callable[[Path, Leaf, Indices, Indices], Indices]
+
+
+@dataclass(frozen=True)
+class Occurrence:
+    """A leaf met at ``path``; ``index`` is its coordinate at every position, -1 where it has none."""
+
+    leaf: Leaf
+    path: Path
+    index: Indices
+
+    def sees(self, other: Occurrence) -> bool:
+        """Whether the other one stands in the same product as this one, or in one around it."""
+        return self.path[: len(other.path)] == other.path
+
+
+def coordinates(dims: Dims) -> list[Occurrence]:
+    """Every occurrence of a whole leaf in the flattened ``dims``."""
+    found: list[Occurrence] = []
+    size = math.prod(map(size_of, dims))
+
+    def visit(path: Path, leaf: Leaf, index: Indices, at: Indices) -> Indices:
+        full = np.full(size, -1, np.int64)
+        full[at] = index
+        found.append(Occurrence(leaf, path, full))
+        return index
+
+    _walk_span(dims, visit)
+    return found
+
+
+def order_of(dims: Dims, orders: Orders, axis_of: Mapping[Leaf, Axis]) -> Indices:
+    """The order of the flattened ``dims`` that the orders of the axes make: ``new = old[order]``."""
+    occurrences = coordinates(dims)
+    old: dict[int, Indices] = {number: occurrence.index for number, occurrence in enumerate(occurrences)}
+    moving = [axis for axis in orders if any(axis_of.get(o.leaf) is axis for o in occurrences)]  # outer first, as given
+
+    def coordinate(leaf: Leaf, beside: Occurrence, table: Mapping[int, Indices]) -> Indices:
+        numbers = [n for n, o in enumerate(occurrences) if o.leaf is leaf]
+        near = [n for n in numbers if beside.sees(occurrences[n])]
+        merged: Indices = np.stack([table[n] for n in near or numbers]).max(0)
+        return merged
+
+    new = dict(old)
+    for axis in moving:
+        for number, occurrence in enumerate(occurrences):
+            if axis_of.get(occurrence.leaf) is not axis:
+                continue
+            present = np.flatnonzero(occurrence.index >= 0)
+            context = np.zeros(len(present), np.int64)
+            for leaf in axis.outer:
+                context = context * leaf.size + coordinate(leaf, occurrence, old)[present]
+            unit = np.zeros(len(present), np.int64)
+            for leaf in axis.leaves:
+                index = occurrence.index if leaf is occurrence.leaf else coordinate(leaf, occurrence, new)
+                unit = unit * leaf.size + index[present]
+            came_from = orders[axis][context, unit]
+            stride = math.prod(leaf.size for leaf in axis.leaves[axis.leaves.index(occurrence.leaf) + 1 :])
+            moved = occurrence.index.copy()
+            moved[present] = came_from // stride % occurrence.leaf.size
+            old[number] = moved
+    numbers = iter(range(len(occurrences)))
+    return _walk_span(dims, lambda path, leaf, index, at: old[next(numbers)][at])
+
+
+def _walk_span(dims: Dims, visit: Visit) -> Indices:
+    """Visit every leaf of the flattened ``dims`` with its index at every position; rebuild positions from the answers."""
+    total = math.prod(map(size_of, dims))
+    everywhere = np.arange(total)
+    result = np.zeros(total, np.int64)
+    stride = total
+    for number, dim in enumerate(dims):
+        stride //= size_of(dim)
+        result += _walk_dim((number,), dim, everywhere // stride % size_of(dim), everywhere, visit) * stride
+    return result
+
+
+def _walk_dim(path: Path, dim: Dim, position: Indices, at: Indices, visit: Visit) -> Indices:
+    result = np.zeros_like(position)
+    stride = size_of(dim)
+    for number, leaf in enumerate(factors_of(dim)):
+        stride //= leaf.size
+        index = position // stride % leaf.size
+        if leaf.link is None:
+            result += visit(path, leaf, index, at) * stride
+        else:
+            result += _walk_link((*path, number), leaf, index, at, visit) * stride
+    return result
+
+
+def _walk_link(path: Path, leaf: Leaf, index: Indices, at: Indices, visit: Visit) -> Indices:
+    if isinstance(leaf.link, Relabel):
+        back = np.argsort(leaf.link.units)
+        return back[_walk_dim(path, leaf.link.inner, leaf.link.units[index], at, visit)]
+    result, offset = np.empty_like(index), 0
+    for number, part in enumerate(parts_of(leaf)):
+        inside = (index >= offset) & (index < offset + size_of(part))
+        local = index[inside] - offset
+        result[inside] = offset + _walk_dim((*path, number), part, local, at[inside], visit)
+        offset += size_of(part)
+    return result
+
+
+def spans(dims: Dims, axis_of: Mapping[Leaf, Axis]) -> list[range]:
+    """The dimensions of a tensor, those put together that only move together: a leaf in one of them is moved by an axis
+    whose other leaves, or those it depends on, stand in the other."""
+    inside = [set(leaves_of(dim)) for dim in dims]
+    cuts = set(range(len(dims) + 1))
+    for position, leaves in enumerate(inside):
+        for axis in {axis_of[leaf] for leaf in leaves if leaf in axis_of}:
+            for needed in (*axis.leaves, *axis.outer):
+                if needed in leaves:
+                    continue
+                for other, theirs in enumerate(inside):
+                    if needed in theirs:
+                        cuts -= set(range(min(position, other) + 1, max(position, other) + 1))
+    edges = sorted(cuts)
+    return [range(start, stop) for start, stop in itertools.pairwise(edges)]

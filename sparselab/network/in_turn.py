@@ -1,0 +1,128 @@
+"""Orders for 2d masks, to which a weight's rows matter as its columns do.
+
+An order of one axis moves the columns of the weights that read it and the rows of those that write it, and what each of
+them retains depends on its other axis too. So axes are searched in turn, every other one as it stands, for as long as
+that gains: what was a weight's rows in one search is columns in another, of the transposed weight. A new order is taken
+only if the weights that it touches retain more than before, by count. So the end is never below the start, which is
+the better of the channels as they are and the orders that are best for masks along the channels alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import Tensor
+
+from sparselab.core.layers import LayerWeight
+from sparselab.core.patterns import Pattern
+from sparselab.core.weight_matrix import to_matrix
+from sparselab.network.analysis import Analysis
+from sparselab.network.axes import Indices
+from sparselab.network.free_axes import Axis, Orders
+from sparselab.network.plan import Plan
+from sparselab.network.search_problems import Consumer, Rows, objectives, touched_columns
+from sparselab.permutation import SearchProblem
+
+MAX_ROUNDS = 6
+_LEAST_GAIN = 1e-4  # of what is retained: a round that gains less is the last
+_ROUNDING = 1e-9
+
+Search = Callable[[SearchProblem, int], Indices]
+"""From a problem and its number to an order of its units."""
+
+
+def turned(consumer: Consumer) -> Consumer:
+    """The consumer with outputs for input channels: it reads the axis that the weight writes."""
+    return Consumer(replace(consumer.layer, channel_dim=1 - consumer.layer.channel_dim), consumer.member)
+
+
+def touches(axis: Axis, consumer: Consumer) -> bool:
+    """Whether the axis moves the columns or the rows of a weight."""
+    return consumer.reads(axis) or turned(consumer).reads(axis)
+
+
+@dataclass(frozen=True, eq=False)
+class BothWays:
+    """The weights that a 2d pattern will prune, their ``scores`` by name, and the ``axes`` that may move them."""
+
+    analysis: Analysis
+    axes: Sequence[Axis]
+    consumers: Sequence[Consumer]
+    scores: Mapping[str, Tensor]
+    pattern: Pattern
+
+    def moved(self, orders: Orders, consumers: Sequence[Consumer]) -> dict[str, Tensor]:
+        """The scores of some weights, with the axes in ``orders``."""
+        found = {consumer.name: self.scores[consumer.name] for consumer in consumers}
+        for move in Plan.from_orders(self.analysis, orders).moves:
+            for name in found.keys() & set(move.names):
+                found[name] = move(found[name])
+        return found
+
+    def retained(self, orders: Orders, consumers: Sequence[Consumer] | None = None) -> float:
+        """What 2d masks of the weights (of all of them, unless said) retain with the axes in ``orders``."""
+        consumers = self.consumers if consumers is None else consumers
+        scores = self.moved(orders, consumers)
+        return sum(self._retained(to_matrix(scores[c.name], c.layer.channel_dim)) for c in consumers)
+
+    def worth(self, axis: Axis, orders: Orders) -> tuple[float, float]:
+        """What the groups that ``axis`` enters as input channels retain, and what they ideally would."""
+        readers = [consumer for consumer in self.consumers if consumer.reads(axis)]
+        scores = self.moved(orders, readers)
+        retained = ideal = 0.0
+        for reader in readers:
+            columns = touched_columns(axis, reader, self._m)
+            if len(columns):
+                matrix = to_matrix(scores[reader.name], reader.layer.channel_dim)[:, columns]
+                retained += self._retained(matrix)
+                ideal += SearchProblem.from_matrix(matrix).ideal(self.pattern)
+        return retained, ideal
+
+    def alternate(self, starts: Sequence[Mapping[Axis, Indices]], search: Search) -> dict[Axis, Indices]:
+        """The orders of every axis, from the best of ``starts``. Axes that take an order of their own for each index of
+        another one stay as the start has them: rows of different heads share blocks."""
+        best = max(starts, key=lambda start: self.retained(start))
+        orders = dict(best)
+        total = self.retained(orders)
+        for round_ in range(MAX_ROUNDS):
+            for number, axis in enumerate(self.axes):
+                found = self._searched(axis, orders, search, MAX_ROUNDS * number + round_)
+                if found is not None:
+                    orders[axis] = found
+            before, total = total, self.retained(orders)
+            if total <= before * (1 + _LEAST_GAIN):
+                break
+        return orders
+
+    def _searched(self, axis: Axis, orders: Orders, search: Search, number: int) -> Indices | None:
+        """A better order of one axis, or ``None``."""
+        touched = [consumer for consumer in self.consumers if touches(axis, consumer)]
+        if axis.contexts > 1 or not touched:
+            return None
+        scores = self.moved(orders, touched)
+        sides = [side for consumer in touched for side in (consumer, turned(consumer))]
+
+        def matrix(layer: LayerWeight) -> Rows:
+            return to_matrix(scores[layer.name], layer.channel_dim).__getitem__
+
+        # A sample of rows would cut blocks of 2d masks in pieces.
+        for objective in objectives(axis, sides, matrix, self._m, max_scores=sys.maxsize):
+            if objective.problem is None:
+                return None
+            found = objective.place.order(search(objective.problem, number))
+            better = orders[axis][:, found]
+            if (found != np.arange(axis.size)).any():
+                before = self.retained(orders, touched)
+                if self.retained({**orders, axis: better}, touched) > before * (1 + _ROUNDING):
+                    return better
+        return None
+
+    def _retained(self, matrix: Tensor) -> float:
+        return SearchProblem.from_matrix(matrix).retained(None, self.pattern)
+
+    @property
+    def _m(self) -> int:
+        return self.pattern.require_nm("permute")[1]

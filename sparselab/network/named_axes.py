@@ -1,0 +1,175 @@
+"""What ``permute`` searches, for those who want to look: the axes of a network by name, and their search problems."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparselab import saliency as saliency_module
+from sparselab.core.layers import LayerWeight, Names, layer_weights, why_not
+from sparselab.core.models import unwrap
+from sparselab.core.patterns import Pattern
+from sparselab.core.weight_matrix import to_matrix
+from sparselab.network.analysis import Analysis, analyse
+from sparselab.network.axes import Indices, leaves_of
+from sparselab.network.free_axes import Axis, free_axes
+from sparselab.network.plan import Plan
+from sparselab.network.search_problems import Place, Rows, Scores, consumers_of, objectives
+from sparselab.permutation import SearchProblem
+from sparselab.permutation.problem import MAX_CHANNELS
+from sparselab.saliency import ModelSaliency
+
+
+@dataclass(frozen=True, eq=False)
+class AxisProblem:
+    """One order to search: an axis of a network, in one of its contexts (one head of several).
+
+    ``name`` is its first tensor and dimension (``"0.weight:0"``, with ``#2`` for another axis there and ``@3`` for the
+    context), ``members`` all tensors and dimensions that move, ``consumers`` the weights that read it as input channels.
+    """
+
+    name: str
+    members: tuple[str, ...]
+    consumers: tuple[str, ...]
+    place: Place
+    problem: SearchProblem
+    _analysis: Analysis
+    _axis: Axis
+
+    def plan(self, found: Indices) -> Plan:
+        """What the order ``found`` of the problem's units means for the network's tensors."""
+        orders = self._axis.identity()
+        orders[self.place.context] = self.place.order(found)
+        return Plan.from_orders(self._analysis, {self._axis: orders})
+
+
+@dataclass(frozen=True, eq=False)
+class NamedAxis:
+    """An axis in one of its contexts, all tensors' dimensions that it is in, and the weights that read it."""
+
+    axis: Axis
+    context: int
+    members: tuple[str, ...]
+    readers: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkAxes:
+    """The free axes of a model that weights can be pruned along, traced once; ``model`` is read, never changed.
+
+    ``named`` has them by name, in the order in which ``permute`` searches them.
+    """
+
+    model: nn.Module
+    named: Mapping[str, NamedAxis]
+    _analysis: Analysis
+
+    @classmethod
+    def of(cls, model: nn.Module, example_inputs: Any) -> NetworkAxes:
+        """The axes of ``model`` on ``example_inputs``, as ``permute`` takes them. Raises ``UntraceableError``."""
+        inner = unwrap(model)
+        analysis = analyse(inner, example_inputs)
+        consumers = consumers_of(analysis, list(layer_weights(inner)))
+        readers = {axis: tuple(c.name for c in consumers if c.reads(axis)) for axis in free_axes(analysis)}
+        axes = [axis for axis, names in readers.items() if names and axis.size <= MAX_CHANNELS]
+        members = axis_members(analysis, axes)
+        named = {
+            f"{name}@{context}" if axis.contexts > 1 else name: NamedAxis(axis, context, members[axis], readers[axis])
+            for axis, name in zip(axes, axis_names(members[axis] for axis in axes))
+            for context in range(axis.contexts)
+        }
+        return cls(inner, named, analysis)
+
+    def problem(self, name: str, pattern: str | Pattern, saliency: ModelSaliency = "magnitude") -> AxisProblem | None:
+        """What is searched for the axis called ``name``; ``None`` when ``pattern`` can prune no weight that reads it."""
+        parsed = Pattern.parse(pattern)
+        named = self.named[name]
+        layers = chosen_layers(self.model, parsed, None, None)
+        consumers = [consumer for consumer in consumers_of(self._analysis, layers) if consumer.reads(named.axis)]
+        _, m = parsed.require_nm("a permutation search")
+        found = objectives(named.axis, consumers, layer_scores(saliency), m)
+        objective = next(islice(found, named.context, None), None)
+        if objective is None or objective.problem is None:
+            return None
+        return AxisProblem(
+            name, named.members, objective.consumers, objective.place, objective.problem, self._analysis, named.axis
+        )
+
+
+def chosen_layers(
+    model: nn.Module, pattern: Pattern, include: Iterable[str] | None, exclude: Iterable[str] | None
+) -> list[LayerWeight]:
+    """The layers whose retained saliency counts: those that ``pattern`` can prune, of those that the names choose.
+
+    Raises ``ValueError`` for names that match nothing, and for a model that is masked already or has weights
+    without values.
+    """
+    names, layers = Names.of(include, exclude), list(layer_weights(model))
+    names.check(model, layers)
+    for layer in layers:
+        if nn.parameter.is_lazy(layer.weight) or layer.weight.is_meta:
+            raise ValueError(f"{layer.name!r} has no values yet: load them, or run a lazy layer once, and permute then")
+        if hasattr(layer.module, f"__{layer.attribute}_mma_mask"):
+            raise ValueError(f"{layer.name!r} is masked already: permute first, then prune (finalize() removes masks)")
+    return [
+        layer for layer in layers if (names.why_not(layer) or why_not(layer.module, layer.attribute, pattern)) is None
+    ]
+
+
+def layer_scores(saliency: ModelSaliency) -> Scores:
+    """The scores of a layer's weight matrix, row by row. Magnitudes are made of the rows asked for, and of no others.
+
+    Raises ``ValueError`` when scores that are asked for are not finite.
+    """
+
+    def scores(layer: LayerWeight) -> Rows:
+        weight, criterion = layer.weight.detach(), saliency_module.for_layer(saliency, layer.name)
+        plain = isinstance(criterion, str) and criterion == "magnitude"
+        matrix = to_matrix(weight if plain else saliency_module.scores(weight, criterion), layer.channel_dim)
+
+        def read(rows: Indices | slice) -> Tensor:
+            part = matrix[rows if isinstance(rows, slice) else torch.from_numpy(rows).to(matrix.device)]
+            return _finite(part.abs() if plain else part, layer)
+
+        return read
+
+    return scores
+
+
+def whole_scores(layer: LayerWeight, saliency: ModelSaliency) -> Tensor:
+    """The scores of a layer's weight, in its shape; ``ValueError`` where one is not finite."""
+    return _finite(
+        saliency_module.scores(layer.weight.detach(), saliency_module.for_layer(saliency, layer.name)), layer
+    )
+
+
+def _finite(scores: Tensor, layer: LayerWeight) -> Tensor:
+    if not bool(torch.isfinite(scores).all()):
+        raise ValueError(f"the scores of {layer.name!r} are not all finite: is the weight?")
+    return scores
+
+
+def axis_members(analysis: Analysis, axes: Sequence[Axis]) -> dict[Axis, tuple[str, ...]]:
+    """The ``"tensor:dim"`` in which each axis occurs, in the model's order."""
+    owner = {leaf: axis for axis in axes for leaf in axis.leaves}
+    found: dict[Axis, dict[str, None]] = {axis: {} for axis in axes}
+    for member in analysis.members:
+        for dim, made_of in enumerate(member.dims):
+            for leaf in leaves_of(made_of):
+                if leaf in owner:
+                    found[owner[leaf]][f"{member.name}:{dim}"] = None
+    return {axis: tuple(names) for axis, names in found.items()}
+
+
+def axis_names(members: Iterable[tuple[str, ...]]) -> list[str]:
+    """A name for each axis: the first of its members, numbered from the second axis there."""
+    names, taken = [], dict[str, int]()
+    for first, *_ in members:
+        taken[first] = taken.get(first, 0) + 1
+        names.append(first if taken[first] == 1 else f"{first}#{taken[first]}")
+    return names

@@ -1,0 +1,65 @@
+"""What patterns take from every layer, and what a permutation wins back."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from sparselab.plots.columns import finite_rows, require_columns
+from sparselab.plots.style import COLOURS, MARKERS, Figure, cycle, style
+
+
+def loss_by_layer(frame: pd.DataFrame) -> Figure:
+    """Magnitude lost by every layer, a series a pattern.
+
+    ``frame`` has ``layer, pattern, lost_percent``; layers are drawn top to bottom in the order in which they come,
+    NaN (not eligible) is left out. Raises ``ValueError`` when a column is missing or there is nothing to draw.
+    """
+    require_columns(frame, ("layer", "pattern", "lost_percent"), "loss_by_layer")
+    drawn = finite_rows(frame, ["lost_percent"], "loss_by_layer")
+    layers = [layer for layer in dict.fromkeys(frame["layer"]) if (drawn["layer"] == layer).any()]
+    height = {layer: position for position, layer in enumerate(layers)}
+    with style():
+        figure = Figure(figsize=(8.0, 1.4 + 0.19 * len(layers)), layout="constrained")
+        axes = figure.add_subplot()
+        for (pattern, rows), colour, marker in zip(
+            drawn.groupby("pattern", sort=False), cycle(COLOURS), cycle(MARKERS)
+        ):
+            axes.plot(rows["lost_percent"], rows["layer"].map(height), marker, color=colour, ms=4.5, label=str(pattern))
+        axes.set_yticks(range(len(layers)), [_short(layer) for layer in layers], fontsize=7.5)
+        axes.set_ylim(len(layers) - 0.4, -0.6)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("magnitude lost, % of the layer's sum of |w|")
+        axes.set_title("What each pattern takes from each layer")
+        figure.legend(title="kept", ncols=min(4, drawn["pattern"].nunique()), loc="outside lower center")
+    return figure
+
+
+def efficacy_by_layer(frame: pd.DataFrame) -> Figure:
+    """Magnitude lost by every layer before and after its permutation, with the ideal that no order can beat.
+
+    ``frame`` has ``layer, lost_percent, permuted_lost_percent, ideal_lost_percent``.
+    """
+    columns = ("layer", "lost_percent", "permuted_lost_percent", "ideal_lost_percent")
+    require_columns(frame, columns, "efficacy_by_layer")
+    frame = finite_rows(frame, columns[1:], "efficacy_by_layer")
+    heights = range(len(frame))
+    with style():
+        figure = Figure(figsize=(8.0, 1.4 + 0.19 * len(frame)), layout="constrained")
+        axes = figure.add_subplot()
+        axes.hlines(heights, frame["permuted_lost_percent"], frame["lost_percent"], color="#999999", lw=1.2)
+        for column, label, colour, marker in (
+            ("lost_percent", "as trained", COLOURS[1], "s"),
+            ("permuted_lost_percent", "channels permuted", COLOURS[0], "o"),
+            ("ideal_lost_percent", "ideal (best of every row)", "#666666", "|"),
+        ):
+            axes.plot(frame[column], heights, marker, color=colour, ms=5, label=label)
+        axes.set_yticks(heights, [_short(layer) for layer in frame["layer"]], fontsize=7.5)
+        axes.set_ylim(len(frame) - 0.4, -0.6)
+        axes.set_xlabel("magnitude lost, % of the layer's sum of |w|")
+        axes.set_title("What a permutation of the input channels wins back")
+        figure.legend(ncols=3, loc="outside lower center")
+    return figure
+
+
+def _short(layer: str) -> str:
+    return layer.removesuffix(".weight")

@@ -1,0 +1,310 @@
+"""Figures of one weight matrix, its mask and its order, and of what a network loses: quick enough to be redrawn live."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.ticker
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+
+from sparselab.plots.columns import require_columns
+from sparselab.plots.style import COLOURS, MARKERS, Figure, style
+
+
+def mask_view(
+    weights: NDArray[Any], mask: NDArray[np.bool_], m: int | None = None, *, row: int = 0, channel: int = 0
+) -> Figure:
+    """A weight matrix and its mask: the whole of it, a window of it, and the sizes of the weights kept and pruned.
+
+    ``weights`` is float ``(rows, channels)``, ``mask`` bool of that shape. The whole is drawn as means of ``|w|`` over
+    blocks; the window, ``WINDOW`` weights at most, starts at ``row`` and ``channel`` and shows each weight, pruned ones
+    pale with a dot, with a line between groups of ``m`` where it is given.
+    """
+    _require_mask(weights, mask, "mask_view")
+    with style():
+        figure = Figure(figsize=(10.4, 3.5), dpi=100)
+        whole, window, sizes = figure.subplots(1, 3, width_ratios=(1.0, 1.75, 1.15))
+        figure.subplots_adjust(left=0.055, right=0.99, bottom=0.15, top=0.9, wspace=0.25)
+        rows, channels = _windows(weights, row, channel)
+        _draw_whole(whole, weights, rows, channels)
+        _draw_window(window, weights, mask, rows, channels, m)
+        _draw_sizes(sizes, weights, mask)
+    return figure
+
+
+def whole_matrix(weights: NDArray[Any], *, row: int = 0, channel: int = 0) -> Figure:
+    """The left panel of ``mask_view``: all of a weight matrix, and where its window stands."""
+    if weights.ndim != 2 or not weights.size:
+        raise ValueError(f"whole_matrix needs a matrix, got shape {weights.shape}")
+    with style():
+        figure = Figure(figsize=(2.75, 3.5), dpi=100)
+        _draw_whole(figure.add_axes((0.21, 0.15, 0.76, 0.75)), weights, *_windows(weights, row, channel))
+    return figure
+
+
+def mask_window(
+    weights: NDArray[Any], mask: NDArray[np.bool_], m: int | None = None, *, row: int = 0, channel: int = 0
+) -> Figure:
+    """The middle panel of ``mask_view``."""
+    _require_mask(weights, mask, "mask_window")
+    with style():
+        figure = Figure(figsize=(4.1, 3.5), dpi=100)
+        axes = figure.add_axes((0.09, 0.15, 0.9, 0.75))
+        _draw_window(axes, weights, mask, *_windows(weights, row, channel), m)
+    return figure
+
+
+def weight_sizes(weights: NDArray[Any], mask: NDArray[np.bool_]) -> Figure:
+    """Histogram of the weights kept, stacked on that of the weights pruned: the right panel of ``mask_view``."""
+    _require_mask(weights, mask, "weight_sizes")
+    with style():
+        figure = Figure(figsize=(3.6, 3.5), dpi=100)
+        _draw_sizes(figure.add_axes((0.18, 0.15, 0.79, 0.75)), weights, mask)
+    return figure
+
+
+def _require_mask(weights: NDArray[Any], mask: NDArray[np.bool_], figure: str) -> None:
+    if weights.ndim != 2 or weights.shape != mask.shape or not weights.size:
+        raise ValueError(f"{figure} needs two matrices of one shape, got {weights.shape} and {mask.shape}")
+
+
+WINDOW = (24, 48)
+"""The most rows and channels that a window onto a weight matrix shows."""
+
+_CELLS = 120  # a side of a matrix drawn as a whole: enough for the picture's pixels
+
+
+def _windows(weights: NDArray[Any], row: int, channel: int) -> tuple[slice, slice]:
+    """The rows and the channels of the window that starts at ``row`` and ``channel``, or as near to it as it fits."""
+    return _window(row, weights.shape[0], WINDOW[0]), _window(channel, weights.shape[1], WINDOW[1])
+
+
+def _window(start: int, size: int, most: int) -> slice:
+    start = max(0, min(start, size - most))
+    return slice(start, min(size, start + most))
+
+
+def _block_means(matrix: NDArray[Any]) -> NDArray[Any]:
+    """Means over blocks so that at most ``_CELLS`` x ``_CELLS`` are left."""
+    for axis in (0, 1):
+        size = matrix.shape[axis]
+        starts = np.arange(0, size, -(-size // _CELLS))
+        counts = np.diff([*starts, size])
+        matrix = np.add.reduceat(matrix, starts, axis=axis) / (counts[:, None] if axis == 0 else counts)
+    return matrix
+
+
+def _draw_whole(axes: Axes, weights: NDArray[Any], rows: slice, channels: slice) -> None:
+    outputs, inputs = weights.shape
+    axes.imshow(
+        _block_means(np.abs(weights)),
+        cmap="Blues",
+        aspect="auto",
+        vmin=0,
+        extent=(-0.5, inputs - 0.5, outputs - 0.5, -0.5),
+    )
+    corner = (channels.start - 0.5, rows.start - 0.5)
+    axes.add_patch(
+        Rectangle(corner, channels.stop - channels.start, rows.stop - rows.start, fill=False, ec=COLOURS[1], lw=1.8)
+    )
+    axes.grid(visible=False)
+    axes.set(title="Mean |w|, all of it", xlabel="input channel", ylabel="row")
+
+
+def _draw_window(
+    axes: Axes, weights: NDArray[Any], mask: NDArray[np.bool_], rows: slice, channels: slice, m: int | None
+) -> None:
+    part, kept = weights[rows, channels], mask[rows, channels]
+    near = float(np.abs(part).max()) or 1.0
+    colours = mpl.colormaps["PuOr"]((part / near + 1) / 2)
+    colours[~kept, :3] += 0.8 * (1 - colours[~kept, :3])
+    axes.imshow(
+        colours,
+        aspect="auto",
+        interpolation="nearest",
+        extent=(channels.start - 0.5, channels.stop - 0.5, rows.stop - 0.5, rows.start - 0.5),
+    )
+    down, across = np.nonzero(~kept)
+    axes.plot(across + channels.start, down + rows.start, ".", color="#999999", ms=1.6)
+    if m is not None:
+        lines = np.arange(-(-channels.start // m) * m, channels.stop, m) - 0.5
+        axes.vlines(lines, rows.start - 0.5, rows.stop - 0.5, color="#666666", lw=0.6)
+    axes.set_xlim(channels.start - 0.5, channels.stop - 0.5)
+    axes.grid(visible=False)
+    axes.set(title="Window: pruned weights pale, dotted", xlabel="input channel")
+
+
+def _draw_sizes(axes: Axes, weights: NDArray[Any], mask: NDArray[np.bool_]) -> None:
+    bins, top = 80, float(max(weights.max(), -weights.min())) or 1.0
+    flat, kept = weights.ravel(), mask.ravel()
+    index = np.minimum((flat + top) * (bins / (2 * top)), bins - 1).astype(np.uint8)
+    counts = np.bincount(index + kept * np.uint8(bins), minlength=2 * bins)
+    edges = np.linspace(-top, top, bins + 1)
+    filled = np.flatnonzero(counts.reshape(2, bins).sum(0) > 1e-4 * len(flat))
+    axes.stairs(counts[bins:] + counts[:bins], edges, fill=True, color=COLOURS[0], label="kept")
+    axes.stairs(counts[:bins], edges, fill=True, color=COLOURS[4], label="pruned")
+    if len(filled):
+        reach = max(-edges[filled[0]], edges[filled[-1] + 1])
+        axes.set_xlim(-reach, reach)
+    axes.yaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
+    axes.set(title="Kept and pruned weights", xlabel="weight", ylabel="how many")
+    axes.legend(loc="upper right", handlelength=1.2)
+
+
+def order_view(
+    weights: NDArray[Any], order: NDArray[np.int64], masks: tuple[NDArray[np.bool_], NDArray[np.bool_]], m: int
+) -> Figure:
+    """Windows of a weight matrix before and after its channels change places.
+
+    ``masks`` are those of ``weights`` and of ``weights[:, order]``. The windows show the first rows and channels, pruned
+    weights pale with a dot; groups of ``m`` are apart by lines.
+    """
+    before, after = masks
+    if not weights.shape == before.shape == after.shape or order.shape != weights.shape[1:]:
+        raise ValueError(
+            f"order_view needs masks of the weights' shape and an order of their channels, got weights {weights.shape}, "
+            f"masks {before.shape} and {after.shape}, order {order.shape}"
+        )
+    rows, channels = _window(0, weights.shape[0], WINDOW[0]), _window(0, weights.shape[1], WINDOW[1] * 2 // 3)
+    with style():
+        figure = Figure(figsize=(6.4, 3.5), dpi=100)
+        left, right = figure.subplots(1, 2)
+        figure.subplots_adjust(left=0.085, right=0.99, bottom=0.15, top=0.9, wspace=0.14)
+        _draw_window(left, weights, before, rows, channels, m)
+        _draw_window(right, weights[:, order], after, rows, channels, m)
+        left.set(title="As trained", ylabel="row")
+        right.set(title="Channels permuted", xlabel="place of the channel")
+    return figure
+
+
+def order_moves(order: NDArray[np.int64]) -> Figure:
+    """Where every channel went: its place before and after, the diagonal for those that stay."""
+    with style():
+        figure = Figure(figsize=(3.6, 3.5), dpi=100)
+        axes = figure.add_axes((0.18, 0.15, 0.79, 0.75))
+        axes.plot([0, len(order)], [0, len(order)], color="#999999", lw=0.8)
+        axes.plot(order, np.arange(len(order)), "o", color=COLOURS[0], ms=2.2)
+        axes.set(title="Where channels went", xlabel="place before", ylabel="place after")
+    return figure
+
+
+def loss_strip(frame: pd.DataFrame, layer: str | None = None, title: str = "Lost by every layer") -> Figure:
+    """Magnitude lost by every layer side by side, ``layer`` in another colour, the ideal as a dash.
+
+    ``frame`` has ``layer, lost_percent, ideal_lost_percent``, and may have ``permuted_lost_percent``, drawn as dots.
+    """
+    require_columns(frame, ("layer", "lost_percent", "ideal_lost_percent"), "loss_strip")
+    drawn = frame.dropna(subset=["lost_percent"]).reset_index(drop=True)
+    require_columns(drawn, (), "loss_strip")
+    places = np.arange(len(drawn))
+    chosen = (drawn["layer"] == layer).to_numpy()
+    with style():
+        figure = Figure(figsize=(6.4, 2.0), dpi=100)
+        axes = figure.add_axes((0.09, 0.24, 0.9, 0.62))
+        axes.bar(places, drawn["lost_percent"], color=np.where(chosen, COLOURS[1], "#8FB8D6").tolist(), width=0.75)
+        if "permuted_lost_percent" in drawn:
+            axes.plot(places, drawn["permuted_lost_percent"], "o", color=COLOURS[0], ms=4, label="channels permuted")
+        best = drawn["ideal_lost_percent"]
+        axes.hlines(best, places - 0.4, places + 0.4, color="#000000", lw=1.2, label="ideal: as dense, no structure")
+        axes.set_xlim(-0.7, len(drawn) - 0.3)
+        axes.set_ylim(0, 1.4 * max(1e-9, float(drawn["lost_percent"].max())))
+        if len(drawn) <= _MOST_NAMED:
+            axes.set_xticks(places, [_in_two_lines(str(name)) for name in drawn["layer"]])
+            axes.set_xlim(-0.5, _MOST_NAMED - 0.5)
+        else:
+            axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+            axes.set_xlabel("prunable layers, in the order of the network")
+        axes.set_ylabel("lost, % of the sum")
+        axes.set_title(
+            title + (f" ({_end_of(str(layer).removesuffix('.weight'), 34)} in orange)" if chosen.any() else "")
+        )
+        axes.legend(loc="upper right", borderaxespad=0.0, ncols=2)
+    return figure
+
+
+_MOST_NAMED = 6  # bars that have room for a name
+
+
+def _in_two_lines(name: str) -> str:
+    """``blocks.4.expand.weight`` as ``blocks.4`` over ``expand``, each cut from the left where it is long."""
+    lines = name.removesuffix(".weight").rsplit(".", 1)
+    return "\n".join(_end_of(line, 14) for line in lines)
+
+
+def _end_of(name: str, most: int) -> str:
+    return name if len(name) <= most else f"...{name[3 - most :]}"
+
+
+def running_searches(frame: pd.DataFrame, bound: float | None = None) -> Figure:
+    """Efficacy against time of running or finished searches, a line a strategy, ``bound`` as a dashed line.
+
+    ``frame`` has ``strategy, seconds, efficacy``: a row at every improvement, and one where a search ended.
+    """
+    require_columns(frame, ("strategy", "seconds", "efficacy"), "running_searches")
+    with style():
+        figure = Figure(figsize=(6.4, 3.0), dpi=100)
+        axes = figure.add_axes((0.09, 0.17, 0.5, 0.72))
+        for number, (strategy, rows) in enumerate(frame.groupby("strategy", sort=False)):
+            colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+            seconds, last = rows["seconds"].clip(lower=1e-2), float(rows["efficacy"].iloc[-1])
+            axes.step(seconds, rows["efficacy"], where="post", color=colour, lw=1.6)
+            axes.plot(
+                seconds.iloc[-1:], [last], marker, color=colour, ms=6, label=f"{_end_of(str(strategy), 20)}: {last:.1f}"
+            )
+        if bound is not None:
+            axes.axhline(bound, color="#666666", lw=1, ls="--", label=f"upper bound: {bound:.1f}")
+        axes.set_xscale("log")
+        axes.set_xlim(1e-2, 1.5 * max(0.1, float(frame["seconds"].max())))
+        axes.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+        axes.set(xlabel="seconds", ylabel="efficacy, % of the way to the ideal", title="What each search has found")
+        axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.02), title="strategy: efficacy", alignment="left")
+    return figure
+
+
+def training_curves(frame: pd.DataFrame) -> Figure:
+    """Runs side by side while they train: accuracy, loss, magnitude retained and mask entries that flip, a line a run.
+
+    ``frame`` has ``run, step, quantity, value`` with the quantities ``top1``, ``loss``, ``retained_percent`` and
+    ``flipped_percent``; a quantity without rows is an empty panel that says so.
+    """
+    require_columns(frame, ("run", "step", "quantity", "value"), "training_curves")
+    panels = (
+        ("top1", "Accuracy", "top-1, %"),
+        ("loss", "Loss", "cross-entropy, held out"),
+        ("retained_percent", "Retained magnitude", "% of the sum of |w|"),
+        ("flipped_percent", "Mask entries that flip", "% at a recomputation"),
+    )
+    runs = list(dict.fromkeys(frame["run"]))
+    columns = 1 if any(len(str(run)) > 34 for run in runs) else 2
+    with style():
+        figure = Figure(figsize=(6.4, 5.4), dpi=100)
+        places = figure.subplots(2, 2, sharex=True)
+        figure.subplots_adjust(
+            left=0.125, right=0.985, bottom=0.09, top=0.93 - 0.036 * -(-len(runs) // columns), wspace=0.32, hspace=0.25
+        )
+        for axes, (quantity, title, label) in zip(places.flat, panels):
+            chosen = frame[frame["quantity"] == quantity]
+            for run, rows in chosen.groupby("run", sort=False):
+                number = runs.index(run)
+                colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+                points = rows.sort_values("step")
+                axes.plot(points["step"], points["value"], color=colour, marker=marker, ms=3, lw=1.3, label=str(run))
+            if chosen.empty:
+                axes.text(0.5, 0.5, "nothing yet", transform=axes.transAxes, ha="center", color="#666666")
+            if quantity == "flipped_percent":
+                axes.set_ylim(bottom=0)
+            axes.set(title=title, ylabel=label)
+        for axes in places[1]:
+            axes.set_xlabel("step")
+        handles = {label: handle for axes in places.flat for handle, label in zip(*axes.get_legend_handles_labels())}
+        if handles:
+            figure.legend(
+                handles.values(), handles.keys(), ncols=columns, loc="upper left", bbox_to_anchor=(0.115, 0.995)
+            )
+    return figure

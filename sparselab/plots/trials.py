@@ -1,0 +1,180 @@
+"""The figure of a sweep that is explored: any column against any other, coloured and in panels, trial by trial."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from sparselab.plots.columns import require_columns
+from sparselab.plots.style import COLOURS, MARKERS, Figure, style
+
+MOST_PANELS = 9
+MOST_NAMES = 14
+
+
+@dataclass(frozen=True)
+class View:
+    """Which column goes where: ``x``, ``y``, and the columns (or ``None``) that colour points and make panels."""
+
+    x: str
+    y: str
+    colour: str | None = None
+    facet: str | None = None
+
+    @property
+    def columns(self) -> list[str]:
+        """Those that are used."""
+        return [name for name in (self.x, self.y, self.colour, self.facet) if name is not None]
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """Where trials were drawn: the label of each one's row, its panel, and its place in the panel's data units."""
+
+    rows: NDArray[Any]
+    panels: list[Axes]
+    panel: NDArray[np.int64]
+    places: NDArray[np.float64]
+
+    def nearest(self, x: float, y: float, within: float = 20.0) -> Any:
+        """The row drawn nearest to pixel ``(x, y)``, counted from the lower left; ``None`` where it is farther away."""
+        if not len(self.rows):
+            return None
+        pixels = np.array([self.panels[p].transData.transform(at) for p, at in zip(self.panel, self.places)])
+        distances = np.hypot(*(pixels - (x, y)).T)
+        closest = int(np.argmin(distances))
+        return self.rows[closest] if distances[closest] <= within else None
+
+
+def trials(frame: pd.DataFrame, view: View, *, chosen: Any = None) -> Figure:
+    """Every trial of a sweep's ``frame`` as a point of ``view``; the row labelled ``chosen`` has a ring.
+
+    Numbers lie where they are, names beside each other. Rows that lack ``x`` or ``y`` (failed trials) are left out. Raises
+    ``ValueError`` for columns that are not there, for nothing to draw, and for more panels than can be read.
+    """
+    with style():
+        figure = Figure(figsize=(6.4, 4.0), dpi=100)
+        draw_trials(figure, frame, view, chosen=chosen)
+    return figure
+
+
+def draw_trials(figure: Any, frame: pd.DataFrame, view: View, *, chosen: Any = None) -> Points:
+    """``trials``, into a figure that is there already, made as high as its panels need; returns where the points are."""
+    require_columns(frame, view.columns, "trials")
+    drawn = frame.dropna(subset=[view.x, view.y])
+    require_columns(drawn, (), f"trials with {view.x} and {view.y}")
+    if not pd.api.types.is_numeric_dtype(drawn[view.y]):
+        raise ValueError(f"trials: {view.y!r} has no numbers, and only numbers have a height")
+    facets = _names(drawn, view.facet)
+    if len(facets) > MOST_PANELS:
+        raise ValueError(f"trials: {view.facet!r} has {len(facets)} values, more than {MOST_PANELS} panels")
+    with style():
+        figure.clear()
+        heights, (across, names) = drawn[view.y].to_numpy(np.float64), _across(drawn[view.x])
+        panel = _codes(drawn, view.facet, facets)
+        colours = _names(drawn, view.colour)
+        legend = _legend_shape(figure, colours[:MOST_NAMES]) if view.colour is not None else (0, 0)
+        panels = _panels(figure, len(facets), legend[0], _NAMES_BELOW if names is not None else _BOTTOM)
+        series = _codes(drawn, view.colour, colours)
+        for number, axes in enumerate(panels):
+            for code, name in enumerate(colours):
+                here = (panel == number) & (series == code)
+                look: dict[str, Any] = {
+                    "color": COLOURS[code % 7],
+                    "marker": MARKERS[(code + code // 7) % 7],
+                    "label": _short(name),
+                }
+                axes.plot(across[here], heights[here], ls="", ms=6, alpha=0.85, **look)
+            if view.facet is not None:
+                axes.set_title(_title(view.facet, facets[number], axes.get_position().width * figure.get_figwidth()))
+            if names is not None:
+                axes.set_xticks(
+                    range(len(names)), [_short(name) for name in names], rotation=20, ha="right", fontsize=8
+                )
+                axes.set_xlim(-0.5, len(names) - 0.5)
+        if view.facet is None:
+            panels[0].set_title(f"{view.y} against {view.x}, {len(drawn)} trials")
+        width, height = figure.get_size_inches()
+        figure.supxlabel(view.x, fontsize=9, y=0.1 / height)
+        figure.supylabel(view.y, fontsize=9, x=0.1 / width)
+        if view.colour is not None:
+            handles, labels = panels[0].get_legend_handles_labels()
+            figure.legend(
+                handles[:MOST_NAMES],
+                labels[:MOST_NAMES],
+                title=view.colour,
+                alignment="left",
+                ncols=legend[1],
+                handletextpad=0.2,
+                loc="upper left",
+                bbox_to_anchor=(_LEFT / width, 1.0),
+                borderaxespad=0.0,
+            )
+        if chosen in drawn.index:
+            at = drawn.index.get_loc(chosen)
+            panels[panel[at]].plot(across[at], heights[at], "o", ms=14, mfc="none", mec="#000000", mew=1.6)
+    return Points(drawn.index.to_numpy(), panels, panel, np.column_stack([across, heights]))
+
+
+# Inches: margins, a line of the legend, and what a panel needs at least.
+_LEFT, _RIGHT, _BOTTOM, _NAMES_BELOW, _TOP, _LINE = 0.9, 0.15, 0.5, 0.9, 0.5, 0.2
+_PANEL_WIDTH, _PANEL_HEIGHT, _LEAST_HEIGHT = 1.8, 1.5, 4.0
+
+
+def _legend_shape(figure: Any, names: list[str]) -> tuple[int, int]:
+    """How many lines the legend over the panels takes, its title included, and in how many columns."""
+    longest = max(len(_short(name)) for name in names)
+    columns = max(1, int((figure.get_figwidth() - _LEFT) / (0.45 + 0.08 * longest)))
+    return 1 + -(-len(names) // columns), columns
+
+
+def _panels(figure: Any, count: int, legend_lines: int, below: float) -> list[Axes]:
+    width = figure.get_figwidth()
+    columns = max(1, min(3, count, int((width - _LEFT) / _PANEL_WIDTH)))
+    rows = -(-count // columns)
+    above = _TOP + _LINE * legend_lines
+    height = max(_LEAST_HEIGHT, below + above + rows * _PANEL_HEIGHT)
+    if figure.get_figheight() != height:
+        figure.set_size_inches(width, height)
+    places = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    sides = {"left": _LEFT / width, "right": 1 - _RIGHT / width, "bottom": below / height, "top": 1 - above / height}
+    figure.subplots_adjust(**sides, wspace=0.1, hspace=0.35)
+    for axes in places[count:]:
+        axes.set_visible(False)
+    for axes in places[max(0, count - columns) : count]:  # nothing stands below these
+        axes.tick_params(labelbottom=True)
+    return list(places[:count])
+
+
+def _across(values: pd.Series[Any]) -> tuple[NDArray[np.float64], list[str] | None]:
+    if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+        return values.to_numpy(np.float64), None
+    codes, names = pd.factorize(values.astype(str))
+    return codes.astype(np.float64), list(names)
+
+
+def _names(frame: pd.DataFrame, column: str | None) -> list[str]:
+    return [""] if column is None else list(dict.fromkeys(frame[column].astype(str)))
+
+
+def _codes(frame: pd.DataFrame, column: str | None, names: list[str]) -> NDArray[np.int64]:
+    if column is None:
+        return np.zeros(len(frame), np.int64)
+    places = {name: code for code, name in enumerate(names)}
+    return np.array([places[name] for name in frame[column].astype(str)], np.int64)
+
+
+def _title(facet: str, value: str, inches: float) -> str:
+    """What a panel so wide is headed by: ``facet: value`` where it fits, else the value in two lines."""
+    most = int(inches / 0.1)
+    whole = f"{facet}: {value}"
+    return whole if len(whole) <= most else "\n".join(filter(None, [value[:most], value[most : 2 * most]]))
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 22 else f"{name[:10]}...{name[-9:]}"

@@ -1,0 +1,100 @@
+"""What a pattern would cost every layer of a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from sparselab import saliency as saliency_module
+from sparselab.core import measures
+from sparselab.core.layers import layer_weights, why_not
+from sparselab.core.patterns import Pattern
+from sparselab.core.weight_matrix import to_matrix
+from sparselab.masks import calculator, create_mask
+from sparselab.reports.values import values_of
+from sparselab.saliency import ModelSaliency
+
+
+def magnitude_report(
+    model: nn.Module, pattern: str | Pattern, *, saliency: ModelSaliency = "magnitude", rule: str = "divisible"
+) -> pd.DataFrame:
+    """What ``pattern`` would keep of every layer: a row a layer, in the order of the modules. Changes nothing.
+
+    Columns: ``layer, type, shape, rows, channels, weights, eligible, reason, total, retained, ideal, lost_percent``.
+    ``reason`` says why a layer is not eligible; its ``retained, ideal, lost_percent`` are NaN. ``total`` is the sum
+    of the saliency, ``ideal`` what the best share of each row without structure would retain.
+    ``frame.attrs["whole_model"]`` has the sums over the eligible layers and the share of weights that they hold.
+    ``saliency`` may be a mapping from weight name to saliency. Raises ``ValueError`` naming the layer for weights
+    that are not finite or not there yet (lazy layers, the meta device).
+
+    >>> magnitude_report(nn.Linear(8, 4), "2:4")[["layer", "channels", "eligible"]].to_dict("records")
+    [{'layer': 'weight', 'channels': 8, 'eligible': True}]
+    """
+    pattern = Pattern.parse(pattern)
+    calculator(pattern)
+    rows = []
+    for layer in layer_weights(model):
+        reason = why_not(layer.module, layer.attribute, pattern, rule)
+        weight = values_of(layer)
+        criterion = "magnitude" if reason else saliency_module.for_layer(saliency, layer.name)
+        scores = saliency_module.scores(weight, criterion)
+        matrix = to_matrix(scores, layer.channel_dim)
+        row: dict[str, Any] = {
+            "layer": layer.name,
+            "type": type(layer.module).__name__,
+            "shape": tuple(weight.shape),
+            "rows": matrix.shape[0],
+            "channels": matrix.shape[1],
+            "weights": weight.numel(),
+            "eligible": reason is None,
+            "reason": reason or "",
+            "total": float(matrix.sum(dtype=torch.float64)),
+            "retained": float("nan"),
+            "ideal": float("nan"),
+        }
+        if reason is None:
+            try:
+                mask = create_mask(weight, pattern, channel_dim=layer.channel_dim, saliency=scores)
+            except ValueError as error:
+                raise ValueError(f"layer {layer.name!r}: {error}") from error
+            row["retained"] = measures.retained(scores, mask)
+            row["ideal"] = measures.ideal(matrix, pattern.density)
+        rows.append(row)
+    columns = [
+        "layer",
+        "type",
+        "shape",
+        "rows",
+        "channels",
+        "weights",
+        "eligible",
+        "reason",
+        "total",
+        "retained",
+        "ideal",
+    ]
+    frame = pd.DataFrame(rows, columns=columns).astype({"eligible": bool})
+    frame["lost_percent"] = _lost_percent(frame["retained"], frame["total"])
+    frame.attrs = {"pattern": str(pattern), "whole_model": _whole_model(frame)}
+    return frame
+
+
+def _lost_percent(retained: pd.Series[float], total: pd.Series[float]) -> pd.Series[float]:
+    # A layer of zeros has nothing to lose.
+    return (100 * (1 - retained / total.where(total > 0))).mask((total == 0) & retained.notna(), 0.0)
+
+
+def _whole_model(frame: pd.DataFrame) -> dict[str, float]:
+    eligible = frame[frame["eligible"]]
+    sums = {name: float(eligible[name].sum()) for name in ("total", "retained", "ideal")}
+    return {
+        "layers": len(frame),
+        "eligible_layers": len(eligible),
+        "weights": int(frame["weights"].sum()),
+        "eligible_weights": int(eligible["weights"].sum()),
+        **sums,
+        "lost_percent": 100 * (1 - sums["retained"] / sums["total"]) if sums["total"] else 0.0,
+    }
