@@ -104,4 +104,5 @@ STRATEGIES: Registry[Strategy] = Registry(
         "channel_swap": "sparselab.permutation.channel_swap:ChannelSwap",
     },
     aliases={"optimize_stripe_groups": "stripe_groups"},
+    group="sparselab.strategies",
 )

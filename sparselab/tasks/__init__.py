@@ -21,6 +21,7 @@ TASKS: Registry[Callable[[], Task]] = Registry(
         "imagenet_folder": "sparselab.tasks.imagenet_folder:ImagenetFolder",
         "sentiment": "sparselab.tasks.sentiment:Sentiment",
     },
+    group="sparselab.tasks",
 )
 
 

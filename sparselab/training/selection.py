@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from sparselab.core.layers import LayerWeight, Names, layer_weights, why_not
+from sparselab.core.layers import LayerWeight, Names, layer_weights
 from sparselab.core.patterns import Pattern
 from sparselab.masks import MaskCalculator
+from sparselab.masks.eligibility import why_not
 
 AnyPattern = str | Pattern | MaskCalculator | Callable[[Tensor], Tensor]
 

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from sparselab import saliency as saliency_module
 from sparselab.core import measures
-from sparselab.core.layers import layer_weights, why_not
+from sparselab.core.layers import layer_weights
 from sparselab.core.patterns import Pattern
 from sparselab.core.weight_matrix import to_matrix
 from sparselab.masks import create_mask
+from sparselab.masks.eligibility import why_not
 from sparselab.network.named_axes import NetworkAxes
 from sparselab.network.plan import Plan
 from sparselab.permutation import SearchProblem, SearchResult, search_permutation
