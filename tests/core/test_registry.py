@@ -90,7 +90,7 @@ def test_installed_packages_add_names(monkeypatch):
     registry = Registry("thing", {"fraction": "fractions:Fraction"}, group="sparselab.things")
     assert registry.names() == ["fraction", "when"]
     assert registry.get("when") is __import__("datetime").date
-    with pytest.raises(ValueError, match="unknown thing 'whn'; valid: fraction, when. Did you mean 'when'"):
+    with pytest.raises(ValueError, match=r"unknown thing 'whn'; valid: fraction, when. Did you mean 'when'"):
         registry.get("whn")
     with pytest.raises(ValueError, match="names the thing datetime:date already"):
         registry.register("when", Recompute)
@@ -99,7 +99,7 @@ def test_installed_packages_add_names(monkeypatch):
 def test_a_package_cannot_take_a_name_that_is_taken(monkeypatch):
     announced(monkeypatch, ("fraction", "datetime:date"), ("new", "datetime:date"), ("new", "datetime:time"))
     registry = Registry("thing", {"fraction": "fractions:Fraction"}, group="sparselab.things")
-    with pytest.warns(UserWarning) as warned:
+    with pytest.warns(UserWarning, match="is left out") as warned:
         assert registry.names() == ["fraction", "new"]
     assert sorted(str(each.message) for each in warned) == [
         "datetime:date is left out: the thing 'fraction' is fractions:Fraction already",
