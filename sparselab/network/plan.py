@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from sparselab.core.interrupts import interrupted_afterwards
 from sparselab.core.models import unwrap
@@ -88,17 +90,17 @@ class Plan:
         """The plan that undoes this one."""
         return Plan(tuple(move.inverse() for move in reversed(self.moves)))
 
-    def apply(self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Move every tensor of ``model`` in place, with its gradient and its state in ``optimizer``.
+    def apply(self, model: nn.Module, optimizer: Optimizer | Iterable[Optimizer] | None = None) -> None:
+        """Move every tensor of ``model`` in place, with its gradient and its state in ``optimizer``, one or several.
 
         State that has the tensor's shape moves, or that broadcasts to it (the sums of Adafactor); any other stays as it is,
         so an optimizer that lays parameters out anew (LBFGS, Shampoo) is best started again.
 
         ``model`` may be wrapped (``torch.compile``, ``DataParallel``, ``AveragedModel``). Parameters stay the same
-        objects. Raises ``ValueError``, and changes nothing, when a name is missing or a shape differs; an interruption
-        waits until all is moved, any other failure puts back what was moved.
+        objects. Raises ``ValueError``, and changes nothing, when a name is missing, a shape differs or ``optimizer`` is none;
+        an interruption waits until all is moved, any other failure puts back what was moved.
         """
-        targets = self._targets(unwrap(model), optimizer)
+        targets = self._targets(unwrap(model), as_optimizers(optimizer))
         done: list[tuple[Move, Tensor]] = []
         with torch.no_grad(), interrupted_afterwards():
             try:
@@ -126,7 +128,7 @@ class Plan:
                 moves.setdefault(name, []).append(move)
         return {name: _moved(criterion, moves.get(name, ())) for name, criterion in saliency.items()}
 
-    def _targets(self, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> list[tuple[Move, Tensor]]:
+    def _targets(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> list[tuple[Move, Tensor]]:
         """Every tensor to move, in order: those of the model once however many names they have, gradients, state."""
         tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
         tensors.update(model.named_buffers(remove_duplicate=False))
@@ -151,9 +153,9 @@ class Plan:
                 )
             companions = [*alike.values()][:1]  # several Parameters may be one place in memory, each with a state
             companions += [tensor.grad for tensor in alike.values() if tensor.grad is not None]
-            if optimizer is not None:
-                states = [state for tensor in alike.values() for state in optimizer.state.get(tensor, {}).values()]
-                companions += [state for state in states if isinstance(state, Tensor)]
+            states = [each.state.get(tensor, {}) for each in optimizers for tensor in alike.values()]
+            values = {id(value): value for state in states for value in state.values()}  # a wrapper shows another's
+            companions += [value for value in values.values() if isinstance(value, Tensor)]
             targets += [(move, each) for each in companions for move in planned if move.fits(each)]
         return targets
 
@@ -205,6 +207,19 @@ class Plan:
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is not a plan: {error}") from error
         return cls.from_json(data)
+
+
+def as_optimizers(optimizer: Optimizer | Iterable[Optimizer] | None) -> tuple[Optimizer, ...]:
+    """The optimizers whose state moves along, each once; ``ValueError`` for what keeps no state of parameters."""
+    if optimizer is None:
+        return ()
+    given = tuple(optimizer) if isinstance(optimizer, Iterable) else (optimizer,)
+    if not all(isinstance(getattr(each, "state", None), Mapping) for each in given):
+        raise ValueError(
+            "optimizer takes a torch.optim.Optimizer, or several of them in a list, whose state moves along, "
+            f"got {reprlib.repr(optimizer)}"
+        )
+    return tuple({id(each): each for each in given}.values())
 
 
 def _moved(saliency: Saliency, moves: Sequence[Move]) -> Saliency:

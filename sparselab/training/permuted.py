@@ -1,31 +1,15 @@
-"""Channel permutation of a model that is about to be pruned: what the Sparsifier adds to ``network.permute``."""
+"""What a user gave as saliency, after the channels of a model were permuted."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
-
-from torch.optim import Optimizer
+from typing import TYPE_CHECKING
 
 from sparselab.core.layers import LayerWeight
 from sparselab.saliency import ModelSaliency, Ria, Wanda, for_layer
 
 if TYPE_CHECKING:
     from sparselab.network.plan import Plan
-
-
-class AllStates:
-    """The states of several optimizers seen as those of one, for a plan that moves them."""
-
-    def __init__(self, optimizers: Sequence[Optimizer]) -> None:
-        self.state: dict[Any, dict[Any, Any]] = {}
-        for number, optimizer in enumerate(optimizers):
-            for parameter, state in optimizer.state.items():
-                self.state.setdefault(parameter, {}).update({(number, key): value for key, value in state.items()})
-
-    def as_optimizer(self) -> Optimizer:
-        """Itself, as what plans take: they read nothing but ``state``."""
-        return cast("Optimizer", self)
 
 
 def moved_saliency(saliency: ModelSaliency, layers: Sequence[LayerWeight], plan: Plan) -> ModelSaliency:
