@@ -19,7 +19,7 @@ ROOT = Path(sparselab.__file__).parent
 LAYERS = [
     {"_version"},
     {"core"},
-    {"measures", "ops"},
+    {"measures", "ops", "statistics"},
     {"saliency"},
     {"masks", "permutation"},
     {"reports", "network"},

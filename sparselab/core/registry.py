@@ -90,8 +90,14 @@ class Registry(Generic[T]):
         """The object that ``spec`` stands for: built from ``"name,option,key=option"``, or ``spec`` itself."""
         if not isinstance(spec, str):
             return spec
-        name, *options = (part.strip() for part in spec.split(","))
+        name, options = self.split(spec)
         return build(self.get(name), options, what=f"{self.kind} {name!r}")
+
+    @staticmethod
+    def split(spec: str) -> tuple[str, list[str]]:
+        """The name and the option texts of ``"name,option,key=option"``."""
+        name, *options = (part.strip() for part in spec.split(","))
+        return name, options
 
     @functools.cached_property
     def plugins(self) -> Mapping[str, str]:
@@ -127,8 +133,14 @@ def build(cls: type[T], options: typing.Sequence[str], what: str) -> T:
     >>> build(Recompute, ["50", "regrow=true"], what="schedule 'recompute'")
     Recompute(every=50, regrow=True)
     """
-    fields = [field.name for field in dataclasses.fields(cls) if field.init]  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
+    fields = [field.name for field in dataclasses.fields(cls) if field.init]  # type: ignore[arg-type]
+    return cls(**converted(options, {name: hints[name] for name in fields}, what))
+
+
+def converted(options: typing.Sequence[str], hints: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """The values of option texts by name, each of the type in ``hints``, whose order is that of the positions."""
+    fields = list(hints)
     values: dict[str, Any] = {}
     for position, option in enumerate(options):
         key, equals, text = option.partition("=")
@@ -144,7 +156,7 @@ def build(cls: type[T], options: typing.Sequence[str], what: str) -> T:
         if key in values:
             raise ValueError(f"{what}: option {key!r} is given twice")
         values[key] = _convert(text.strip(), hints[key], f"{what}: option {key!r}")
-    return cls(**values)
+    return values
 
 
 def _convert(text: str, hint: Any, what: str) -> Any:

@@ -14,22 +14,13 @@ from torch import Tensor, nn
 from sparselab.core.models import evaluating, to_device, unwrap
 from sparselab.core.registry import unknown_name
 from sparselab.core.weight_matrix import channel_dim_of
-from sparselab.saliency.criteria import FROM_ACTIVATIONS, Ria, Saliency, Wanda
+from sparselab.saliency.names import SALIENCIES, from_statistics, needs
+from sparselab.saliency.ria import Ria
+from sparselab.saliency.scoring import Saliency
+from sparselab.saliency.wanda import Wanda
+from sparselab.statistics.input_norms import InputNorms
 
 Forward = Callable[[nn.Module, Any], object]
-
-
-@dataclass(frozen=True, eq=False)
-class InputNorms:
-    """The L2 norms of one weight's inputs over all samples, positions and tokens.
-
-    ``norms``: float64, on the CPU, one an input channel, in a shape that broadcasts against the weight; ``channel_dim`` and
-    ``groups`` are those of ``Ria``.
-    """
-
-    norms: Tensor
-    channel_dim: int = 1
-    groups: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,17 +37,19 @@ class ActivationNorms:
 
     def wanda(self) -> dict[str, Wanda]:
         """The Wanda saliency of every weight."""
-        return {name: Wanda(seen.norms, seen.channel_dim) for name, seen in self.inputs.items()}
+        return {name: Wanda.of(seen) for name, seen in self.inputs.items()}
 
     def ria(self, power: float = 0.5) -> dict[str, Ria]:
         """The relative importance and activations of every weight; 0.5 is the paper's ``power``."""
-        return {name: Ria(seen.norms, seen.channel_dim, seen.groups, power) for name, seen in self.inputs.items()}
+        return {name: Ria.of(seen, power=power) for name, seen in self.inputs.items()}
 
     def saliency(self, name: str) -> Mapping[str, Saliency]:
-        """The saliency called ``"wanda"`` or ``"ria"``; ``ValueError`` for any other name."""
-        if name not in FROM_ACTIVATIONS:
-            raise unknown_name("saliency from activations", name, FROM_ACTIVATIONS)
-        return self.wanda() if name == "wanda" else self.ria()
+        """The saliency called ``"wanda"``, ``"ria"``, ``"ria,power=0.3"``; ``ValueError`` for names that norms do not give."""
+        plain = SALIENCIES.split(name)[0]
+        if plain not in SALIENCIES or needs(plain) is not InputNorms:
+            given = [other for other in SALIENCIES.names() if needs(other) is InputNorms]
+            raise unknown_name("saliency from activations", plain, given)
+        return from_statistics(name, {InputNorms: self.inputs})
 
 
 def collect_activations(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from sparselab.core.layers import LayerWeight
-from sparselab.saliency import ModelSaliency, Ria, Wanda, for_layer
+from sparselab.core.moves import Movable
+from sparselab.saliency import ModelSaliency, for_layer
 
 if TYPE_CHECKING:
     from sparselab.network.plan import Plan
@@ -14,6 +17,6 @@ if TYPE_CHECKING:
 
 def moved_saliency(saliency: ModelSaliency, layers: Sequence[LayerWeight], plan: Plan) -> ModelSaliency:
     """The ``saliency`` that fits the weights after ``plan``, where it was one for every layer too (``Plan.moved``)."""
-    if isinstance(saliency, str) or (callable(saliency) and not isinstance(saliency, (Wanda, Ria))):
-        return saliency
+    if not isinstance(saliency, (Mapping, Tensor, Movable)):
+        return saliency  # a name or a function: it sees the weights as they are
     return plan.moved({layer.name: for_layer(saliency, layer.name) for layer in layers})

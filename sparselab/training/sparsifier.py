@@ -78,7 +78,7 @@ class Sparsifier:
         self.model = unwrap(model)
         self.schedule = SCHEDULES.resolve(schedule)
         if isinstance(saliency, str):
-            saliency_module.scores(torch.empty(0), saliency)  # refuses a name that is none, or needs data
+            saliency_module.from_weight(saliency)  # refuses a name that is none, or needs data
         self.permutation = _strategy(permutation)
         self.example_inputs = example_inputs
         self.permutation_report: PermutationReport | None = None
