@@ -22,13 +22,13 @@ LAYERS = [
     {"measures", "ops", "statistics"},
     {"saliency"},
     {"masks", "permutation"},
-    {"reports", "network"},
+    {"pruners", "reports", "network"},
     {"training", "trackers"},
     {"tasks"},
     {"plots"},
     {"sweeps"},
     {"reproduce", "widgets"},
-    {"command_line"},
+    {"command_line", "testing"},
 ]
 HEAVY = {"cupy", "ipywidgets", "matplotlib", "numba", "pandas", "scipy", "torch"}
 

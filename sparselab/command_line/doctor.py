@@ -96,9 +96,10 @@ def _version(module: str, package: str) -> str:
 
 def _plugins() -> Iterator[Finding]:
     """Every name that an installed package adds, imported."""
-    for point in importlib.metadata.entry_points():
-        if point.group.startswith("sparselab."):
-            yield _tried(f"plug-in {point.group}", functools.partial(_loaded, point))
+    for package in importlib.metadata.distributions():
+        for point in package.entry_points.select():
+            if point.group.startswith("sparselab."):
+                yield _tried(f"plug-in {point.group}", functools.partial(_loaded, point))
 
 
 def _loaded(point: importlib.metadata.EntryPoint) -> str:

@@ -15,6 +15,9 @@ _SAMPLE = 64
 """Outputs and channels, at least, of the random scores that a density is measured on."""
 
 
+NOTHING_TO_CHOOSE = "1 input channel, nothing to choose from"
+
+
 @dataclass(frozen=True)
 class Violations:
     """How many of ``groups`` break a pattern; ``rule`` says what breaking it is: ``"keep more than 2"``."""
@@ -92,7 +95,7 @@ class MaskCalculator(ABC):
         """Why a weight of so many outputs and input channels cannot have such a mask, or ``None``."""
         rows, columns = self.multiples
         if channels == 1 and columns > 1:
-            return "1 input channel, nothing to choose from"
+            return NOTHING_TO_CHOOSE
         if channels % columns:
             return f"{channels} input channels are not a multiple of {columns}"
         if outputs % rows:

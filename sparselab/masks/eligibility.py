@@ -10,20 +10,21 @@ from torch import Tensor, nn
 from sparselab.core.layers import is_wrapped
 from sparselab.core.registry import unknown_name
 from sparselab.core.weight_matrix import channel_dim_of
-from sparselab.masks.calculator import MaskCalculator
+from sparselab.masks.calculator import NOTHING_TO_CHOOSE, MaskCalculator
 from sparselab.masks.create import AnyPattern, calculator
 
 
 def why_not(
     module: nn.Module,
     name: str,
-    pattern: AnyPattern = "2:4",
+    pattern: AnyPattern | None = "2:4",
     rule: str = "divisible",
     *,
     channel_dim: int | None = None,
 ) -> str | None:
     """Why ``pattern`` cannot prune ``module``'s own parameter ``name``, or ``None`` when it can.
 
+    ``pattern`` is ``None`` where a function of the user's own makes the masks: any shape will do.
     ``rule="divisible"`` asks the mask calculator: for N:M that groups fit, so the input channels are
     a multiple of M (for 2d masks the outputs too, for V:N:M the outputs of V).
     ``rule="asp"`` asks what ASP asks: float32 or float16, gradients on, ``size(0) % 8 == 0`` and ``size(1) % 16 == 0``.
@@ -35,7 +36,7 @@ def why_not(
     """
     if rule not in _RULES:
         raise unknown_name("eligibility rule", rule, _RULES)
-    calculate = calculator(pattern)
+    calculate = None if pattern is None else calculator(pattern)
     known = channel_dim_of(module, name)
     channel_dim = channel_dim if known is None else known
     if channel_dim is None:
@@ -54,16 +55,19 @@ def why_not(
     return _RULES[rule](module, weight, channel_dim, calculate)
 
 
-def _divisible(module: nn.Module, weight: Tensor, channel_dim: int, calculate: MaskCalculator) -> str | None:
+def _divisible(module: nn.Module, weight: Tensor, channel_dim: int, calculate: MaskCalculator | None) -> str | None:
     channels, outputs = weight.shape[channel_dim], weight.shape[1 - channel_dim]
     conv_groups = getattr(module, "groups", 1)
     if channel_dim == 0 and conv_groups > 1:
         channels //= conv_groups
-    reason = calculate.why_not(outputs, channels)
+    if calculate is not None:
+        reason = calculate.why_not(outputs, channels)
+    else:
+        reason = NOTHING_TO_CHOOSE if channels == 1 else None
     return f"depthwise: {reason}" if reason and channels == 1 and conv_groups > 1 else reason
 
 
-def _asp(module: nn.Module, weight: Tensor, channel_dim: int, calculate: MaskCalculator) -> str | None:
+def _asp(module: nn.Module, weight: Tensor, channel_dim: int, calculate: MaskCalculator | None) -> str | None:
     if weight.dtype not in (torch.float32, torch.float16):
         return f"dtype {weight.dtype} is neither float32 nor float16"
     if not weight.requires_grad:
@@ -74,7 +78,7 @@ def _asp(module: nn.Module, weight: Tensor, channel_dim: int, calculate: MaskCal
     return _divisible(module, weight, channel_dim, calculate)
 
 
-_RULES: dict[str, Callable[[nn.Module, Tensor, int, MaskCalculator], str | None]] = {
+_RULES: dict[str, Callable[[nn.Module, Tensor, int, MaskCalculator | None], str | None]] = {
     "divisible": _divisible,
     "asp": _asp,
 }

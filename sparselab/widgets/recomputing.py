@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from sparselab.core.patterns import Pattern
+from sparselab.masks import calculator
 from sparselab.tasks import Task, evaluate, train
 from sparselab.trackers import MagnitudeTracker, MaskChurnTracker, Tracker
 from sparselab.training.schedules import SCHEDULES
@@ -61,7 +61,7 @@ def require_schedules(schedules: Sequence[str], pattern: str) -> None:
     if len(set(schedules)) < len(schedules):
         raise ValueError("two of the schedules are the same: a run is compared with another")
     for schedule in schedules:
-        SCHEDULES.resolve(schedule).check(Pattern.parse(pattern))
+        SCHEDULES.resolve(schedule).check(calculator(pattern))
 
 
 def train_run(

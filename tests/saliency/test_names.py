@@ -13,8 +13,9 @@ from torch import Tensor, nn
 import sparselab as sl
 from sparselab.core.moves import Move, moved
 from sparselab.core.registry import Registry
+from sparselab.masks import calculator
 from sparselab.saliency import InputNorms, Ria, Wanda, names
-from sparselab.training.permuted import moved_saliency
+from sparselab.training.choice import Choice
 
 
 @dataclass(frozen=True)
@@ -169,9 +170,9 @@ def test_one_saliency_for_every_layer_moves_by_layer():
     layers = list(sl.core.layers.layer_weights(model))
     plan = sl.permute(model, x, strategy="channel_swap").plan
     wanda = Wanda(torch.arange(8.0))
-    after = moved_saliency(wanda, layers, plan)
+    after = Choice(calculator("2:4"), wanda).moved(layers, plan).saliency
     assert after["0.weight"].norms.flatten().tolist() == list(range(8))
     assert sorted(after["2.weight"].norms.flatten().tolist()) == list(range(8))
     assert after["2.weight"].norms.flatten().tolist() != list(range(8))
     for stays in ("magnitude", torch.abs):
-        assert moved_saliency(stays, layers, plan) is stays
+        assert Choice(calculator("2:4"), stays).moved(layers, plan).saliency is stays
