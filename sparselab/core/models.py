@@ -1,9 +1,9 @@
-"""The module inside a wrapper, where it is, and evaluation mode for a while."""
+"""Any model: what is inside a wrapper, where it is, its mode and its buffers for a while."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def cuda_devices(model: nn.Module) -> list[int]:
-    """The indices of the GPUs that ``model`` has parameters on: those whose random generators it draws from."""
+    """The indices of the GPUs that hold parameters of ``model``: it draws from their random generators."""
     return sorted({parameter.device.index for parameter in model.parameters() if parameter.device.type == "cuda"})
 
 
@@ -34,12 +34,46 @@ def to_device(batch: Any, device: torch.device | str | None) -> Any:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """``model`` in evaluation mode; each module's mode is as before afterwards, also after an error."""
-    modes = {module: module.training for module in model.modules()}
+def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """Every module of ``model`` in training or in evaluation mode; each one's own mode afterwards.
+
+    The flags are set one by one, and ``train()`` and ``eval()`` are not called: a model's own may do
+    more than set them (merge low-rank weights, freeze a norm, refuse), and what they do beside the
+    flags could not be undone. So the model is left as it was, also after an error.
+    """
+    modes = [(module, module.training) for module in model.modules()]
     try:
-        model.eval()
+        for module, _ in modes:
+            module.training = training
         yield
     finally:
-        for module, training in modes.items():
-            module.training = training
+        for module, mode in modes:
+            module.training = mode
+
+
+def evaluating(model: nn.Module) -> AbstractContextManager[None]:
+    """``model`` in evaluation mode for a while: see ``in_mode``."""
+    return in_mode(model, training=False)
+
+
+@contextmanager
+def buffers_kept(model: nn.Module) -> Iterator[None]:
+    """The buffers of ``model`` are the same tensors with the same content afterwards, also after an error.
+
+    A model that counts or averages in its buffers would answer the next call differently. Memory: one
+    copy of the buffers meanwhile.
+    """
+    before = [
+        (module, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for module, name, buffer, content in before:
+                if getattr(module, name) is not buffer:
+                    setattr(module, name, buffer)
+                if not torch.equal(buffer, content):
+                    buffer.copy_(content)

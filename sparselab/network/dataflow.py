@@ -80,7 +80,7 @@ class Call:
         return f"{text}{self.where}"
 
 
-class Interpreter:
+class Dataflow:
     """Runs rules over a graph. ``rules`` maps an operator's name, such as ``"conv2d"``, to its rule; ``pointwise`` is
     the rule of everything that PyTorch tags as pointwise."""
 

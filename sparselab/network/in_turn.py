@@ -23,7 +23,7 @@ from sparselab.network.analysis import Analysis
 from sparselab.network.axes import Indices
 from sparselab.network.free_axes import Axis, Orders
 from sparselab.network.plan import Plan
-from sparselab.network.search_problems import Consumer, Rows, objectives, touched_columns
+from sparselab.network.search_problems import Consumer, Rows, placed_problems, touched_columns
 from sparselab.permutation import SearchProblem
 
 MAX_ROUNDS = 6
@@ -45,7 +45,7 @@ def touches(axis: Axis, consumer: Consumer) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class BothWays:
+class TransposableWeights:
     """The weights that a 2d pattern will prune, their ``scores`` by name, and the ``axes`` that may move them."""
 
     analysis: Analysis
@@ -109,10 +109,10 @@ class BothWays:
             return to_matrix(scores[layer.name], layer.channel_dim).__getitem__
 
         # A sample of rows would cut blocks of 2d masks in pieces.
-        for objective in objectives(axis, sides, matrix, self._m, max_scores=sys.maxsize):
-            if objective.problem is None:
+        for placed in placed_problems(axis, sides, matrix, self._m, max_scores=sys.maxsize):
+            if placed.problem is None:
                 return None
-            found = objective.place.order(search(objective.problem, number))
+            found = placed.place.order(search(placed.problem, number))
             better = orders[axis][:, found]
             if (found != np.arange(axis.size)).any():
                 before = self.retained(orders, touched)

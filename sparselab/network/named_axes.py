@@ -19,7 +19,7 @@ from sparselab.network.analysis import Analysis, analyse
 from sparselab.network.axes import Indices, leaves_of
 from sparselab.network.free_axes import Axis, free_axes
 from sparselab.network.plan import Plan
-from sparselab.network.search_problems import Place, Rows, Scores, consumers_of, objectives
+from sparselab.network.search_problems import Place, Rows, Scores, consumers_of, placed_problems
 from sparselab.permutation import SearchProblem
 from sparselab.permutation.problem import MAX_CHANNELS
 from sparselab.saliency import ModelSaliency
@@ -92,12 +92,12 @@ class NetworkAxes:
         layers = chosen_layers(self.model, parsed, None, None)
         consumers = [consumer for consumer in consumers_of(self._analysis, layers) if consumer.reads(named.axis)]
         _, m = parsed.require_nm("a permutation search")
-        found = objectives(named.axis, consumers, layer_scores(saliency), m)
-        objective = next(islice(found, named.context, None), None)
-        if objective is None or objective.problem is None:
+        found = placed_problems(named.axis, consumers, layer_scores(saliency), m)
+        placed = next(islice(found, named.context, None), None)
+        if placed is None or placed.problem is None:
             return None
         return AxisProblem(
-            name, named.members, objective.consumers, objective.place, objective.problem, self._analysis, named.axis
+            name, named.members, placed.consumers, placed.place, placed.problem, self._analysis, named.axis
         )
 
 

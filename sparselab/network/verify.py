@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sparselab.core.models import buffers_kept, cuda_devices, evaluating
 from sparselab.network.free_axes import Axis
 from sparselab.network.tracing import as_call, restored, tensors_in
 
@@ -102,13 +102,15 @@ class Witness:
     def _outputs(self) -> list[list[Tensor] | None]:
         """The outputs on each call; ``None`` for random inputs that the model does not accept."""
         results: list[list[Tensor] | None] = []
-        with restored(self.model), _evaluating(self.model), torch.no_grad():
+        random_state_kept = torch.random.fork_rng(cuda_devices(self.model))
+        with restored(self.model), evaluating(self.model), random_state_kept, torch.no_grad():
             for number, call in enumerate(self._calls):
                 args, kwargs = as_call(_as_dtype(call, torch.float64) if self.is_copy else call)
                 torch.manual_seed(0)  # a model that draws random numbers draws the same each time
                 try:
-                    with _buffers_kept(self.model):
-                        results.append([tensor.detach().clone() for tensor in tensors_in(self.model(*args, **kwargs))])
+                    with buffers_kept(self.model):
+                        found = tensors_in(self.model(*args, **kwargs))
+                        results.append([tensor.detach().clone() for tensor in found])
                 except Exception:
                     if number == 0:
                         raise
@@ -149,33 +151,6 @@ def verify(witness: Witness, axes: Sequence[Axis], moved: Callable[[Sequence[Axi
         blamed += bad
         kept = [axis for axis in kept if axis not in bad]
     return Verdict(Difference(), witness.tolerance, witness.dtype, tuple(blamed))
-
-
-@contextlib.contextmanager
-def _buffers_kept(model: nn.Module) -> Iterator[None]:
-    """What the buffers hold put back: a model that counts in them would answer the next call differently."""
-    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    try:
-        yield
-    finally:
-        for buffer, content in before:
-            if not torch.equal(buffer, content):
-                buffer.copy_(content)
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and the random state put back afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices):
-        try:
-            for module, _ in modes:
-                module.training = False
-            yield
-        finally:
-            for module, mode in modes:
-                module.training = mode
 
 
 def _double_copy(model: nn.Module) -> nn.Module | None:
