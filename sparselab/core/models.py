@@ -12,7 +12,11 @@ from torch.utils._pytree import tree_map
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside ``torch.compile``, ``DataParallel``, ``DistributedDataParallel`` and ``AveragedModel``."""
+    """The module inside a wrapper, or inside several.
+
+    Known are ``torch.compile``, ``DataParallel``, ``DistributedDataParallel`` and
+    ``AveragedModel``.
+    """
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.optim.swa_utils.AveragedModel)
     while True:
         if isinstance(compiled := getattr(model, "_orig_mod", None), nn.Module):
@@ -24,12 +28,12 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def cuda_devices(model: nn.Module) -> list[int]:
-    """The indices of the GPUs that hold parameters of ``model``: it draws from their random generators."""
+    """The indices of the GPUs that hold parameters of ``model``, whose generators it draws from."""
     return sorted({parameter.device.index for parameter in model.parameters() if parameter.device.type == "cuda"})
 
 
 def to_device(batch: Any, device: torch.device | str | None) -> Any:
-    """``batch`` with every tensor in its tuples, lists and dicts on ``device``; as it is for ``None``."""
+    """``batch`` with all tensors in its tuples, lists and dicts moved to ``device``, if given."""
     return tree_map(lambda entry: entry.to(device) if isinstance(entry, Tensor) else entry, batch) if device else batch
 
 
@@ -37,9 +41,9 @@ def to_device(batch: Any, device: torch.device | str | None) -> Any:
 def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
     """Every module of ``model`` in training or in evaluation mode; each one's own mode afterwards.
 
-    The flags are set one by one, and ``train()`` and ``eval()`` are not called: a model's own may do
-    more than set them (merge low-rank weights, freeze a norm, refuse), and what they do beside the
-    flags could not be undone. So the model is left as it was, also after an error.
+    The flags are set one by one, and ``train()`` and ``eval()`` are not called: a model's own may
+    do more than set them (merge low-rank weights, freeze a norm, refuse), and what they do beside
+    the flags could not be undone. So the model is left as it was, also after an error.
     """
     modes = [(module, module.training) for module in model.modules()]
     try:
@@ -58,10 +62,10 @@ def evaluating(model: nn.Module) -> AbstractContextManager[None]:
 
 @contextmanager
 def buffers_kept(model: nn.Module) -> Iterator[None]:
-    """The buffers of ``model`` are the same tensors with the same content afterwards, also after an error.
+    """Have the buffers of ``model`` be the same tensors with the same content afterwards.
 
-    A model that counts or averages in its buffers would answer the next call differently. Memory: one
-    copy of the buffers meanwhile.
+    Also after an error. A model that counts or averages in its buffers would otherwise answer the
+    next call differently. Memory: one copy of the buffers meanwhile.
     """
     before = [
         (module, name, buffer, buffer.clone())

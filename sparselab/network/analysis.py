@@ -19,8 +19,11 @@ from sparselab.network.tracing import Graph, UntraceableError, trace
 
 @dataclass(frozen=True)
 class Member:
-    """A parameter or buffer: all the ``names`` under which the model has it, its shape and its dimensions; of whole
-    numbers also the ``content``, since they may be an index."""
+    """A parameter or buffer of the model, under all the ``names`` that the model has for it.
+
+    ``dims`` are its dimensions. ``content`` is the tensor itself where it holds integers, which may
+    be an index, else ``None``.
+    """
 
     names: tuple[str, ...]
     shape: tuple[int, ...]
@@ -35,8 +38,12 @@ class Member:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What was found out: the members, every value noted on the way (``free_axes`` reads them), and the ``lowest``
-    floating-point dtype that the model's own code asks for."""
+    """What the walk over the graph found out.
+
+    ``members`` are the parameters and buffers, ``values`` the dimensions of every value met on the
+    way (``free_axes`` reads them), and ``lowest`` is the lowest floating-point dtype that the
+    model's own code asks for.
+    """
 
     members: tuple[Member, ...]
     values: tuple[Dims, ...]
@@ -44,10 +51,11 @@ class Analysis:
 
 
 def analyse(model: nn.Module, example_inputs: Any) -> Analysis:
-    """The dimensions of every parameter and buffer of ``model`` (a plain module: see ``models.unwrap``).
+    """The dimensions of every parameter and buffer of ``model``, which is not wrapped (``unwrap``).
 
-    Traced in evaluation mode, and in training mode too when evaluation meets not all parameters (an auxiliary head).
-    Members that no trace met are pinned. The model is left as it was. Raises ``UntraceableError``.
+    Traced in evaluation mode, and in training mode too if some parameters do not occur there (an
+    auxiliary head). Members that occur in neither are pinned. The model is left as it was. Raises
+    ``UntraceableError``.
     """
     members = _members(model)
     by_name = {name: member for member in members for name in member.names}
@@ -113,7 +121,8 @@ def _lowest_dtype(graph: Graph) -> torch.dtype | None:
 def _members(model: nn.Module) -> list[Member]:
     """Every parameter and persistent buffer once, however many names it has.
 
-    Two tensors are the same when they are the same place in memory; tensors that share memory otherwise are pinned.
+    Two tensors are the same if they are the same place in memory. Tensors that share memory in any
+    other way are pinned.
     """
     persistent = set(model.state_dict(keep_vars=True))
     named: list[tuple[str, Tensor]] = [*model.named_parameters(remove_duplicate=False)]
@@ -142,7 +151,7 @@ def _pin_all(dims: tuple[Dim, ...], reason: str) -> None:
 
 
 def place_of(tensor: Tensor) -> tuple[Any, ...]:
-    """Where in memory a tensor lies: equal for two tensors exactly when they are the same numbers."""
+    """Where in memory a tensor lies: equal for two tensors exactly if they share all numbers."""
     if tensor.is_meta or tensor.numel() == 0:
         return (id(tensor),)
     storage = tensor.untyped_storage().data_ptr()

@@ -1,4 +1,4 @@
-"""From what was found out about a network to the report: a row for every axis, one for every weight."""
+"""From what was found out about a network to its report."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _UNKNOWN = dict.fromkeys(_WORTH, math.nan)
 class Findings:
     """What was found out about the eligible ``layers`` of a network.
 
-    ``consumers`` are those whose weight the ``analysis`` knows. ``verdict`` is ``None`` when nothing
-    was verified. ``untraceable`` says why the model could not be followed, if so; then there is no
-    analysis, and every layer is pinned for that reason.
+    ``consumers`` are those whose weight the ``analysis`` knows. ``verdict`` is ``None`` when
+    nothing was verified. ``untraceable`` says why the model could not be followed, if so; then
+    there is no analysis, and every layer is pinned for that reason.
     """
 
     pattern: Pattern

@@ -1,4 +1,4 @@
-"""``permute``: find the axes of a network, search an order for each, apply all of them at once, measure."""
+"""``permute``: find the axes of a network, search an order for each, move all at once, measure."""
 
 from __future__ import annotations
 
@@ -45,29 +45,35 @@ def permute(
     verify: bool | str = True,
     strict: bool = False,
 ) -> PermutationReport:
-    """Put the channels of a whole network in the order that lets ``pattern`` keep the most; the function stays the same.
+    """Reorder the channels of a whole network so that ``pattern`` keeps more of it.
 
-    In place. ``example_inputs`` is what the model takes: a tensor, a tuple of positional arguments or a dict of keyword
-    arguments. The model is traced on them once (``torch.export``, evaluation mode); every set of channels that can be
-    reordered without changing the outputs is found, searched and moved through all tensors that it touches: weights,
-    biases, statistics, gradients and the state of ``optimizer``. Parameters remain the same objects.
+    In place, and the function that the network computes stays the same. ``example_inputs`` is what
+    the model takes: a tensor, a tuple of positional arguments or a dict of keyword arguments. The
+    model is traced on them once (``torch.export``, evaluation mode). Every set of channels that can
+    be reordered without changing the outputs is found, an order of it is searched, and all tensors
+    that it touches are moved: weights, biases, statistics, gradients and the state of
+    ``optimizer``. Parameters remain the same objects.
 
-    ``include`` and ``exclude`` choose the weights whose retained saliency counts, by names of weights or modules with
-    ``*`` and ``?``; ``saliency`` may be a mapping from weight name to saliency. ``strategy``, ``seed`` and ``backend``
-    are those of ``search_permutation``: the same seed gives the same orders.
+    ``include`` and ``exclude`` choose the weights whose retained saliency counts, by names of
+    weights or modules with ``*`` and ``?``; ``saliency`` may be a mapping from weight name to
+    saliency. ``strategy``, ``seed`` and ``backend`` are those of ``search_permutation``: the same
+    seed gives the same orders.
 
-    ``verify=True`` compares outputs before and after on the examples and on random inputs like them, in float64 on a
-    copy where memory allows; an axis that changes them is found and left where it was. ``verify="own_dtype"`` makes no copy:
-    it compares outputs of the model itself, as far as its dtype can tell. A model that cannot be traced is
-    left alone, and the report says which line of it is to blame; ``strict=True`` raises ``RuntimeError`` then, and when
-    an axis had to be rolled back. An interruption leaves the model as it was or wholly permuted. Where a process group is
-    initialised every rank has to call this: rank 0 searches, and all ranks apply its plan.
+    ``verify=True`` compares outputs before and after on the examples and on random inputs like
+    them, in float64 on a copy where memory allows; an axis that changes them is found and left
+    where it was. ``verify="own_dtype"`` makes no copy: it compares outputs of the model itself, as
+    precisely as its dtype allows. A model that cannot be traced is left alone, and the report says
+    which line of it is to blame; with ``strict=True`` that is a ``RuntimeError``, and so is an axis
+    that had to be rolled back. An interruption leaves the model as it was or wholly permuted. Where
+    a process group is initialised every rank has to call this: rank 0 searches, and all ranks apply
+    its plan.
 
-    For a 2d pattern (``"m4n2_2d_best"``, M up to 4) a weight's rows count as its columns do: axes are searched in turn, from
-    the better of the orders for ``"2:4"`` and none, until that gains nothing more (``network/in_turn.py``).
+    For a 2d pattern (``"m4n2_2d_best"``, M up to 4) the rows of a weight count as much as its
+    columns. Axes are then searched in turn until that gains nothing more (``network/in_turn.py``),
+    starting from the orders for ``"2:4"`` if those are better than none.
 
-    Raises ``ValueError`` for patterns that no order can be searched for, for names that match nothing,
-    and for a model that is masked already.
+    Raises ``ValueError`` for patterns that no order can be searched for, for names that match
+    nothing, and for a model that is masked already.
 
     >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
     >>> report = permute(model, torch.randn(2, 8))

@@ -108,7 +108,8 @@ class _Entry:
 
     ``columns`` ``(contexts known, size, copies)`` has, for every context over the outer leaves that
     the columns know (``column_leaves``), the column of each unit, once for every copy of the axis.
-    ``row_context`` has every row's context over the outer leaves that the rows know (``row_leaves``).
+    ``row_context`` has every row's context over the outer leaves that the rows know
+    (``row_leaves``).
     """
 
     consumer: Consumer
@@ -176,7 +177,7 @@ class _Reading:
         return SearchProblem.from_matrix(np.concatenate(parts)) if parts else None
 
     def _terms(self, entry: _Entry, matrix: Tensor, context: int) -> Iterator[Term]:
-        """What one weight's rows add to the problem of a context: a term for every copy of the axis."""
+        """What one weight adds to the problem of a context: a term for every copy of the axis."""
         outer = self.axis.outer
         index = dict(zip(outer, np.unravel_index(context, [leaf.size for leaf in outer]), strict=True))
         columns = entry.columns[_ravel([(leaf, index[leaf]) for leaf in entry.column_leaves])]
@@ -204,10 +205,11 @@ def placed_problems(
     """A search problem for each context of ``axis`` over all ``consumers`` that it enters.
 
     None where it enters none. A problem holds only the columns of the groups of ``m`` that the axis
-    touches, so the retained saliency of different axes adds up. Scores are computed for one consumer
-    at a time and dropped with the iterator. Where there are more than ``max_scores``, a random sample
-    of every consumer's rows is searched, drawn with ``seed``: a residual stream has so many rows that
-    a share of them tells what all would, and all of them would take the memory of the model once more.
+    touches, so the retained saliency of different axes adds up. Scores are computed for one
+    consumer at a time and dropped with the iterator. Where there are more than ``max_scores``, a
+    random sample of every consumer's rows is searched, drawn with ``seed``: a residual stream has
+    so many rows that a share of them tells what all would, and all of them would take the memory of
+    the model once more.
     """
     reading = [consumer for consumer in consumers if consumer.reads(axis)]
     entries = [entry for consumer in reading if (entry := _entry(axis, consumer))]

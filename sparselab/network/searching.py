@@ -84,9 +84,10 @@ class Worth:
 
 @dataclass(frozen=True, eq=False)
 class AxisSearch:
-    """What was found for one axis: its ``orders`` ``(contexts, size)``, and what they are ``worth``.
+    """What was found for one axis: ``orders`` ``(contexts, size)``, and what they are ``worth``.
 
-    ``worth`` is ``None`` where nothing was searched. ``status`` and ``reason`` are those of the report.
+    ``worth`` is ``None`` where nothing was searched. ``status`` and ``reason`` are those of the
+    report.
     """
 
     axis: Axis
@@ -124,8 +125,8 @@ class AxisSearch:
 class Searches:
     """What was found for every axis of a network.
 
-    For 2d masks also what each weight, by name, retains ``before`` and ``after`` all of it: the rows
-    of a weight may have moved although its input channels are pinned.
+    For 2d masks also what each weight, by name, retains ``before`` and ``after`` all of it: the
+    rows of a weight may have moved although its input channels are pinned.
     """
 
     axes: tuple[AxisSearch, ...] = ()
