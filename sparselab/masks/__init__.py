@@ -1,4 +1,4 @@
-"""Mask calculators: which weights to keep. One file a calculator, one registry line each."""
+"""Mask calculators: which weights to keep. One file and one registry line for each."""
 
 from __future__ import annotations
 

@@ -14,9 +14,10 @@ from sparselab.ops import masks
 
 @dataclass(frozen=True)
 class OneD(MaskCalculator):
-    """Keep the ``n`` largest scores of every ``m`` consecutive input channels (ASP's ``m4n2_1d`` at 2 of 4).
+    """Keep the ``n`` largest scores of every ``m`` consecutive input channels.
 
-    Exact for every ``0 < n <= m``; ties go to the lower index. One pass over memory on the CPU.
+    ASP calls it ``m4n2_1d`` at 2 of 4. Exact for every ``0 < n <= m``; ties go to the lower index.
+    One pass over memory on the CPU.
     """
 
     n: int

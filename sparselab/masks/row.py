@@ -14,10 +14,10 @@ from sparselab.ops.masks import largest_of_rows
 
 @dataclass(frozen=True)
 class Row(MaskCalculator):
-    """Keep the share ``density`` of every row with the largest scores (rounded down to whole weights).
+    """Keep the largest scores of every row: the share ``density``, rounded down to whole weights.
 
-    No order of the channels can retain more at the same N:M density, so it is the 100 of efficacy (Pool and Yu 2021).
-    Ties go to the lower index.
+    No order of the channels can retain more at the same density, so this is where efficacy is 100
+    (Pool and Yu 2021). Ties go to the lower index.
     """
 
     density: float = field()

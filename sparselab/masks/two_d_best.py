@@ -11,15 +11,16 @@ from sparselab.masks.two_d import TwoD
 from sparselab.ops import masks
 
 ENUMERATED = 4
-"""Largest block of which every choice is tried: 4 x 4 has 90 at 2 of 4, 8 x 8 has 116,963,796,250 at 4 of 8."""
+"""Largest block of which every choice is tried: 90 at 2:4; at 4:8 there are 116,963,796,250."""
 
 
 @dataclass(frozen=True)
 class TwoDBest(TwoD):
-    """In every ``m`` x ``m`` block the best choice with ``n`` in each row and each column, so the transpose is N:M too.
+    """In every ``m`` x ``m`` block the best choice with ``n`` in each row and each column.
 
-    Up to ``m`` = 4 every choice is tried (ASP's ``m4n2_2d_best``). Above, blocks are solved by linear programming: half a
-    millisecond each at 4:8, some six at 16:32, with a progress bar; ``2d_fast`` is within half a percent of it.
+    So the transposed mask is N:M too. Up to ``m`` = 4 every choice is tried (ASP's
+    ``m4n2_2d_best``). Above, each block is a linear program: half a millisecond at 4:8, about six
+    at 16:32, with a progress bar. ``2d_fast`` keeps at most half a percent less.
     """
 
     name: ClassVar[str] = "2d_best"

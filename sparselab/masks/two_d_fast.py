@@ -13,10 +13,11 @@ from sparselab.ops.transposable import fast_blocks
 
 @dataclass(frozen=True)
 class TwoDFast(TwoD):
-    """In every ``m`` x ``m`` block a good choice with exactly ``n`` in each row and each column, for any ``m``.
+    """In every ``m`` x ``m`` block a good choice with exactly ``n`` in each row and each column.
 
-    The greedy choice, filled up where greed left a row short, then improved by exchanges between every two rows and every
-    two columns. Keeps 0.1 to 0.5 percent less than ``2d_best`` does (random weights).
+    The greedy choice, filled up where it left a row short, then improved by exchanges between any
+    two rows and any two columns; for any ``m``. Keeps 0.1 to 0.5 percent less than ``2d_best``
+    (random weights).
     """
 
     name: ClassVar[str] = "2d_fast"

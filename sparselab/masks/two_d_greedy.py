@@ -13,12 +13,13 @@ from sparselab.ops import masks
 
 @dataclass(frozen=True)
 class TwoDGreedy(TwoD):
-    """In every ``m`` x ``m`` block take entries by falling score while their row and column hold under ``n``.
+    """In every ``m`` x ``m`` block entries by falling score, at most ``n`` in each row and column.
 
-    ASP's ``m4n2_2d_greedy``, for any ``m``, and the 2-approximation of Hubara et al. 2021, "Accelerated Sparse Neural
-    Training" (``2d_2approx`` is another name for it): whatever the block, it keeps at least half of what the best choice
-    does. Rows and columns keep at most ``n``: greed can leave one short, with room only where it has been already; ``2d_fast``
-    fills those up. Ties go to the lower row, then column.
+    ASP's ``m4n2_2d_greedy``, for any ``m``, and the 2-approximation of Hubara et al. 2021,
+    "Accelerated Sparse Neural Training" (``2d_2approx`` is another name for it): in every block it
+    keeps at least half of what the best choice keeps. A row may end with fewer than
+    ``n``, when the only columns with room are those in which it has an entry; ``2d_fast`` fills
+    such rows up. Ties go to the lower row, then to the lower column.
     """
 
     name: ClassVar[str] = "2d_greedy"

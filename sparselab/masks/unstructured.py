@@ -14,9 +14,10 @@ from sparselab.ops.masks import largest
 
 @dataclass(frozen=True)
 class Unstructured(MaskCalculator):
-    """Keep the share ``density`` of the weight with the largest scores (rounded down to whole weights).
+    """Keep the largest scores of a weight: the share ``density``, rounded down to whole entries.
 
-    The upper limit of what any structured mask of that density can retain. Ties go to the lower index.
+    The upper limit of what any structured mask of that density can retain. Ties go to the lower
+    index.
     """
 
     density: float = field()

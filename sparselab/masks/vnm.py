@@ -1,4 +1,4 @@
-"""V:N:M: sparser than 2:4, and still what 2:4 hardware takes."""
+"""V:N:M: sparser than 2:4, and 2:4 hardware can still run it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ LARGEST_GROUP = 32
 
 @dataclass(frozen=True)
 class VNM(MaskCalculator):
-    """Of every ``m`` input channels keep four, the same for ``v`` outputs, and of those the ``n`` largest in every output.
+    """``v`` outputs share four of every ``m`` input channels; each keeps its ``n`` largest.
 
-    The pattern of VENOM (Castro et al. 2023, "VENOM: A Vectorized N:M Format for Unleashing the Power of Sparse Tensor
-    Cores", section 4): with its four columns gathered, a block is ``n``:4, so 2:4 hardware does any density. Rows are
-    ``n``:``m`` too. The four columns are the best there are, by trying all choices. Raises ``ValueError`` for ``n`` other
-    than 1 and 2 and for ``m`` outside 4 to 32 (above, there are too many choices).
+    The pattern of VENOM (Castro et al. 2023, "VENOM: A Vectorized N:M Format for Unleashing the
+    Power of Sparse Tensor Cores", section 4). With its four columns gathered a block is ``n``:4, so
+    2:4 hardware can run any density. Rows are ``n``:``m`` too. The four columns are the best ones:
+    all choices are tried. Raises ``ValueError`` for ``n`` other than 1 and 2, and for ``m`` below 4
+    or above 32, where there are too many choices.
     """
 
     v: int
