@@ -36,7 +36,7 @@ class Anneal:
         orders = np.tile(search.best, (self.chains, 1))
         for share, steps, expected in rounds(search, self.steps, search.time_limit):
             hot, cold = (spread * self.temperature(at) for at in (share, share + steps / expected))
-            orders = search.handle.anneal(orders, steps, hot, cold, search.rng.integers(2**62, size=self.chains))
+            orders = search.matrix.anneal(orders, steps, hot, cold, search.rng.integers(2**62, size=self.chains))
             for order in orders:
                 search.offer(order)
             search.evaluations += steps * self.chains

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparselab.ops.backend import Doubles, Ints
+from sparselab.ops.matrix import Doubles, Ints
 from sparselab.permutation.problem import Order
 from sparselab.permutation.rounds import rounds
 from sparselab.permutation.strategy import Search
@@ -59,8 +59,8 @@ class AnnealedAssignment:
         orders = np.tile(search.best, (self.chains, 1))
         for share, moves, expected in rounds(search, self.moves, until):
             noise = spread * self.temperatures(share, moves, expected)
-            orders = search.handle.assign(orders, noise, search.rng.integers(2**62, size=self.chains))
-            values = search.handle.group_table(orders.reshape(-1, search.handle.m)).reshape(self.chains, -1).sum(axis=1)
+            orders = search.matrix.assign(orders, noise, search.rng.integers(2**62, size=self.chains))
+            values = search.matrix.group_table(orders.reshape(-1, search.matrix.m)).reshape(self.chains, -1).sum(axis=1)
             for order, value in zip(orders, values):
                 search.offer(order, float(value))
             orders = orders[survivors(values)]
@@ -90,14 +90,14 @@ def survivors(values: Doubles) -> Ints:
 
 def swap_spread(search: Search, order: Order) -> float:
     """The standard deviation of what swapping two random channels of different groups adds."""
-    m, rng = search.handle.m, search.rng
+    m, rng = search.matrix.m, search.rng
     one = rng.integers(search.groups, size=_SAMPLE)
     two = (one + rng.integers(1, search.groups, size=_SAMPLE)) % search.groups
     groups = order.reshape(-1, m)
-    value = search.handle.group_table(groups)
+    value = search.matrix.group_table(groups)
     left, right = groups[one], groups[two]
     slot = rng.integers(m, size=(2, _SAMPLE))
     row = np.arange(_SAMPLE)
     left[row, slot[0]], right[row, slot[1]] = right[row, slot[1]], left[row, slot[0]]
-    gains = search.handle.group_table(left) + search.handle.group_table(right) - value[one] - value[two]
+    gains = search.matrix.group_table(left) + search.matrix.group_table(right) - value[one] - value[two]
     return float(gains.std())

@@ -41,21 +41,21 @@ class ChannelSwap:
             for slots in _windows(search):
                 if search.running():
                     improved |= _descend(search, order, slots, self.escapes)
-            improved &= search.handle.channels > WINDOW
+            improved &= search.matrix.channels > WINDOW
 
 
 def _windows(search: Search) -> list[NDArray[np.int64]]:
     """The slots of random sets of whole groups, at most ``WINDOW`` slots each; all of them where they fit."""
-    m = search.handle.m
-    count = -(-search.handle.channels // WINDOW)
+    m = search.matrix.m
+    count = -(-search.matrix.channels // WINDOW)
     groups = np.arange(search.groups) if count == 1 else search.rng.permutation(search.groups)
     return [(np.sort(part)[:, None] * m + np.arange(m)).ravel() for part in np.array_split(groups, count)]
 
 
 def _descend(search: Search, order: Order, slots: NDArray[np.int64], escapes: int) -> bool:
     """Greedy swaps within ``slots`` to convergence, in place; whether any gained."""
-    m = search.handle.m
-    swaps = search.handle.swaps(order, slots)
+    m = search.matrix.m
+    swaps = search.matrix.swaps(order, slots)
     least = _ROUNDING * float(swaps.values.mean())
     start = search.value
     while search.running():
@@ -69,5 +69,5 @@ def _descend(search: Search, order: Order, slots: NDArray[np.int64], escapes: in
             after = (one // m + 1) * m  # the other groups' slots, around the end
             pairs = np.array([[one, (after + int(search.rng.integers(len(slots) - m))) % len(slots)]])
         order[:] = swaps.make(pairs)
-        search.offer(order, float(swaps.values.sum()) if len(slots) == search.handle.channels else None)
+        search.offer(order, float(swaps.values.sum()) if len(slots) == search.matrix.channels else None)
     return search.value > start

@@ -22,5 +22,5 @@ class RandomOrders:
         for _ in range(self.tries):
             if not search.running():
                 return
-            search.offer(search.rng.permutation(search.handle.channels))
+            search.offer(search.rng.permutation(search.matrix.channels))
             search.evaluations += 1

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from sparselab.core.patterns import Pattern
 from sparselab.core.weight_matrix import to_matrix
-from sparselab.ops.backend import Handle, Size, load, resolve
+from sparselab.ops.backends import Size, load, resolve
+from sparselab.ops.matrix import LoadedMatrix
 from sparselab.permutation.bounds import prove_bound
 from sparselab.permutation.problem import MAX_CHANNELS, Matrix, SearchProblem
 from sparselab.permutation.result import SearchResult
@@ -83,7 +84,7 @@ def search_permutation(
         started += warm_up(chosen, parsed, backend)
     with _progress_bar(progress, time_limit, callback) as report:
         search = _start(problem, parsed, seed, backend, started, time_limit, report)
-        if search.handle.rows and search.groups > 1:
+        if search.matrix.rows and search.groups > 1:
             _until_interrupted(search, chosen)
         seconds = search.elapsed()
         if bound:
@@ -208,9 +209,9 @@ def _start(
     time_limit: float | None,
     callback: Callback | None,
 ) -> Search:
-    handle = _loaded(problem, pattern, backend)
-    exact = None if problem.is_wholly_searchable(handle.m) else lambda order: problem.retained(order, pattern)
-    return Search(handle, np.random.default_rng(seed), started, time_limit, exact, callback)
+    matrix = _loaded(problem, pattern, backend)
+    exact = None if problem.is_wholly_searchable(matrix.m) else lambda order: problem.retained(order, pattern)
+    return Search(matrix, np.random.default_rng(seed), started, time_limit, exact, callback)
 
 
 def check_backend(pattern: Pattern, backend: str) -> None:
@@ -227,7 +228,7 @@ def _backend(problem: SearchProblem, pattern: Pattern, backend: str) -> str:
     return resolve(backend, Size(rows, problem.size, pattern.require_nm("a permutation search")[1]))
 
 
-def _loaded(problem: SearchProblem, pattern: Pattern, backend: str) -> Handle:
+def _loaded(problem: SearchProblem, pattern: Pattern, backend: str) -> LoadedMatrix:
     n, m = pattern.require_nm("a permutation search")
     values = problem.searchable(m).T
     if not pattern.both_ways:
@@ -251,14 +252,14 @@ def _result(
     order: NDArray[np.int64] = search.best
     if retained <= baseline:  # what the search took for a gain was rounding
         order, retained = np.arange(problem.size), baseline
-    constant = baseline - search.baseline * search.handle.scale
+    constant = baseline - search.baseline * search.matrix.scale
     ideal = problem.ideal(pattern)
     if ideal - baseline <= _ROUNDING * ideal:
         ideal = baseline  # nothing to gain, up to the rounding of the sums
     upper_bound = ideal if bound else None
     if search.upper_bound is not None:
-        upper_bound = max(retained, min(ideal, search.upper_bound * search.handle.scale + constant))
-    history = tuple((at, value * search.handle.scale + constant) for at, value in search.history)
+        upper_bound = max(retained, min(ideal, search.upper_bound * search.matrix.scale + constant))
+    history = tuple((at, value * search.matrix.scale + constant) for at, value in search.history)
     return SearchResult(
         order=order,
         baseline=baseline,

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from sparselab.core.registry import Registry
-from sparselab.ops.backend import Handle
+from sparselab.ops.matrix import LoadedMatrix
 from sparselab.permutation.problem import Order
 
 Callback = Callable[[float, float], object]
@@ -25,13 +25,13 @@ class Strategy(Protocol):
 
 @dataclass(eq=False)
 class Search:
-    """One running search: what strategies read (``handle``, ``rng``, ``running``) and where they leave orders (``offer``).
+    """One running search: what strategies read (``matrix``, ``rng``, ``running``) and where they leave orders (``offer``).
 
-    ``handle`` holds the matrix that is searched; values are in its units. ``exact``, where given, is the value of the
+    ``matrix`` holds the matrix that is searched; values are in its units. ``exact``, where given, is the value of the
     whole objective when the matrix is not all of it. A strategy is only called where there are rows and two groups.
     """
 
-    handle: Handle
+    matrix: LoadedMatrix
     rng: np.random.Generator
     started: float
     time_limit: float | None = None
@@ -46,14 +46,14 @@ class Search:
     history: list[tuple[float, float]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.best = np.arange(self.handle.channels)
+        self.best = np.arange(self.matrix.channels)
         self.value = self.baseline = self._value(self.best)
         self.history = [(self.elapsed(), self.value)]
 
     @property
     def groups(self) -> int:
         """How many groups there are to fill."""
-        return self.handle.channels // self.handle.m
+        return self.matrix.channels // self.matrix.m
 
     def elapsed(self) -> float:
         """Seconds since the search began."""
@@ -75,7 +75,7 @@ class Search:
             self.best, self.value = order.astype(np.int64, copy=True), value
             self.history.append((self.elapsed(), value))
         if self.callback is not None:
-            self.callback(self.elapsed(), self.value * self.handle.scale)
+            self.callback(self.elapsed(), self.value * self.matrix.scale)
         return better
 
     def prove(self, bound: float) -> None:
@@ -85,8 +85,8 @@ class Search:
 
     def _value(self, order: Order, retained: float | None = None) -> float:
         if self.exact is not None:
-            return self.exact(order) / self.handle.scale
-        return self.handle.retained(order) if retained is None else retained
+            return self.exact(order) / self.matrix.scale
+        return self.matrix.retained(order) if retained is None else retained
 
 
 STRATEGIES: Registry[Strategy] = Registry(

@@ -19,7 +19,7 @@ import torch
 
 from sparselab._version import __version__
 from sparselab.core.fingerprint import Cell, cell, printable
-from sparselab.ops.backend import resolve
+from sparselab.ops.backends import resolve
 from sparselab.sweeps.grid import RESERVED
 from sparselab.sweeps.memory import cuda_in_use, peak_memory_mb, reset_peak_memory
 from sparselab.sweeps.store import Outcome, Series
