@@ -50,6 +50,9 @@ class Sparsifier:
     strategy ``permutation`` (``None``: never); ``permutation_report`` says what that did. The state of attached optimizers
     and scores given as ``saliency`` move along; other copies of the weights (an EMA) must be made afterwards.
 
+    ``copy.deepcopy((model, optimizer, sparsifier))``, and a pickle of them, goes on masking as the original does; a copy of
+    model and optimizer alone has nobody who keeps its masks.
+
     Deterministic. Raises ``ValueError`` for unknown names and for a model that has masks already.
 
     >>> model = nn.Linear(16, 8)
@@ -109,6 +112,11 @@ class Sparsifier:
     def keep_pruned(self) -> bool:
         """Whether pruned values are kept."""
         return self.weights.keep_pruned
+
+    @property
+    def optimizers(self) -> tuple[Optimizer, ...]:
+        """The optimizers that are attached; the first is the schedule's clock."""
+        return self._hooks.optimizers
 
     @property
     def enabled(self) -> bool:
@@ -205,8 +213,7 @@ class Sparsifier:
         second optimizer where the schedule lets the first move the dense weights.
         """
         self.weights.require_buffers()
-        attached = self._hooks.optimizers
-        if self.schedule.straight_through and any(known is not optimizer for known in attached):
+        if self.schedule.straight_through and any(known is not optimizer for known in self.optimizers):
             raise ValueError(
                 f"{self.schedule} works with one optimizer: give it all the parameters, in groups if need be"
             )
@@ -251,7 +258,7 @@ class Sparsifier:
         return args, {**kwargs, "closure": masked}
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self.step is not None and optimizer is self._hooks.optimizers[0]:
+        if self.step is not None and optimizer is self.optimizers[0]:
             self.step += 1
             self.schedule.after_step(self.weights, self.step)
         elif self.weights.state is not MaskState.FADING:
@@ -298,7 +305,7 @@ class Sparsifier:
                 pattern,
                 strategy=self.permutation,
                 saliency=choice.orders_by,
-                optimizer=self._hooks.optimizers,
+                optimizer=self.optimizers,
                 include=[layer.name for layer in layers],
             )
         self.weights.follow(self.permutation_report.plan)

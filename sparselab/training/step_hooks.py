@@ -25,9 +25,9 @@ class StepHooks:
         self._hooked: list[tuple[Optimizer, list[RemovableHandle]]] = []
 
     @property
-    def optimizers(self) -> list[Optimizer]:
+    def optimizers(self) -> tuple[Optimizer, ...]:
         """The optimizers in the order in which they were added."""
-        return [optimizer for optimizer, _ in self._hooked]
+        return tuple(optimizer for optimizer, _ in self._hooked)
 
     def add(self, optimizer: Optimizer) -> None:
         """Call around the steps of ``optimizer`` too; adding it twice changes nothing."""
