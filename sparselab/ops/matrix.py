@@ -19,6 +19,10 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
 
+ROUNDING = 4e-6
+"""How far, relatively, what is retained by sums of float32 may be from a count in float64."""
+
+
 class Swaps(Protocol):
     """All swaps of two channels of different groups among some slots of an order, kept up to date as swaps are made.
 

@@ -17,11 +17,12 @@ they hand on: between rounds the worst quarter goes on from the best quarter (Hu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from sparselab.ops.matrix import Doubles, Ints
+from sparselab.permutation.option_checks import require_at_least, require_temperatures
 from sparselab.permutation.problem import Order
 from sparselab.permutation.rounds import rounds
 from sparselab.permutation.strategy import Search
@@ -44,14 +45,16 @@ class AnnealedAssignment:
     cold: float | None = None
 
     def __post_init__(self) -> None:
-        if self.moves < 1 or self.chains < 1:
-            raise ValueError(f"strategy 'annealed_assignment': moves and chains must be at least 1, got {self}")
-        if not all(temperature is None or 0 < temperature < np.inf for temperature in (self.hot, self.cold)):
-            raise ValueError(f"strategy 'annealed_assignment': temperatures must be positive and finite, got {self}")
+        require_at_least(1, "annealed_assignment", moves=self.moves, chains=self.chains)
+        require_temperatures("annealed_assignment", hot=self.hot, cold=self.cold)
 
     def __call__(self, search: Search) -> None:
         """Cool down once, over all moves or all the time there is."""
         self.run(search, search.time_limit)
+
+    def toy(self) -> AnnealedAssignment:
+        """See ``OffersToy``: a few moves."""
+        return replace(self, moves=100, chains=1)
 
     def run(self, search: Search, until: float | None) -> None:
         """Cool down once, over all moves, or until ``until`` seconds after the search began."""

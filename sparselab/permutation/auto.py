@@ -51,6 +51,10 @@ class Auto:
         if channels <= WINDOW:
             ChannelSwap()(search)
 
+    def toy(self) -> Auto:
+        """See ``OffersToy``, its work following from the size."""
+        return self
+
 
 def usual_seconds(rows: int, channels: int) -> float:
     """How long a search without a time limit should take: with few rows, or few channels, it converges sooner.

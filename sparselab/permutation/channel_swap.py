@@ -5,11 +5,12 @@ Pool and Yu, "Channel Permutations for N:M Sparsity" (NeurIPS 2021), section 3; 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sparselab.permutation.option_checks import require_at_least
 from sparselab.permutation.problem import Order
 from sparselab.permutation.strategy import Search
 
@@ -29,8 +30,7 @@ class ChannelSwap:
     escapes: int = 0
 
     def __post_init__(self) -> None:
-        if self.escapes < 0:
-            raise ValueError(f"strategy 'channel_swap': escapes must not be negative, got {self.escapes}")
+        require_at_least(0, "channel_swap", escapes=self.escapes)
 
     def __call__(self, search: Search) -> None:
         """Descend, escape, descend ..."""
@@ -42,6 +42,10 @@ class ChannelSwap:
                 if search.running():
                     improved |= _descend(search, order, slots, self.escapes)
             improved &= search.matrix.channels > WINDOW
+
+    def toy(self) -> ChannelSwap:
+        """See ``OffersToy``: an escape at most."""
+        return replace(self, escapes=min(self.escapes, 1))
 
 
 def _windows(search: Search) -> list[NDArray[np.int64]]:

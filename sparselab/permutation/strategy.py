@@ -1,16 +1,16 @@
-"""What a strategy is handed while it runs, and the names of those there are."""
+"""What a strategy is handed while it runs, and the names of the strategies there are."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from sparselab.core.registry import Registry
-from sparselab.ops.matrix import LoadedMatrix
+from sparselab.ops.matrix import ROUNDING, LoadedMatrix
 from sparselab.permutation.problem import Order
 
 Callback = Callable[[float, float], object]
@@ -23,12 +23,22 @@ class Strategy(Protocol):
         """Search until converged, or until ``search.running()`` says no."""
 
 
+@runtime_checkable
+class OffersToy(Strategy, Protocol):
+    """A strategy that can be tried out in a moment, which is how its code is compiled before a clock starts."""
+
+    def toy(self) -> Strategy:
+        """A strategy that runs the same code and is soon done: ``self`` with small options."""
+
+
 @dataclass(eq=False)
 class Search:
     """One running search: what strategies read (``matrix``, ``rng``, ``running``) and where they leave orders (``offer``).
 
-    ``matrix`` holds the matrix that is searched; values are in its units. ``exact``, where given, is the value of the
-    whole objective when the matrix is not all of it. A strategy is only called where there are rows and two groups.
+    ``matrix`` holds the scores that are searched; values are in its units. ``exact``, where given, is the value of the
+    whole objective when the matrix is not all of it. ``callback`` hears what the best order retains, less what float32
+    sums may be off by, so never more than is counted in the end. A strategy is only called where there are rows and
+    two groups.
     """
 
     matrix: LoadedMatrix
@@ -75,8 +85,13 @@ class Search:
             self.best, self.value = order.astype(np.int64, copy=True), value
             self.history.append((self.elapsed(), value))
         if self.callback is not None:
-            self.callback(self.elapsed(), self.value * self.matrix.scale)
+            self.callback(self.elapsed(), self.value * self.matrix.scale * (1 - ROUNDING))
         return better
+
+    def counted(self, value: float, baseline: float) -> float:
+        """``value`` in units of the scores, where the order given is worth ``baseline``."""
+        scale = self.matrix.scale
+        return value * scale + (baseline - self.baseline * scale)
 
     def prove(self, bound: float) -> None:
         """Note that no order of the matrix is worth more than ``bound``: a bound of the problem if that is all of it."""
