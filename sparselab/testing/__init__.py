@@ -15,11 +15,28 @@ try:
 except ModuleNotFoundError:
     raise ModuleNotFoundError("the contract suites need pytest: pip install pytest") from None
 
-_SUITES = ("masks", "schedules", "strategies")
+_SUITES = ("masks", "metrics", "pruners", "saliencies", "schedules", "statistics", "strategies", "tasks", "trackers")
 pytest.register_assert_rewrite(*(f"sparselab.testing.{suite}" for suite in _SUITES))
 
 from sparselab.testing.masks import MaskCalculatorContract  # noqa: E402
-from sparselab.testing.schedules import ScheduleContract  # noqa: E402
+from sparselab.testing.metrics import MetricContract  # noqa: E402
+from sparselab.testing.pruners import PrunerContract  # noqa: E402
+from sparselab.testing.saliencies import SaliencyContract  # noqa: E402
+from sparselab.testing.schedules import ScheduleContract, ScheduledRun  # noqa: E402
+from sparselab.testing.statistics import StatisticContract  # noqa: E402
 from sparselab.testing.strategies import StrategyContract  # noqa: E402
+from sparselab.testing.tasks import TaskContract  # noqa: E402
+from sparselab.testing.trackers import TrackerContract  # noqa: E402
 
-__all__ = ["MaskCalculatorContract", "ScheduleContract", "StrategyContract"]
+__all__ = [
+    "MaskCalculatorContract",
+    "MetricContract",
+    "PrunerContract",
+    "SaliencyContract",
+    "ScheduleContract",
+    "ScheduledRun",
+    "StatisticContract",
+    "StrategyContract",
+    "TaskContract",
+    "TrackerContract",
+]

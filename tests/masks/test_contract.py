@@ -50,6 +50,28 @@ def test_options_out_of_range_are_refused(name):
             cls(**options, **({"v": 4} if "v" in fields else {}))
 
 
+def test_how_many_outputs_a_block_spans():
+    spans = {"2:4": 1, "m8n4_2d_fast": 8, "64:2:8": 64, "row,0.5": 1}
+    assert {text: calculator(text).multiples[0] for text in spans} == spans
+
+
+def test_what_orders_are_searched_for():
+    texts = {
+        "2:4": "2:4",
+        "m4n2_2d_best": "m4n2_2d_best",
+        "m8n4_2d_best": "4:8",
+        "m4n2_2d_fast": "2:4",
+        "64:2:8": "2:8",
+    }
+    assert {text: calculator(text).searched_as for text in texts} == texts
+    assert calculator("row,0.5").searched_as is None
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_calculator_writes_itself_as_what_names_it(pattern):
+    assert calculator(str(calculator(pattern))) == calculator(pattern)
+
+
 def sizes(pattern, blocks=(2, 3)):
     rows, channels = calculator(pattern).multiples
     return rows * blocks[0], channels * blocks[1]
