@@ -20,7 +20,7 @@ def to_rows(weight: Tensor, channel_dim: int = 1, groups: int = 1) -> Tensor:
     >>> to_rows(torch.empty(8, 3, 5, 5), groups=2).shape
     torch.Size([2, 4, 75])
     """
-    return _by_group(weight, channel_dim, groups).flatten(3).flatten(2)
+    return _by_group(weight, channel_dim, groups).flatten(2)
 
 
 def from_rows(rows: Tensor, shape: Sequence[int], channel_dim: int = 1) -> Tensor:

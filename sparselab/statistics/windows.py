@@ -71,7 +71,8 @@ class Windows:
         if any(step > 1 for step in self.stuffing):
             sizes = [(size - 1) * step + 1 for size, step in zip(inputs.shape[2:], self.stuffing, strict=True)]
             stuffed = inputs.new_zeros((*inputs.shape[:2], *sizes))
-            stuffed[[..., *(slice(None, None, step) for step in self.stuffing)]] = inputs
+            every = tuple(slice(None, None, step) for step in self.stuffing)
+            stuffed[(slice(None), slice(None), *every)] = inputs
             inputs = stuffed
         if any(self.padding):
             inputs = F.pad(inputs, self.padding, mode=self.mode)
