@@ -69,7 +69,7 @@ def test_what_is_not_there_says_why():
     model = mlp()
     found = collect(model, [torch.randn(3, 4).double()], [InputNorms], layers="0")
     with pytest.raises(
-        KeyError, match="no InputNorms of weight '2\.weight': the data did not reach its layer, or layers"
+        KeyError, match=r"no InputNorms of weight '2\.weight': the data did not reach its layer, or layers"
     ):
         found[InputNorms]["2.weight"]
     with pytest.raises(
@@ -315,7 +315,7 @@ def test_attention_that_has_tokens_first(turns: bool):
     )
     assert_same(together, collect(model, [batch([text]) for text in some], KINDS, dtype=torch.float64))
     square = batch([*some, some[0], some[1]])
-    with pytest.raises(ValueError, match="fits the input of 'attention.in_proj_weight' both as"):
+    with pytest.raises(ValueError, match=r"fits the input of 'attention\.in_proj_weight' both as"):
         collect(model, [square], KINDS, mask=lambda b: ~b["pad"] if turns else ~b["pad"].T)
 
 
@@ -392,7 +392,7 @@ def test_masks_that_are_none(mask, message):
 
 
 def test_a_key_needs_batches_that_are_dicts():
-    with pytest.raises(ValueError, match="this batch has: a Tensor"):
+    with pytest.raises(ValueError, match=r"this batch has: a Tensor"):
         collect(mlp(), [torch.randn(3, 4).double()], mask="attention_mask")
 
 
