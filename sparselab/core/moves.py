@@ -40,7 +40,10 @@ class Move:
         return flat.index_select(self.first, index).reshape(tensor.shape)
 
     def fits(self, state: Tensor) -> bool:
-        """Whether ``state`` moves along: it has the shape, or is one number where the shape has many (Adafactor's)."""
+        """Whether ``state`` moves along.
+
+        It has the shape, or is one number where the shape has many (Adafactor's sums).
+        """
         broadcasts = state.ndim == len(self.shape) and all(
             have in (1, size) for have, size in zip(state.shape, self.shape, strict=True)
         )
@@ -54,7 +57,7 @@ class Move:
 
 @runtime_checkable
 class Movable(Protocol):
-    """What belongs to a weight and knows how to follow it: statistics, and saliencies that hold some."""
+    """What belongs to a weight and can follow it: statistics, and saliencies that hold some."""
 
     def moved(self, move: Move) -> Self:
         """What belongs to the weight after ``move``. Neither object is changed."""

@@ -1,4 +1,7 @@
-"""Saliency: a non-negative score for every weight. A name, a callable ``weight -> scores``, or a tensor of scores."""
+"""Saliency: a non-negative score for every weight.
+
+A name, a callable ``weight -> scores``, or a tensor of scores. One file for each criterion.
+"""
 
 from __future__ import annotations
 

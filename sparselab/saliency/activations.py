@@ -20,7 +20,9 @@ from sparselab.statistics.input_norms import InputNorms
 
 @dataclass(frozen=True, eq=False)
 class ActivationNorms:
-    """What the layers of a model were given: ``inputs`` by weight name. Every saliency from data is made of it.
+    """What the layers of a model were given: ``inputs`` by weight name.
+
+    The saliencies that score by norms are made of it.
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))
     >>> activations = collect_activations(model, [torch.randn(16, 4)])
@@ -39,7 +41,10 @@ class ActivationNorms:
         return {name: Ria.of(seen, power=power) for name, seen in self.inputs.items()}
 
     def saliency(self, name: str) -> Mapping[str, Saliency]:
-        """The saliency called ``"wanda"``, ``"ria"``, ``"ria,power=0.3"``; ``ValueError`` for names that norms do not give."""
+        """The saliency called ``"wanda"``, ``"ria"`` or ``"ria,power=0.3"``, by weight name.
+
+        Raises ``ValueError`` for any name that does not score by norms.
+        """
         plain = SALIENCIES.split(name)[0]
         if plain not in SALIENCIES or needs(plain) is not InputNorms:
             given = [other for other in SALIENCIES.names() if needs(other) is InputNorms]
@@ -54,11 +59,11 @@ def collect_activations(
     device: torch.device | str | None = None,
     forward: Forward | None = None,
 ) -> ActivationNorms:
-    """One pass of ``model`` over ``batches``: the norms of what each Linear, convolution and attention layer is given.
+    """One pass of ``model`` over ``batches``: the norms of what each layer is given.
 
-    The short way to ``sparselab.statistics.collect(model, batches)``, which says the rest. A batch is what
-    the model takes (a tensor, a tuple of positional or a dict of keyword arguments), or what
-    ``forward(model, batch)`` takes; its tensors are moved to ``device``, if given. Norms are
+    The short way to ``sparselab.statistics.collect(model, batches)``, which says the rest. A batch
+    is what the model takes (a tensor, a tuple of positional or a dict of keyword arguments), or
+    what ``forward(model, batch)`` takes; its tensors are moved to ``device``, if given. Norms are
     accumulated in float64. Raises ``ValueError`` when there is no batch.
     """
     return ActivationNorms(dict(collect(model, batches, device=device, forward=forward)[InputNorms]))
@@ -67,5 +72,5 @@ def collect_activations(
 def collect_wanda(
     model: nn.Module, batches: Iterable[Any], *, device: torch.device | str | None = None
 ) -> dict[str, Wanda]:
-    """``collect_activations(model, batches).wanda()``: the Wanda saliency of every layer reached, by weight name."""
+    """``collect_activations(model, batches).wanda()``: Wanda for every layer that was reached."""
     return collect_activations(model, batches, device=device).wanda()

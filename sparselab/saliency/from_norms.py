@@ -15,7 +15,7 @@ from sparselab.statistics.input_norms import InputNorms, moved_norms
 
 @dataclass(frozen=True, eq=False)
 class FromNorms:
-    """Holds one norm for each input channel, ``(C,)`` or in a shape that broadcasts against the weight."""
+    """Holds one norm for each input channel, ``(C,)``, or what broadcasts against the weight."""
 
     needs: ClassVar[type[InputNorms]] = InputNorms
 

@@ -6,5 +6,5 @@ from torch import Tensor
 
 
 def magnitude(weight: Tensor) -> Tensor:
-    """``|w|``: what ASP and the permutation paper prune by. Same shape, dtype and device as ``weight``."""
+    """``|w|``: what ASP and the permutation paper prune by. Shape, dtype, device of ``weight``."""
     return weight.detach().abs()

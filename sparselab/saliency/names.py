@@ -28,7 +28,7 @@ A class that scores by data says so in ``needs``, the kind of statistics, and is
 
 
 def needs(saliency: str) -> type[Any] | None:
-    """The kind of statistics that the ``saliency`` of that name scores by; ``None`` when the weight is enough.
+    """The kind of statistics that the ``saliency`` of that name scores by, ``None`` if none.
 
     Raises ``ValueError``, listing the valid names, when there is none of that name.
 
@@ -39,7 +39,7 @@ def needs(saliency: str) -> type[Any] | None:
 
 
 def check_name(saliency: str) -> None:
-    """Raises ``ValueError`` when ``saliency`` is not the name of one, or an option is not one of its own."""
+    """Raises ``ValueError`` when ``saliency`` is not the name of one, or has not such an option."""
     if needs(saliency) is None:
         from_weight(saliency)
     else:

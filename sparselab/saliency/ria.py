@@ -13,13 +13,16 @@ from sparselab.statistics.input_norms import InputNorms
 
 @dataclass(frozen=True, eq=False)
 class Ria(FromNorms):
-    """Relative importance and activations: ``(|w| / its row's sum + |w| / its column's sum) * norm ** power`` (Zhang et
-    al., ICLR 2024, "Plug-and-Play", section 3).
+    """Relative importance and activations (Zhang et al., ICLR 2024, "Plug-and-Play", section 3).
 
-    Rows and columns are those of the weight matrix, so no weight is lost only because its whole channel is small. No order
-    of outputs or input channels changes a score. ``norms`` and ``channel_dim`` are as for ``Wanda``; ``groups`` is how many
-    matrices the weight's first dimension holds (of a grouped convolution, of a packed ``in_proj_weight``), each with rows and
-    columns of its own. The share of a row or column of zeros is 0. Scores are float32 (float64 for float64 weights).
+    ``(|w| / its row's sum + |w| / its column's sum) * norm ** power``.
+
+    Rows and columns are those of the weight matrix, so no weight is lost only because its whole
+    channel is small. No order of outputs or input channels changes a score. ``norms`` and
+    ``channel_dim`` are as for ``Wanda``; ``groups`` is how many matrices the weight's first
+    dimension holds (of a grouped convolution, of a packed ``in_proj_weight``), each with rows and
+    columns of its own. The share of a row or column of zeros is 0. Scores are float32 (float64 for
+    float64 weights).
 
     >>> import torch
     >>> Ria(torch.ones(2))(torch.tensor([[3.0, -1.0], [1.0, 1.0]]))
@@ -36,7 +39,7 @@ class Ria(FromNorms):
         return cls(inputs.norms, inputs.channel_dim, inputs.groups, power)
 
     def __call__(self, weight: Tensor) -> Tensor:
-        """The scores of ``weight``. Raises ``ValueError`` when ``groups`` does not divide its first dimension."""
+        """The scores of ``weight``; ``ValueError`` when ``groups`` do not divide its first dim."""
         sizes = wide_magnitude(weight)
         norms = norms_like(self.norms, sizes, self.channel_dim)
         if weight.ndim == 1:  # one row

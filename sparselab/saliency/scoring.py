@@ -15,10 +15,11 @@ ModelSaliency: TypeAlias = Saliency | Mapping[str, Saliency]
 
 
 def scores(weight: Tensor, saliency: Saliency = "magnitude") -> Tensor:
-    """The scores of ``weight``: non-negative, of its shape, in a dtype that can be compared and summed.
+    """The scores of ``weight``: non-negative, of its shape, in a dtype that compares and sums.
 
-    Raises ``ValueError`` for an unknown name (listing the valid ones), a name that needs data, what is no saliency at all,
-    scores of another shape and negative or complex scores. NaN and infinity are left for the mask calculators to refuse.
+    Raises ``ValueError`` for an unknown name (listing the valid ones), a name that needs data, what
+    is no saliency at all, scores of another shape and negative or complex scores. NaN and infinity
+    are left for the mask calculators to refuse.
     """
     if isinstance(saliency, str):
         return scores(computable(weight), from_weight(saliency))
@@ -45,7 +46,9 @@ def scores(weight: Tensor, saliency: Saliency = "magnitude") -> Tensor:
 
 
 def computable(values: Tensor) -> Tensor:
-    """``values`` in a dtype that PyTorch compares and sums: 8-bit floats as float32, integers and bools as float64.
+    """``values`` in a dtype that PyTorch compares and sums.
+
+    8-bit floats become float32, integers and bools float64.
 
     >>> import torch
     >>> computable(torch.tensor([1.5], dtype=torch.float8_e4m3fn)), computable(torch.tensor([True])).dtype

@@ -13,11 +13,13 @@ from sparselab.statistics.input_norms import InputNorms
 
 @dataclass(frozen=True, eq=False)
 class Wanda(FromNorms):
-    """``|w|`` times the norm of the weight's input channel (Sun et al. 2023, "A Simple and Effective Pruning
-    Approach").
+    """``|w|`` times the norm of the weight's input channel.
 
-    ``norms`` holds one norm for each input channel, ``(C,)``, or broadcasts against the weight. ``channel_dim`` is the
-    weight's input-channel dimension. Scores are float32 (float64 for float64 weights), on the weight's device.
+    Sun et al. 2023, "A Simple and Effective Pruning Approach for Large Language Models".
+
+    ``norms`` holds one norm for each input channel, ``(C,)``, or broadcasts against the weight.
+    ``channel_dim`` is the weight's input-channel dimension. Scores are float32 (float64 for float64
+    weights), on the weight's device.
 
     >>> import torch
     >>> Wanda(torch.tensor([1.0, 10.0]))(torch.tensor([[3.0, -1.0]]))

@@ -1,4 +1,7 @@
-"""Statistics: what data say about the inputs of a weight. One file for each kind, one pass for all of them."""
+"""Statistics: what data say about the inputs of a weight.
+
+One file for each kind, and one pass over the data for all of them.
+"""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ class ByWeight(Mapping[str, S]):
 
 @dataclass(frozen=True)
 class Statistics(Mapping[type[Any], Mapping[str, Any]]):
-    """What ``collect`` found: ``statistics[SecondMoments]["fc.weight"]``, by kind and by weight name."""
+    """What ``collect`` found, by kind and weight: ``statistics[SecondMoments]["fc.weight"]``."""
 
     by_kind: Mapping[type[Any], Mapping[str, Any]]
 
@@ -107,29 +107,32 @@ def collect(
     dtype: torch.dtype = torch.float32,
     max_bytes: float | None = None,
 ) -> Statistics:
-    """One pass of ``model`` over ``batches``: statistics of what its layers are given, of every kind asked for.
+    """One pass of ``model`` over ``batches``: statistics of what its layers are given.
 
-    A batch is what the model takes (a tensor, a tuple of positional or a dict of keyword arguments),
-    or what ``forward(model, batch)`` takes; its tensors are moved to ``device``, if given. ``layers``
-    chooses weights by their names or those of their modules (``*`` and ``?`` allowed; ``None``: every
-    Linear, convolution and attention layer). ``mask`` says which positions count, padding does not:
-    the key of a tensor in batches that are dicts (``"attention_mask"``), or a function of the batch; a
-    tensor of bools, or of 0 and 1, with the leading dimensions of the layers' inputs, ``(samples,
-    tokens)`` (``sparselab.statistics.positions`` has the rule for layers whose input is another).
-    ``dtype`` is that of second moments, float32 or float64; norms are float64 always.
+    ``kinds`` are the kinds asked for: ``InputNorms``, ``SecondMoments``, or a class of your own.
+
+    A batch is what the model takes (a tensor, a tuple of positional or a dict of keyword
+    arguments), or what ``forward(model, batch)`` takes; its tensors are moved to ``device``, if
+    given. ``layers`` chooses weights by their names or those of their modules (``*`` and ``?``
+    allowed; ``None``: every Linear, convolution and attention layer). ``mask`` says which positions
+    count, padding does not: the key of a tensor in batches that are dicts (``"attention_mask"``),
+    or a function of the batch; a tensor of bools, or of 0 and 1, with the leading dimensions of the
+    layers' inputs, ``(samples, tokens)`` (``sparselab.statistics.positions`` has the rule for
+    layers whose input is another). ``dtype`` is that of second moments, float32 or float64; norms
+    are float64 always.
 
     The model, which may be wrapped, is in evaluation mode meanwhile and as before afterwards. A
     weight that several modules share has the statistics of all their inputs, under its first name;
     one that the data never reach has no entry. Where a process group is initialised every rank has
     to call this, and all get the sums over the batches of all ranks, added in the order of the
-    ranks: the same bits. The result is where the model computes, norms are on the CPU. Deterministic,
-    but for the default of ``max_bytes``.
+    ranks: the same bits. The result is where the model computes, norms are on the CPU.
+    Deterministic, but for the default of ``max_bytes``.
 
     ``max_bytes`` is the most that the sums may take on one device, half of what is free there by
     default. Norms are small; second moments of a large model are for one block at a time.
 
-    Raises ``ValueError`` before any work when they would take more, when a name in ``layers`` matches
-    no weight, and for another ``dtype``; and when there is no batch or a mask does not fit.
+    Raises ``ValueError`` before any work when they would take more, when a name in ``layers``
+    matches no weight, and for another ``dtype``; and when there is no batch or a mask does not fit.
 
     >>> from sparselab.statistics import SecondMoments
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))
@@ -169,7 +172,7 @@ def collect(
 
 
 def _chosen(model: nn.Module, layers: str | Iterable[str] | None) -> list[WeightUse]:
-    """The uses of the weights that ``layers`` name: all uses of each, by whatever module it was named."""
+    """All uses of the weights that ``layers`` name, by whatever module it was named."""
     uses = list(weight_uses(model))
     if layers is None:
         return uses
@@ -212,7 +215,10 @@ def _check_memory(
 
 @dataclass
 class _Pass:
-    """One pass over data: the sums so far by the kind's number and the weight's name, and the mask of the batch that runs."""
+    """One pass over data: the sums so far, and the mask of the batch that runs.
+
+    Sums go by the number of the kind and the name of the weight.
+    """
 
     kinds: tuple[type[Statistic], ...]
     dtype: torch.dtype
@@ -253,7 +259,10 @@ def _hooks(uses: Iterable[WeightUse], running: _Pass) -> Iterator[None]:
 
 @contextmanager
 def _without_nested_tensors(model: nn.Module) -> Iterator[None]:
-    """``nn.TransformerEncoder`` hands padded batches on as they are: its nested tensors are for kernels, not for sums."""
+    """While it lasts, ``nn.TransformerEncoder`` hands padded batches on as they are.
+
+    It would make nested tensors of them, which only its fast kernels take: neither hooks nor sums.
+    """
     encoders = [module for module in model.modules() if isinstance(module, nn.TransformerEncoder)]
     before = [encoder.use_nested_tensor for encoder in encoders]
     for encoder in encoders:

@@ -38,7 +38,7 @@ class InputNorms:
 
     @classmethod
     def of_call(cls, given: Given, dtype: torch.dtype) -> tuple[Tensor]:
-        """The squared norms in one call, float64 ``(groups, channels)``, or one row that all groups share."""
+        """The squared norms in one call: float64 ``(groups, channels)``, or one row for all."""
         squares = torch.stack([_channel_squares(inputs) for inputs in given.inputs])
         return (squares.reshape(given.layer.groups, -1) if given.windows else squares,)
 
@@ -55,7 +55,10 @@ class InputNorms:
 
 
 def moved_norms(norms: Tensor, channel_dim: int, move: Move) -> Tensor:
-    """Norms that broadcast against a weight, moved with it; what they are alike in stays as small as it is."""
+    """Norms that broadcast against a weight, moved with it.
+
+    They grow only in dimensions that move and in which they differ.
+    """
     if norms.ndim == 1 and len(move.shape) > 1:
         channels = channel_dim % len(move.shape)
         norms = norms.reshape([-1 if dim == channels else 1 for dim in range(len(move.shape))])

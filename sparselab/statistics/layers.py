@@ -27,8 +27,9 @@ class Given:
 
     ``inputs``: channels last, ``(*positions, channels)``, with zeros where a position does not
     count: one tensor, or for a packed ``in_proj_weight`` whose query, key and value differ one for
-    each. ``counted``: for each a bool tensor ``(*positions,)``, or ``None`` where all positions count.
-    ``windows`` says how a convolution looks at its input, ``(samples, *positions, channels)``.
+    each. ``counted``: for each a bool tensor ``(*positions,)``, or ``None`` where all positions
+    count. ``windows`` says how a convolution looks at its input, ``(samples, *positions,
+    channels)``.
     """
 
     layer: WeightUse
@@ -64,7 +65,7 @@ class WeightUse:
         return cast("int", getattr(self.module, "groups", 1)) if self.weight.ndim > 2 else 1
 
     def given(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], mask: Tensor | None) -> Given:
-        """What the weight is given in a call of its module, of which the positions in ``mask`` count."""
+        """What the weight is given in a call of its module; the positions in ``mask`` count."""
         if isinstance(self.module, nn.MultiheadAttention):
             return self._attention(self.module, args, dict(kwargs), mask)
         inputs = cast("Tensor", args[0] if args else next(iter(kwargs.values()))).detach()
@@ -105,7 +106,7 @@ class WeightUse:
 
 
 def weight_uses(model: nn.Module) -> Iterator[WeightUse]:
-    """Every use of the weight of a Linear, convolution or attention layer, in the order of the modules."""
+    """Every use of the weight of a Linear, convolution or attention layer, by module."""
     first_names: dict[int, str] = {}
     for prefix, module in model.named_modules():
         for own, weight in _weights(module):
@@ -133,7 +134,10 @@ class _WithoutHooks(nn.Module):
 
 
 def _attended(module: nn.MultiheadAttention, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """What the output projection is given: the output of the same attention with the identity in its place."""
+    """What the output projection is given.
+
+    That is the output of the same attention with the identity in its place.
+    """
     weight, bias = module.out_proj.weight, module.out_proj.bias
     instead = {"module.out_proj.weight": torch.eye(len(weight), dtype=weight.dtype, device=weight.device)}
     if bias is not None:

@@ -31,7 +31,7 @@ def mask_of(batch: Any, mask: PositionMask) -> Tensor:
 
 
 def counted_at(mask: Tensor, positions: Sequence[int], name: str, *, swapped: bool = False) -> Tensor:
-    """``mask`` for a layer whose input has ``positions`` (its dimensions but for the channels), in their shape.
+    """``mask`` in the shape of ``positions``: a layer's input without its channels.
 
     A mask has the leading dimensions of a layer's input: ``(samples, tokens)``, or ``(samples,)``.
 

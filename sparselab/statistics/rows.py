@@ -1,4 +1,4 @@
-"""Any layer as a matrix product: its weight as rows, what it is given as the columns that they meet."""
+"""Any layer as a matrix product: its weight as rows."""
 
 from __future__ import annotations
 

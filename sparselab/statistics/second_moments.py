@@ -20,22 +20,21 @@ from sparselab.statistics.windows import PIECE
 
 @dataclass(frozen=True, eq=False)
 class SecondMoments:
-    """The second moments of one weight's inputs: ``sums[g] = sum of x x^T`` over all that group ``g`` saw.
+    """The second moments of one weight's inputs: ``sums[g] = sum of x x^T``, for each group.
 
-    ``x`` is what one output of the layer is a product with: its output is ``rows(weight) @ x``. Of a
-    Linear layer that is the input of one token, of a convolution the window that the kernel lies on
-    (for a transposed one: on the input with zeros between neighbours).
+    ``x`` is what one output of the layer is a product with: its output is ``rows(weight) @ x``. Of
+    a Linear layer that is the input of one token, of a convolution the window that the kernel lies
+    on (for a transposed one: on the input with zeros between neighbours).
 
-    ``sums``: ``(groups, d, d)``, float32 or as asked, on the device where the model computes; groups
-    that see the same (query, key and value in self-attention) share one matrix in memory. Rows and
-    columns of ``H`` are those of ``rows(weight)``: input channels of the group, then kernel positions,
-    in the order of the weight; for ``channel_dim=1`` the columns of ``weight.flatten(1)``, for
-    ``channel_dim=0`` of ``weight.transpose(0, 1).flatten(1)``. ``counts``: how many ``x`` there were,
-    for each group. ``shape`` is the weight's.
+    ``sums``: ``(groups, d, d)``, float32 or as asked, on the device where the model computes;
+    groups that see the same (query, key and value in self-attention) share one matrix in memory.
+    Rows and columns of ``H`` are those of ``rows(weight)``: input channels of the group, then
+    kernel positions, in the order of the weight; for ``channel_dim=1`` the columns of
+    ``weight.flatten(1)``, for ``channel_dim=0`` of ``weight.transpose(0, 1).flatten(1)``.
+    ``counts``: how many ``x`` there were, for each group. ``shape`` is the weight's.
 
-    Memory: ``groups * d * d`` numbers for each weight, and while collecting once more for one weight
-    at a time, and a piece of unfolded input of at most 64 MiB (in float32). In float32 the sums
-    have a relative error of some 1e-7 times the square root of the number of batches.
+    Memory: ``groups * d * d`` numbers for each weight, and while collecting once more for one
+    weight at a time, and a piece of unfolded input of at most 64 MiB (in float32).
 
     >>> x = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     >>> moments = SecondMoments((x.T @ x)[None], (2,), (3, 2))
@@ -54,7 +53,7 @@ class SecondMoments:
         return len(self.sums)
 
     def rows(self, weight: Tensor) -> Tensor:
-        """``weight`` as ``(groups, outputs, d)``, whose columns are those of ``sums`` (``to_rows``).
+        """``weight`` as ``(groups, outputs, d)``, whose columns are those of ``sums``.
 
         Raises ``ValueError`` when ``weight`` has not the ``shape`` of the one that these belong to.
         """
@@ -80,7 +79,9 @@ class SecondMoments:
         return InputNorms(from_rows(rows, shape, self.channel_dim), self.channel_dim, self.groups)
 
     def moved(self, move: Move) -> SecondMoments:
-        """The second moments of what the weight sees after ``move``: rows and columns, and groups, in its order.
+        """The second moments of what the weight sees after ``move``.
+
+        Rows and columns are in its order, and so are groups.
 
         Raises ``ValueError`` for a move of another weight, and one that mixes the inputs of groups.
         """
@@ -101,7 +102,7 @@ class SecondMoments:
         return SecondMoments(sums, counts, self.shape, self.channel_dim)
 
     def _places_before(self, move: Move) -> tuple[Indices, Indices]:
-        """Where every column of every group was before ``move``: its group and its column, ``(groups, d)`` each."""
+        """The group and the column, ``(groups, d)`` each, that columns had before ``move``."""
         now = np.stack([self._coordinates(dim) for dim in range(len(self.shape))])
         span = slice(move.first, move.last + 1)
         flat = np.ravel_multi_index(tuple(now[span]), self.shape[span])
@@ -113,7 +114,7 @@ class SecondMoments:
         return group, np.ravel_multi_index(tuple(now[1:]), self.shape[1:])
 
     def _coordinates(self, dim: int) -> Indices:
-        """The index in dimension ``dim`` of the weight of what each column meets first, ``(groups, d)``."""
+        """The index in ``dim`` of the entries in the first row of each group, ``(groups, d)``."""
         sizes = [-1 if other == dim else 1 for other in range(len(self.shape))]
         index = torch.arange(self.shape[dim]).reshape(sizes).expand(self.shape)
         return first_output(index, self.channel_dim, self.groups).numpy()
@@ -128,7 +129,7 @@ class SecondMoments:
 
     @classmethod
     def of_call(cls, given: Given, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """``H`` of one call, ``(groups, d, d)``, or one that all groups share, and the numbers of ``x``."""
+        """``H`` of one call, ``(groups, d, d)`` or one for all, and the numbers of ``x``."""
         found = [_product(given, number, dtype) for number in range(len(given.inputs))]
         if len(found) == 1:
             return found[0]
@@ -143,12 +144,12 @@ class SecondMoments:
 
 
 def reconstruction_error(weight: Tensor, new_weight: Tensor, moments: SecondMoments) -> float:
-    """How much of a layer's output ``new_weight`` gets wrong, in percent of its square: what pruning cost there.
+    """How much of a layer's output ``new_weight`` gets wrong, in percent of its square.
 
-    ``100 * ||X W^T - X W'^T||^2 / ||X W^T||^2 = 100 * tr((W - W') H (W - W')^T) / tr(W H W^T)``, over the
-    inputs that ``moments`` were collected from, bias left out; counted in float64. 0 for the weight
-    itself; infinite where a layer that gave nothing but zeros gives something now. Raises
-    ``ValueError`` when a weight has not the shape that ``moments`` belong to.
+    ``100 * ||X W^T - X W'^T||^2 / ||X W^T||^2 = 100 * tr((W - W') H (W - W')^T) / tr(W H W^T)``,
+    over the inputs that ``moments`` were collected from, bias left out; counted in float64. 0 for
+    the weight itself; infinite where a layer that gave nothing but zeros gives something now.
+    Raises ``ValueError`` when a weight has not the shape that ``moments`` belong to.
 
     >>> moments = SecondMoments(torch.diag(torch.tensor([9.0, 1.0]))[None], (10,), (1, 2))
     >>> weight = torch.tensor([[1.0, 1.0]])
@@ -168,7 +169,7 @@ def _energy(rows: Tensor, moments: SecondMoments) -> float:
 
 
 def _matrices(given: Given, number: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Pieces of what an input of a layer is to its rows, ``(x, groups, d)``, and which ``x`` count."""
+    """Pieces of what a layer's rows meet, ``(x, groups, d)``, and which ``x`` count."""
     inputs, counted = given.inputs[number], given.counted[number]
     if given.windows is not None:
         for windows, those in given.windows.pieces(inputs, counted):
@@ -182,7 +183,7 @@ def _matrices(given: Given, number: int) -> Iterator[tuple[Tensor, Tensor | None
 
 
 def _product(given: Given, number: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """``sum of x x^T`` for each group, ``(groups, d, d)``, and how many ``x`` there were, int64 ``(1,)``."""
+    """``sum of x x^T``, ``(groups, d, d)``, and how many ``x`` there were, int64 ``(1,)``."""
     layer, device = given.layer, given.inputs[number].device
     groups = 1 if given.windows is None else layer.groups
     columns = columns_of(layer.weight.shape, layer.channel_dim, layer.groups)

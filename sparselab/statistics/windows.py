@@ -20,7 +20,8 @@ class Windows:
     """How the windows of a convolution lie on its input, one entry for each spatial dimension.
 
     A transposed convolution is one too: over its input with ``stuffing - 1`` zeros between
-    neighbours, by the ``flipped`` kernel. ``padding`` is as ``F.pad`` takes it, last dimension first.
+    neighbours, by the ``flipped`` kernel. ``padding`` is as ``F.pad`` takes it, last dimension
+    first.
     """
 
     kernel: tuple[int, ...]
@@ -47,10 +48,11 @@ class Windows:
         return cls(kernel, (1,) * len(kernel), dilation, tuple(padding), stuffing=stride, flipped=True)
 
     def pieces(self, inputs: Tensor, counted: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Pieces ``(windows, channels, kernel positions)`` of what is seen, and which windows count.
+        """Pieces ``(windows, channels, kernel positions)`` of what is seen, and which count.
 
-        ``inputs`` ``(samples, *positions, channels)``, ``counted`` bools ``(samples, *positions)``. A
-        window counts where the position under its middle does. Pieces have at most ``PIECE`` numbers.
+        ``inputs`` ``(samples, *positions, channels)``, ``counted`` bools ``(samples, *positions)``.
+        A window counts where the position under its middle does. Pieces have at most ``PIECE``
+        numbers.
         """
         samples = max(1, PIECE // max(1, self._padded(inputs)))
         middles = None if counted is None else self._middles(counted)
@@ -66,7 +68,7 @@ class Windows:
                 yield windows.flatten(2), None if those is None else those.flatten()
 
     def _on(self, inputs: Tensor) -> Tensor:
-        """The view ``(samples, *windows, channels, *kernel)`` of the padded inputs ``(samples, *positions, channels)``."""
+        """The view ``(samples, *windows, channels, *kernel)`` of the inputs, padded."""
         inputs = inputs.movedim(-1, 1)
         if any(step > 1 for step in self.stuffing):
             sizes = [(size - 1) * step + 1 for size, step in zip(inputs.shape[2:], self.stuffing, strict=True)]
@@ -105,7 +107,7 @@ class Windows:
 
 
 def _cut(windows: Tensor, counted: Tensor | None, leading: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """``windows``, with what counts of them, halved along its ``leading`` dims until each has ``PIECE`` numbers."""
+    """``windows``, and which count, halved along ``leading`` dims until they fit ``PIECE``."""
     dim = next((dim for dim in range(leading) if windows.shape[dim] > 1), None)
     if windows.numel() <= PIECE or dim is None:
         yield windows, counted

@@ -315,7 +315,7 @@ def test_attention_that_has_tokens_first(turns: bool):
     )
     assert_same(together, collect(model, [batch([text]) for text in some], KINDS, dtype=torch.float64))
     square = batch([*some, some[0], some[1]])
-    with pytest.raises(ValueError, match=r"fits the input of 'attention.in_proj_weight' both as"):
+    with pytest.raises(ValueError, match=r"fits the input of 'attention\.in_proj_weight' both as"):
         collect(model, [square], KINDS, mask=lambda b: ~b["pad"] if turns else ~b["pad"].T)
 
 
@@ -392,7 +392,7 @@ def test_masks_that_are_none(mask, message):
 
 
 def test_a_key_needs_batches_that_are_dicts():
-    with pytest.raises(ValueError, match="this batch has: a Tensor"):
+    with pytest.raises(ValueError, match=r"this batch has: a Tensor"):
         collect(mlp(), [torch.randn(3, 4).double()], mask="attention_mask")
 
 
