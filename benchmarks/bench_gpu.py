@@ -58,7 +58,7 @@ Row = tuple[int, int, str, str, float | None, float, float, str]
 
 
 def run() -> pd.DataFrame:
-    """A row a search. Raises ``SystemExit`` saying what is missing where there is no GPU."""
+    """One row per search. Raises ``SystemExit`` saying what is missing where there is no GPU."""
     reason = cuda.missing()
     if reason is not None:
         raise SystemExit(f"bench-gpu needs a GPU: {reason}")
@@ -76,7 +76,7 @@ def run() -> pd.DataFrame:
 
 
 def picture(frame: pd.DataFrame) -> Figure:
-    """A panel a size, a line a strategy and backend: those that decide, as more would not be told apart."""
+    """One panel per size, one line per strategy and backend: those that decide, as more would not be told apart."""
     shown = frame[frame["strategy"].isin(["auto", "channel_swap,0"]) | (frame["backend"] == "apex")]
     names = shown["strategy"].str.replace(",", " ").where(shown["backend"] != "apex", "groups")
     return sl.plots.search_pareto(shown.assign(strategy=names + " on " + shown["backend"]))

@@ -19,10 +19,6 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
 
-ROUNDING = 4e-6
-"""How far, relatively, what is retained by sums of float32 may be from a count in float64."""
-
-
 class Swaps(Protocol):
     """All swaps of two channels of different groups among some slots of an order, kept up to date as swaps are made.
 
@@ -101,7 +97,7 @@ class LoadedMatrix(Protocol):
         """Every chain's order after one linear sum assignment move for each entry of ``noise``.
 
         A move takes the channel of one random slot out of every group and deals them back so that the sum of
-        ``table`` is the largest; staying put is charged ``noise[k] * Exp(1)``, in units of ``retained``, drawn a slot.
+        ``table`` is the largest; staying put is charged ``noise[k] * Exp(1)``, in units of ``retained``, drawn for each slot.
         With no noise no move ever loses, up to the resolution the backend searches at. Deterministic for ``seeds``.
         """
 

@@ -1,4 +1,4 @@
-"""Swaps of two channels of different groups, from the table that holds them all: the numpy way, for any matrix."""
+"""Swaps of two channels of different groups, from the table that holds them all: in numpy, for any matrix."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sparselab.ops.matrix import Ints, LoadedMatrix
 
 
 class TableSwaps:
-    """``sparselab.ops.matrix.Swaps`` on ``matrix.table``: 4 bytes a pair of slots, and some five times that for a moment."""
+    """``sparselab.ops.matrix.Swaps`` on ``matrix.table``: 4 bytes per pair of slots, and some five times that for a moment."""
 
     def __init__(self, matrix: LoadedMatrix, order: Ints, slots: Ints) -> None:
         self._matrix, self._slots, self._order = matrix, slots, order.copy()

@@ -2,7 +2,7 @@
 
 The snake is the start of Zhang et al., "Plug-and-Play: An Efficient Post-training Pruning Method for Large Language
 Models" (ICLR 2024), section 3.2 (RIA): channels ranked by their sum are dealt to the groups forth and back, so that
-strong ones do not meet; then assignments, one channel a group, refine.
+strong ones do not meet; then assignments, one channel per group, refine.
 """
 
 from __future__ import annotations

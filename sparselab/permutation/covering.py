@@ -23,13 +23,14 @@ import numpy as np
 from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
-from sparselab.ops.matrix import ROUNDING, Doubles, Floats, Ints, LoadedMatrix
+from sparselab.ops.matrix import Doubles, Floats, Ints, LoadedMatrix
 
 MAX_GROUPS = 200_000_000
 _HELD = 2**26  # table entries kept between rounds (256 MiB); above, every round computes them again
 _NEIGHBOURS = 16  # channels tried in each slot of the orders to start from
 _BLOCK = 2**14  # prefixes priced at once
 _TOLERANCE = 1e-6  # of a group's mean value: below it, a gain is float32's rounding
+_ROUNDING = 4e-6  # float32 tables against float64, relative
 
 
 @dataclass(eq=False)
@@ -61,7 +62,7 @@ class Covering:
         while True:
             duals = self._restricted()
             gain, found = self._price(duals)
-            bound = (float(duals.sum()) + channels // m * max(gain, 0.0)) * (1 + ROUNDING)
+            bound = (float(duals.sum()) + channels // m * max(gain, 0.0)) * (1 + _ROUNDING)
             if bound < self.bound:
                 self.bound, self.duals = bound, duals
             known = len(self.columns)
@@ -101,7 +102,7 @@ class Covering:
         return duals
 
     def _price(self, duals: Doubles) -> tuple[float, Ints]:
-        """The largest reduced gain of all groups, and the groups that gain most, at most one a prefix."""
+        """The largest reduced gain of all groups, and the groups that gain most, at most one per prefix."""
         wanted = 8 * self.matrix.channels
         gains, groups = np.empty(0), np.empty((0, self.matrix.m), np.int64)
         for prefixes, reduced in self._reduced(duals):

@@ -45,9 +45,10 @@ def search_permutations(
     earlier result. ``time_limit`` is for all of them together, shared out by their size.
 
     ``progress`` counts the problems that are done. ``callback(seconds, retained)`` is called from several threads.
-    Memory is that of the searches that run at a time. ``KeyboardInterrupt`` ends all searches; each result is then the best so far
-    (``interrupted``), and problems whose search had not begun keep the order given (``identity``). Raises ``ValueError`` for anything that
-    ``search_permutation`` refuses, naming which of the problems it is, before anything is searched.
+    Memory is that of the searches that run at a time. ``KeyboardInterrupt`` ends all searches; each result is then the
+    best so far (``interrupted``), and problems whose search had not begun keep the order given (``identity``). Raises
+    ``ValueError`` for anything that ``search_permutation`` refuses, naming which of the problems it is, before anything
+    is searched.
 
     >>> import torch
     >>> [len(result.order) for result in search_permutations([torch.rand(4, 8), torch.rand(16, 32)])]
@@ -114,7 +115,7 @@ class _Batch:
         return result
 
     def _share(self, number: int) -> float | None:
-        """The seconds that a search which begins now may take: its share of what is left, of every place at the table."""
+        """The seconds that a search which begins now may take: of what is left, its share among those that still run."""
         if self.options.time_limit is None:
             return None
         left = max(1e-3, self.options.time_limit - (time.perf_counter() - self.started))

@@ -218,7 +218,7 @@ def _as_columns(columns: Any, size: int, channels: int, what: str) -> NDArray[np
     index = np.asarray(columns)
     if index.shape != (size,) or not np.issubdtype(index.dtype, np.integer):
         raise ValueError(
-            f"{what}: columns must be {size} integers, one a unit, got {index.dtype} of shape {index.shape}"
+            f"{what}: columns must be {size} integers, one per unit, got {index.dtype} of shape {index.shape}"
         )
     if index.min() < 0 or index.max() >= channels:
         raise ValueError(f"{what}: column {index.max()} is outside the {channels} columns of the scores")

@@ -34,9 +34,10 @@ def search_permutation(
     (``"stripe_groups,8,100"``) or a configured object. It never hands back an order worse than the one given.
 
     The same ``seed`` gives the same order, whatever the number of threads, unless ``time_limit`` (seconds) is given:
-    then the search ends after that long, and what anneals, so ``"auto"`` too, uses all of it (compiling, once on a machine, does
-    not count). ``KeyboardInterrupt`` ends it too; either way the best order so far comes back. ``callback(seconds, retained)``
-    hears of every candidate. ``bound=True`` adds ``upper_bound``.
+    then the search ends after that long, and what anneals, so ``"auto"`` too, uses all of it (compiling, once on a
+    machine, does not count). ``KeyboardInterrupt`` ends it too; either way the best order so far comes back. At every
+    candidate ``callback(seconds, retained)`` hears what the best order so far retains, rounded down by what sums of
+    float32 may be off (8e-6), so that the result is never below it. ``bound=True`` adds ``upper_bound``.
 
     ``backend`` is ``"cpu"``, ``"cuda"`` (a GPU, by CuPy; the same orders on integer scores), ``"reference"`` (plain numpy)
     or ``"auto"``, which takes a GPU where there is one to use and the problem is large enough, and is in the result.

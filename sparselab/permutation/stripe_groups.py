@@ -24,7 +24,7 @@ Ints = NDArray[np.int64]
 
 MAX_PARTITIONS = 20_000
 MAX_SETS = 50_000  # sets of groups held at once; above it they are drawn
-_DRAWN = 2048  # sets drawn a round
+_DRAWN = 2048  # sets drawn per round
 _PATIENCE = 4  # rounds of drawn sets without a gain before it counts as converged
 _SCORES = 2**31  # rows of groups that are scored between looks at the clock: tenths of a second
 _LEAST_SETS = 256  # ... but for so many sets, which keep all threads busy
@@ -37,7 +37,7 @@ class StripeGroups:
     """Best partitions of every ``size`` channels (whole groups) to convergence, then ``escapes`` times a random kick.
 
     ``size`` is a multiple of M; ``None`` means two groups. A kick swaps one channel between the halves of a random set.
-    The best order ever met is kept. Where there are more than 50,000 sets, 2,048 random ones are scored a round until
+    The best order ever met is kept. Where there are more than 50,000 sets, 2,048 random ones are scored per round until
     four rounds in a row gain nothing.
     """
 

@@ -27,7 +27,7 @@ def load(values: Floats, n: int, m: int) -> CpuMatrix:
 class CpuMatrix:
     """The primitives of ``sparselab.ops.matrix.LoadedMatrix`` in numba. Safe to use from several threads at once.
 
-    Holds 4 bytes a score, and 1 more once something anneals; a table adds 12 bytes an entry and some boundaries.
+    Holds 4 bytes per score, and 1 more once something anneals; a table adds 12 bytes per entry and some boundaries.
     Annealing runs on scores cut to 8 bits (``differences.quantised``): its noise hides the rounding, which is far below
     the temperatures that do anything.
     """
@@ -43,7 +43,7 @@ class CpuMatrix:
 
     @property
     def side_by_side(self) -> int:
-        """See ``LoadedMatrix``: a chain a thread."""
+        """See ``LoadedMatrix``: one chain per thread."""
         return thread_count()
 
     def retained(self, order: Ints) -> float:

@@ -1,4 +1,4 @@
-"""A saliency matrix resident on a GPU, and the primitives on it: what is launched, in which pieces, and what comes back.
+"""A saliency matrix resident on a GPU, and the primitives on it: launches, in pieces, and what they return.
 
 Nothing here depends on how much memory or how many processors a device has but the number of pieces, and a piece's
 results do not depend on the others: the same values on every GPU.
@@ -20,7 +20,7 @@ from sparselab.ops.matrix import Doubles, Floats, Ints, power_of_two, resident
 _TILE = (64, 128)  # slots and channels of a block of product.cu
 _SLICE = 512  # rows that a block of sum_of_maxima adds in float32: their sum is good to some 1e-6
 _WORDS = (16, 128)  # words of four rows that a block of sum_of_differences adds, at least and at most
-_ENOUGH_BLOCKS = 264  # for the largest GPUs there are, two a processor
+_ENOUGH_BLOCKS = 264  # for the largest GPUs there are, two per processor
 _SLICES = 65_535  # blocks along z, at most
 _SET = 32  # channels of a set that partitions.cu takes
 
@@ -30,7 +30,7 @@ def _blocks(size: int, block: int) -> int:
 
 
 def _tiles(chains: int, groups: int, words: int) -> tuple[int, tuple[int, int, int]]:
-    """Words a slice of sum_of_differences, and its grid: shorter slices where there would be too few blocks."""
+    """Words per slice of sum_of_differences, and its grid: shorter slices where there would be too few blocks."""
     across, down = _blocks(groups, _TILE[1]), _blocks(groups, _TILE[0])
     least, slice_ = _WORDS
     while slice_ > least and across * down * chains * _blocks(words, slice_) < _ENOUGH_BLOCKS:
@@ -46,7 +46,7 @@ def _padded(groups: int) -> int:
 class CudaMatrix:
     """The primitives of ``sparselab.ops.matrix.LoadedMatrix`` on a ``Device``. One thread at a time.
 
-    Holds 4 bytes a score on the device, and 1 more once something anneals; what else a call needs is cut into pieces that
+    Holds 4 bytes per score on the device, and 1 more once something anneals; what else a call needs is cut into pieces that
     fit into half of what is free. Moves are the CPU's: the same bytes, the same random numbers, the same matching.
     """
 
@@ -117,7 +117,7 @@ class CudaMatrix:
 
     @property
     def _slices(self) -> tuple[int, int]:
-        """Rows a slice of the product, and how many slices: by the shape alone, so that sums are too."""
+        """Rows per slice of the product, and how many slices: by the shape alone, so that sums are too."""
         rows = max(_SLICE, _blocks(self.rows, _SLICES))
         return rows, _blocks(self.rows, rows)
 
@@ -182,7 +182,7 @@ class CudaMatrix:
         return self._device.upload(scores.view(np.uint32)), 2.0 * levels
 
     def anneal(self, orders: Ints, steps: int, hot: float, cold: float, seeds: Ints) -> Ints:
-        """See ``LoadedMatrix``: a block a chain."""
+        """See ``LoadedMatrix``: one block per chain."""
         scores, unit = self._bytes
         words, groups = scores.shape[1], self.channels // self.m
         if steps < 1 or groups < 2:
@@ -219,7 +219,7 @@ class CudaMatrix:
         return self._device.download(state).astype(np.int64)
 
     def _move(self, scores: Any, orders: Ints, noise: Doubles, seeds: Ints) -> tuple[Any, list[Launch]]:
-        """``orders`` on the device, and the launches that make all chains' next move there: at most one a noise."""
+        """``orders`` on the device, and the launches that make all chains' next move there: one per entry of ``noise``, at most."""
         chains, groups, words = len(orders), self.channels // self.m, scores.shape[1]
         slots, index = (self._device.empty((chains, groups), np.int32) for _ in range(2))
         bounds = self._device.empty((chains, groups, words), np.uint32)
@@ -251,6 +251,6 @@ class CudaMatrix:
         return self._device.upload(np.ascontiguousarray(seeds, np.int64).view(np.uint64))
 
     def _pieces(self, count: int, bytes_each: int, most: int = 2**31) -> Iterator[slice]:
-        """``count`` things in pieces that fit into half of the free memory; one a piece where not even one does."""
+        """``count`` things in pieces that fit into half of the free memory; one per piece where not even one does."""
         size = min(most, max(1, self._device.room() // 2 // bytes_each))
         return (slice(start, min(start + size, count)) for start in range(0, count, size))
