@@ -71,7 +71,9 @@ class PrunerContract:
         assert torch.equal(first.weight, second.weight)
 
     def test_updates_are_worth_it(self, pruner: Pruner, layer: nn.Linear, inputs: Tensor, statistic: Any) -> None:
-        """The outputs are no farther from the dense ones than with the weights that stay left alone."""
+        """Who knows the inputs comes no farther from the dense outputs than the mask alone would."""
+        if pruner.needs is None:
+            return
         weight = layer.weight.detach().double()
         found = pruner(layer.weight, calculator_of("2:4"), statistic)
         error, alone = (
