@@ -1,6 +1,7 @@
 """What single strategies and the two public functions promise beyond the contract."""
 
 import concurrent.futures
+import logging
 import math
 import multiprocessing
 import os
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sparselab as sl
-from sparselab.permutation import SearchProblem, Term, search_permutation, search_permutations
+from sparselab.permutation import STRATEGIES, SearchProblem, Term, search_permutation, search_permutations
 from sparselab.permutation.optimal import Optimal
 from sparselab.permutation.stripe_groups import StripeGroups
 from sparselab.permutation.warming_up import warm_up, warm_up_toy
@@ -345,3 +346,31 @@ def test_what_is_run_to_compile_is_a_toy(pattern, monkeypatch):
     warm_up_toy.cache_clear()  # nothing was compiled
     (matrix,) = seen
     assert math.comb(matrix.channels, matrix.m) < 10**6  # groups that a proof prices every round
+
+
+@pytest.mark.parametrize("name", STRATEGIES.names())
+def test_every_strategy_offers_a_toy_that_is_soon_done(name):
+    large = {"random": "random,10000000", "anneal": "anneal,10000000,64", "channel_swap": "channel_swap,10000000"}
+    large |= {"annealed_assignment": "annealed_assignment,10000000,64", "stripe_groups": "stripe_groups,8,10000000"}
+    strategy = STRATEGIES.resolve(large.get(name, name))
+    toy = strategy.toy()
+    assert type(toy) is type(strategy)
+    result = search_permutation(listed(8, 16), strategy=toy)
+    assert sorted(result.order) == list(range(16))
+    assert result.evaluations < 10**6
+
+
+def test_a_strategy_that_offers_no_toy_is_left_alone():
+    class Own:
+        def __call__(self, search):
+            pytest.fail("was run to compile")
+
+    assert warm_up(Own()) < 1
+
+
+def test_a_backend_is_chosen_once(caplog):
+    with caplog.at_level(logging.INFO, "sparselab"):
+        for options in ({}, {"bound": True}, {"time_limit": 0.05}):
+            caplog.clear()
+            search_permutation(listed(8, 32), strategy="random,5", **options)
+            assert [record.getMessage() for record in caplog.records] == ["backend auto: cpu (a small problem)"]
