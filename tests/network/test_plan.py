@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import signal
 
@@ -21,10 +22,17 @@ from .zoo import ZOO
 
 
 def planned(name: str) -> tuple[nn.Module, object, Plan]:
+    """A model of the zoo, its inputs, and a plan of random orders."""
     topology = ZOO[name]
-    model, inputs = randomised(topology.build().eval()), topology.inputs()
-    analysis = analyse(model, inputs)
-    return model, inputs, Plan.from_orders(analysis, random_orders(free_axes(analysis)))
+    return randomised(topology.build().eval()), topology.inputs(), plan_of(name)
+
+
+@functools.cache
+def plan_of(name: str) -> Plan:
+    """A plan fits every model of its architecture, so one trace of each will do."""
+    topology = ZOO[name]
+    analysis = analyse(randomised(topology.build().eval()), topology.inputs())
+    return Plan.from_orders(analysis, random_orders(free_axes(analysis)))
 
 
 NAMES = ["ResidualSqueezeExcite", "SiblingGroups", "GroupedQueries", "Tied", "ConstantIndex"]
