@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
-from sparselab.core.patterns import require_n_of_m
+from sparselab.masks.two_d import TwoD
 from sparselab.ops import masks
 
 ENUMERATED = 4
@@ -14,7 +15,7 @@ ENUMERATED = 4
 
 
 @dataclass(frozen=True)
-class TwoDBest:
+class TwoDBest(TwoD):
     """In every ``m`` x ``m`` block the best choice with ``n`` in each row and each column.
 
     So the transposed mask is N:M too. Up to ``m`` = 4 every choice is tried (ASP's
@@ -22,16 +23,12 @@ class TwoDBest:
     at 16:32, with a progress bar. ``2d_fast`` keeps at most half a percent less.
     """
 
-    n: int
-    m: int
-
-    def __post_init__(self) -> None:
-        require_n_of_m(self.n, self.m)
+    name: ClassVar[str] = "2d_best"
 
     @property
-    def multiples(self) -> tuple[int, int]:
-        """Outputs and channels come in blocks of ``m``."""
-        return self.m, self.m
+    def searched_as(self) -> str:
+        """Orders are judged by these masks themselves where all choices of a block can be tried."""
+        return str(self) if self.m <= ENUMERATED else f"{self.n}:{self.m}"
 
     def __call__(self, scores: Tensor) -> Tensor:
         """The mask of ``(positions, outputs, channels)`` scores."""

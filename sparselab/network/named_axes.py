@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from sparselab import saliency as saliency_module
-from sparselab.core.layers import LayerWeight, Names, layer_weights, why_not
+from sparselab.core.layers import LayerWeight, Names, layer_weights
 from sparselab.core.models import unwrap
 from sparselab.core.patterns import Pattern
 from sparselab.core.weight_matrix import to_matrix
+from sparselab.masks.eligibility import why_not
 from sparselab.network.analysis import Analysis, analyse
 from sparselab.network.axes import Indices, leaves_of
 from sparselab.network.free_axes import Axis, free_axes

@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from sparselab.core.layers import LayerWeight
 from sparselab.core.models import unwrap
@@ -17,7 +17,7 @@ from sparselab.network.analysis import Analysis, analyse
 from sparselab.network.findings import Findings
 from sparselab.network.free_axes import Axis, Orders, free_axes
 from sparselab.network.named_axes import chosen_layers
-from sparselab.network.plan import Plan
+from sparselab.network.plan import Plan, as_optimizers
 from sparselab.network.ranks import on_one_rank
 from sparselab.network.report import PermutationReport
 from sparselab.network.search_problems import consumers_of
@@ -37,7 +37,7 @@ def permute(
     *,
     strategy: str | Strategy = "auto",
     saliency: ModelSaliency = "magnitude",
-    optimizer: torch.optim.Optimizer | None = None,
+    optimizer: Optimizer | Iterable[Optimizer] | None = None,
     include: Iterable[str] | None = None,
     exclude: Iterable[str] | None = None,
     seed: int = 0,
@@ -52,7 +52,7 @@ def permute(
     model is traced on them once (``torch.export``, evaluation mode). Every set of channels that can
     be reordered without changing the outputs is found, an order of it is searched, and all tensors
     that it touches are moved: weights, biases, statistics, gradients and the state of
-    ``optimizer``. Parameters remain the same objects.
+    ``optimizer``, one or several. Parameters remain the same objects.
 
     ``include`` and ``exclude`` choose the weights whose retained saliency counts, by names of
     weights or modules with ``*`` and ``?``; ``saliency`` may be a mapping from weight name to
@@ -84,13 +84,12 @@ def permute(
         raise ValueError(f"verify is True, False or {OWN_DTYPE!r}, got {verify!r}")
     if not isinstance(model, nn.Module):
         raise ValueError(f"permute takes a torch.nn.Module, got a {type(model).__name__}")
-    if optimizer is not None and not hasattr(optimizer, "state"):
-        raise ValueError(f"optimizer takes a torch.optim.Optimizer, whose state moves along, got {optimizer!r}")
+    optimizers = as_optimizers(optimizer)
     settings = SearchSettings(Pattern.parse(pattern), strategy, saliency, seed, backend)
     inner = unwrap(model)
     layers = chosen_layers(inner, settings.pattern, include, exclude)
     report = on_one_rank(lambda: _found(inner, example_inputs, layers, settings, verify, strict))
-    report.plan.apply(inner, optimizer)
+    report.plan.apply(inner, optimizers)
     return report
 
 

@@ -2,58 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from sparselab.core.interrupts import interrupted_afterwards
 from sparselab.core.models import unwrap
+from sparselab.core.moves import Indices, Move, moved
 from sparselab.network.analysis import Analysis, place_of
-from sparselab.network.axes import Indices, Leaf, leaves_of
+from sparselab.network.axes import Leaf, leaves_of
 from sparselab.network.free_axes import Axis, Orders, order_of, spans
-from sparselab.saliency import Ria, Saliency, Wanda
 
 FORMAT, VERSION = "sparselab.plan", 1
 
-
-@dataclass(frozen=True, eq=False)
-class Move:
-    """One tensor's dimensions ``first`` to ``last`` (inclusive), flattened together, put in ``order``.
-
-    ``names`` are all the names that the model has for the tensor. ``new.flatten(first, last) ==
-    old.flatten(first, last).index_select(first, order)``.
-    """
-
-    names: tuple[str, ...]
-    shape: tuple[int, ...]
-    first: int
-    last: int
-    order: Indices
-
-    def __call__(self, tensor: Tensor) -> Tensor:
-        """A moved copy of ``tensor``, which ``fits``."""
-        index = torch.from_numpy(self.order).to(tensor.device)
-        flat = tensor.flatten(self.first, self.last)
-        return flat.index_select(self.first, index).reshape(tensor.shape)
-
-    def fits(self, state: Tensor) -> bool:
-        """Whether ``state`` moves along: it has the shape, or is one number where the shape has many (Adafactor's)."""
-        broadcasts = state.ndim == len(self.shape) and all(
-            have in (1, size) for have, size in zip(state.shape, self.shape, strict=True)
-        )
-        span = slice(self.first, self.last + 1)
-        return broadcasts and tuple(state.shape[span]) == self.shape[span]
-
-    def inverse(self) -> Move:
-        """The move that undoes this one."""
-        return Move(self.names, self.shape, self.first, self.last, np.argsort(self.order))
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,17 +58,17 @@ class Plan:
         """The plan that undoes this one."""
         return Plan(tuple(move.inverse() for move in reversed(self.moves)))
 
-    def apply(self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Move every tensor of ``model`` in place, with its gradient and its state in ``optimizer``.
+    def apply(self, model: nn.Module, optimizer: Optimizer | Iterable[Optimizer] | None = None) -> None:
+        """Move every tensor of ``model`` in place, with its gradient and its state in ``optimizer``, one or several.
 
         State that has the tensor's shape moves, or that broadcasts to it (the sums of Adafactor); any other stays as it is,
         so an optimizer that lays parameters out anew (LBFGS, Shampoo) is best started again.
 
         ``model`` may be wrapped (``torch.compile``, ``DataParallel``, ``AveragedModel``). Parameters stay the same
-        objects. Raises ``ValueError``, and changes nothing, when a name is missing or a shape differs; an interruption
-        waits until all is moved, any other failure puts back what was moved.
+        objects. Raises ``ValueError``, and changes nothing, when a name is missing, a shape differs or ``optimizer`` is none;
+        an interruption waits until all is moved, any other failure puts back what was moved.
         """
-        targets = self._targets(unwrap(model), optimizer)
+        targets = self._targets(unwrap(model), as_optimizers(optimizer))
         done: list[tuple[Move, Tensor]] = []
         with torch.no_grad(), interrupted_afterwards():
             try:
@@ -110,12 +80,14 @@ class Plan:
                     tensor.copy_(move.inverse()(tensor))
                 raise
 
-    def moved(self, saliency: Mapping[str, Saliency]) -> dict[str, Saliency]:
-        """The ``saliency`` by weight name that fits a model to which this plan was applied.
+    def moved(self, held: Mapping[str, T]) -> dict[str, T]:
+        """What fits a model to which this plan was applied, of what was ``held`` by weight name before.
 
-        Tensors of scores and the norms of ``Wanda`` and ``Ria`` move as their weights did; a name or another callable
-        sees the weight itself, and stays. Raises ``ValueError`` when a tensor has not its weight's shape.
+        Scores move as their weights did, and so do statistics and saliencies that hold some
+        (``sparselab.core.moves.Movable``); a name or another callable sees the weight itself, and
+        stays. Raises ``ValueError`` when a tensor has not its weight's shape.
 
+        >>> from sparselab.saliency import Wanda
         >>> plan = Plan((Move(("weight",), (1, 2), 1, 1, np.array([1, 0])),))
         >>> plan.moved({"weight": Wanda(torch.tensor([3.0, 4.0]))})["weight"].norms
         tensor([[4., 3.]])
@@ -124,9 +96,9 @@ class Plan:
         for move in self.moves:
             for name in move.names:
                 moves.setdefault(name, []).append(move)
-        return {name: _moved(criterion, moves.get(name, ())) for name, criterion in saliency.items()}
+        return {name: moved(each, moves.get(name, ())) for name, each in held.items()}
 
-    def _targets(self, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> list[tuple[Move, Tensor]]:
+    def _targets(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> list[tuple[Move, Tensor]]:
         """Every tensor to move, in order: those of the model once however many names they have, gradients, state."""
         tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
         tensors.update(model.named_buffers(remove_duplicate=False))
@@ -151,9 +123,9 @@ class Plan:
                 )
             companions = [*alike.values()][:1]  # several Parameters may be one place in memory, each with a state
             companions += [tensor.grad for tensor in alike.values() if tensor.grad is not None]
-            if optimizer is not None:
-                states = [state for tensor in alike.values() for state in optimizer.state.get(tensor, {}).values()]
-                companions += [state for state in states if isinstance(state, Tensor)]
+            states = [each.state.get(tensor, {}) for each in optimizers for tensor in alike.values()]
+            values = {id(value): value for state in states for value in state.values()}  # a wrapper shows another's
+            companions += [value for value in values.values() if isinstance(value, Tensor)]
             targets += [(move, each) for each in companions for move in planned if move.fits(each)]
         return targets
 
@@ -207,30 +179,17 @@ class Plan:
         return cls.from_json(data)
 
 
-def _moved(saliency: Saliency, moves: Sequence[Move]) -> Saliency:
-    if isinstance(saliency, Tensor):
-        for move in moves:
-            if tuple(saliency.shape) != move.shape:
-                raise ValueError(
-                    f"scores of {move.names[0]!r} have shape {tuple(saliency.shape)}, the weight {move.shape}: they must agree"
-                )
-            saliency = move(saliency)
-    elif isinstance(saliency, (Wanda, Ria)):
-        for move in moves:
-            saliency = dataclasses.replace(saliency, norms=_moved_norms(saliency, move))
-    return saliency
-
-
-def _moved_norms(saliency: Wanda | Ria, move: Move) -> Tensor:
-    """Norms that broadcast against the weight, moved with it; what they are alike in stays as small as it is."""
-    norms = saliency.norms
-    if norms.ndim == 1 and len(move.shape) > 1:
-        channel_dim = saliency.channel_dim % len(move.shape)
-        norms = norms.reshape([-1 if dim == channel_dim else 1 for dim in range(len(move.shape))])
-    span = range(move.first, move.last + 1)
-    if all(norms.shape[dim] == 1 for dim in span):
-        return norms
-    return move(norms.expand([size if dim in span else -1 for dim, size in enumerate(move.shape)]))
+def as_optimizers(optimizer: Optimizer | Iterable[Optimizer] | None) -> tuple[Optimizer, ...]:
+    """The optimizers whose state moves along, each once; ``ValueError`` for what keeps no state of parameters."""
+    if optimizer is None:
+        return ()
+    given = tuple(optimizer) if isinstance(optimizer, Iterable) else (optimizer,)
+    if not all(isinstance(getattr(each, "state", None), Mapping) for each in given):
+        raise ValueError(
+            "optimizer takes a torch.optim.Optimizer, or several of them in a list, whose state moves along, "
+            f"got {reprlib.repr(optimizer)}"
+        )
+    return tuple({id(each): each for each in given}.values())
 
 
 def _as_order(values: Sequence[int]) -> Indices:

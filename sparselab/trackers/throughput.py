@@ -40,6 +40,14 @@ class ThroughputTracker(Tracker):
         self._last = time.perf_counter()
         self._start, self._counted = self._last - state["seconds"], self.step
 
+    def __getstate__(self) -> dict[str, Any]:
+        now = time.perf_counter()  # another process has another clock
+        return {**self.__dict__, "_start": self._start - now, "_last": self._last - now}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        now = time.perf_counter()
+        self.__dict__.update(state, _start=state["_start"] + now, _last=state["_last"] + now)
+
     def observe(self) -> Iterator[Mapping[str, Any]]:
         """One row."""
         now = time.perf_counter()

@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sparselab.core.models import cuda_devices, evaluating
+from sparselab.training.step_hooks import StepHooks
 
 
 class Tracker:
@@ -35,18 +36,16 @@ class Tracker:
         self.every = every
         self.step = 0
         self.rows: list[dict[str, Any]] = []
-        self._handle: Any = None
+        self._hooks = StepHooks(self._after_step)
 
     def attach(self, optimizer: Optimizer) -> None:
         """Watch ``optimizer``'s steps from now on; a tracker watches one optimizer at a time."""
         self.detach()
-        self._handle = optimizer.register_step_post_hook(self._after_step)
+        self._hooks.add(optimizer)
 
     def detach(self) -> None:
         """Watch no longer; the rows stay."""
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        self._hooks.clear()
 
     @property
     def frame(self) -> pd.DataFrame:

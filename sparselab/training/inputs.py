@@ -44,11 +44,8 @@ class InputWatcher:
             given = dict(kwargs) if kwargs else args
             self.seen = tree_map(lambda entry: entry.detach().clone() if isinstance(entry, Tensor) else entry, given)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> InputWatcher:
-        """A copy of the model is not watched."""
-        other = object.__new__(InputWatcher)
-        other.seen, other._watching = None, False
-        return other
+    def __getstate__(self) -> dict[str, Any]:
+        return {"seen": None, "_watching": False}  # a copy of the model, by pickle too, is not watched
 
 
 def infer_inputs(model: nn.Module) -> Any:

@@ -1,55 +1,77 @@
-"""The masked weights of a model: buffers, pruned values and the few things a schedule can do with them."""
+"""The masked weights of a model: buffers, pruned values, the state they are in and what leads to another."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from fractions import Fraction
+from enum import Enum
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from sparselab import saliency as saliency_module
 from sparselab.core import measures
 from sparselab.core.layers import LayerWeight
-from sparselab.core.patterns import Pattern
-from sparselab.masks import MaskCalculator, calculator, create_mask
-from sparselab.saliency import ModelSaliency
-from sparselab.training.selection import AnyPattern
+from sparselab.masks import MaskCalculator
+from sparselab.network.plan import Plan
+from sparselab.pruners import Pruned
+from sparselab.training.choice import Choice
+
+
+class MaskState(Enum):
+    """Where a model and its masks are; ``MaskedWeights`` says what leads from one state to another."""
+
+    DENSE = "dense"  # no masks were computed: all ones, or those that came with the weights of a checkpoint
+    PRUNED = "pruned"  # weights are zero where their masks say so
+    FADING = "fading"  # masks are chosen, and the weights that they take are on their way to zero
+    UNMASKED = "unmasked"  # masks were computed and are turned off: all ones
+    RESTORED = "restored"  # kept pruned values are in the weights, for an optimizer to move
+    REMOVED = "removed"  # the buffers are gone and the model is a plain one
 
 
 class MaskedWeights:
-    """The sparse weights of a model, each with a bool mask buffer, which is all ones until ``compute``.
+    """The sparse weights of a model, each with a bool mask buffer, and the state that they are in.
 
     This is what schedules act on; users meet it through ``Sparsifier``. ``keep_pruned`` adds a buffer on the CPU with the
-    values that the mask took. The buffers have ASP's names and live in the layers' modules. ``before_first`` is called once,
-    before the first masks are computed.
+    values that the mask took. The buffers have ASP's names and live in the layers' modules once ``add_buffers`` was called;
+    masks are all ones until ``compute``. ``before_first`` is called before the first masks are computed.
+
+    A schedule acts through ``compute``, ``unmask``, ``restore_dense``, ``apply``, ``apply_to_gradients`` and
+    ``decay_pruned``; the ``Sparsifier`` says what happens besides: ``begin_step``, ``end_step``, ``settle`` where a step may
+    have failed, ``follow`` where a plan moved the weights, ``load_state_dict`` where a run is resumed.
     """
 
     def __init__(
-        self, layers: Sequence[LayerWeight], pattern: AnyPattern, saliency: ModelSaliency, keep_pruned: bool
+        self,
+        layers: Sequence[LayerWeight],
+        choice: Choice,
+        keep_pruned: bool,
+        before_first: Callable[[], None],
     ) -> None:
         self.layers = list(layers)
-        self.pattern = Pattern.parse(pattern) if isinstance(pattern, (str, Pattern)) else None
-        self._calculate = calculator(pattern) if isinstance(pattern, (str, Pattern, MaskCalculator)) else pattern
-        self.saliency = saliency
+        self.choice = self._dense_choice = choice
         self.keep_pruned = keep_pruned
-        self.fading = False
-        self.uncovered = False
+        self.state = MaskState.DENSE
         self.generation = 0
-        self.gradient_scale: Tensor | None = None
         self.shares: dict[str, float] = {}
-        self.before_first: Callable[[], None] | None = None
+        self.plan = Plan()
+        self._before_first = before_first
+        self._stepping = False
+        self._gradient_scale: Tensor | None = None
+
+    def add_buffers(self) -> None:
+        """Give every weight a mask of ones; ``ValueError``, and nothing is done, where one has a mask already."""
         for layer in self.layers:
             if hasattr(layer.module, mask_buffer(layer)):
                 raise ValueError(
-                    f"{layer.name!r} has a mask already: finalize() the Sparsifier that put it there first"
+                    f"{layer.name!r} has a mask already: finalize() the Sparsifier that put it there first. The copy of a "
+                    "masked model needs a copy of its Sparsifier, made in one call: copy.deepcopy((model, sparsifier))"
                 )
         for layer in self.layers:
             weight = layer.weight.detach()
             layer.module.register_buffer(mask_buffer(layer), torch.ones_like(weight, dtype=torch.bool))
-            if keep_pruned:
+            if self.keep_pruned:
                 layer.module.register_buffer(pruned_buffer(layer), torch.zeros_like(weight, device="cpu"))
 
     # -------------------------------------------------------------------------------------------------- what is there
@@ -73,39 +95,33 @@ class MaskedWeights:
     def dense(self, layer: LayerWeight) -> Tensor:
         """The weight with its pruned values back, as far as they were kept."""
         weight = layer.weight.detach()
-        if not self.keep_pruned or self.uncovered:
+        if not self.keep_pruned or self.state is MaskState.RESTORED:
             return weight
         pruned: Tensor = getattr(layer.module, pruned_buffer(layer))
         return torch.where(_mask(layer), weight, pruned.to(weight.device, weight.dtype))
 
     # ------------------------------------------------------------------------------------------ what a schedule can do
 
-    def compute(self, keep: int | None = None, *, vanish: bool = True) -> None:
+    def compute(self, stage: MaskCalculator | None = None, *, vanish: bool = True) -> None:
         """New masks from the weights as they are, kept pruned values returned first; then prune by them.
 
-        ``keep`` is the N of this moment, where it is not the pattern's own. With ``vanish=False`` the masks are set but
+        ``stage`` is the calculator of this moment, where it is not the final one. With ``vanish=False`` the masks are set but
         the weights stay, for ``apply(fade)`` to take. All masks are computed before anything changes, and a failure or
-        interruption while they are put in place puts back what was there.
+        interruption while they are put in place puts back what was there. ``RuntimeError`` after ``remove``.
         """
-        if self.before_first is not None:
-            if not self.any_masked():  # masks that were loaded belong to weights that are where they should be
-                self.before_first()
-            self.before_first = None
-        calculate = self._calculate if keep is None else self._keeping(keep)
-        dense = [self.dense(layer) for layer in self.layers]
-        masks = [self.new_mask(layer, weight, calculate) for layer, weight in zip(self.layers, dense)]
-        shares = {layer.name: _share(weight, mask) for layer, weight, mask in zip(self.layers, dense, masks)}
-        with torch.no_grad(), self._all_or_nothing():
-            for layer, weight, mask in zip(self.layers, dense, masks):
-                if self.keep_pruned:
-                    getattr(layer.module, pruned_buffer(layer)).copy_(torch.where(mask, 0, weight))
-                _mask(layer).copy_(mask)
-                layer.weight.copy_(torch.where(mask, weight, 0) if vanish else weight)
-        self.shares, self.fading, self.uncovered = shares, not vanish, False
-        self.generation += 1
+        self.require_buffers()
+        if self.state is MaskState.DENSE and not self.any_masked():  # weights of loaded masks are where they should be
+            self._before_first()
+        weights = [self.dense(layer) for layer in self.layers]
+        pruned = [self.choice(layer, weight, stage) for layer, weight in zip(self.layers, weights)]
+        self._put(weights, pruned, vanish)
 
-    def lift(self) -> None:
-        """Turn masks off (all ones): kept pruned values come back, others start again from zero."""
+    def unmask(self) -> None:
+        """Turn masks off (all ones): kept pruned values come back, others start again from zero.
+
+        ``RuntimeError`` after ``remove``.
+        """
+        self.require_buffers()
         dense = [self.dense(layer) for layer in self.layers]
         with torch.no_grad(), self._all_or_nothing():
             for layer, weight in zip(self.layers, dense):
@@ -113,32 +129,54 @@ class MaskedWeights:
                 _mask(layer).fill_(True)
                 if self.keep_pruned:
                     getattr(layer.module, pruned_buffer(layer)).zero_()
-        self.shares, self.fading, self.uncovered = {}, False, False
+        self.shares = {}
+        if self.state is not MaskState.DENSE:
+            self.state = MaskState.UNMASKED
         self.generation += 1
 
-    def uncover(self) -> None:
+    def restore_dense(self) -> None:
         """Put kept pruned values back into the weights, masks staying, so that an optimizer moves the dense weights.
 
-        The next ``apply`` or ``compute`` takes them out and keeps them again.
+        The next ``apply`` or ``compute`` takes them out and keeps them again. Where no masks were computed, or they are
+        off, the weights are dense and nothing is done. Raises ``RuntimeError`` when pruned values were not kept, while
+        weights fade, and after ``remove``.
         """
+        self.require_buffers()
         if not self.keep_pruned:
             raise RuntimeError("pruned values were not kept, so they cannot be put back: use keep_pruned=True")
+        if self.state is MaskState.FADING:
+            raise RuntimeError(
+                "the weights that masks take are fading and in the model still, so there is nothing to put back: "
+                "prune them by apply() first, or turn masks off by unmask()"
+            )
+        if self.state is not MaskState.PRUNED:
+            return
         with torch.no_grad():
             for layer in self.layers:
                 layer.weight.copy_(self.dense(layer))
-        self.uncovered = True
+        self.state = MaskState.RESTORED
 
     def apply(self, fade: float = 0.0) -> None:
-        """Multiply what the masks take by ``fade``; at 0, the default, it is pruned."""
+        """Multiply what the masks take by ``fade``; at 0, the default, it is pruned.
+
+        Raises ``RuntimeError`` for another ``fade`` after ``restore_dense``: what was put back is kept, not faded.
+        """
+        restored = self.state is MaskState.RESTORED
+        if restored and fade:
+            raise RuntimeError(
+                f"apply({fade}) fades weights, and these are dense weights that restore_dense() put back: apply() takes "
+                "them out and keeps them; to let them fade, compute(vanish=False) first"
+            )
         with torch.no_grad():
             for layer in self.layers:
-                if self.uncovered:
+                if restored:
                     getattr(layer.module, pruned_buffer(layer)).copy_(torch.where(_mask(layer), 0, layer.weight))
                 if fade:
                     layer.weight.mul_(torch.where(_mask(layer), 1.0, fade))
                 else:
                     layer.weight.mul_(_mask(layer))
-        self.fading, self.uncovered = self.fading and fade > 0, False
+        if self.state in (MaskState.PRUNED, MaskState.FADING, MaskState.RESTORED):
+            self.state = MaskState.FADING if fade else MaskState.PRUNED
 
     def apply_to_gradients(self) -> None:
         """Zero the gradients of pruned weights, so that neither they nor norms and momenta see them."""
@@ -149,12 +187,67 @@ class MaskedWeights:
     def decay_pruned(self, decay: float) -> None:
         """Add ``decay`` times each pruned weight to its gradient, so that a step draws it towards zero.
 
-        Gradients that carry a factor (``gradient_scale``, of mixed precision) get it times that factor.
+        Gradients that carry a factor during this step (of mixed precision) get it times that factor.
         """
-        factor = decay if self.gradient_scale is None else decay * float(self.gradient_scale)
+        factor = decay if self._gradient_scale is None else decay * float(self._gradient_scale)
         for layer in self.layers:
             if (gradient := layer.weight.grad) is not None:
                 gradient.add_(torch.where(_mask(layer), 0, self.dense(layer)), alpha=factor)
+
+    # ---------------------------------------------------------------------------------------------------- what happens
+
+    def begin_step(self, optimizer: Optimizer) -> None:
+        """``optimizer`` is about to move the weights; what a step before left half-way is settled first."""
+        self.settle()
+        self._stepping = True
+        # A fused optimizer divides gradients by GradScaler's factor inside its step, so here they still carry it.
+        self._gradient_scale = getattr(optimizer, "grad_scale", None)
+
+    def end_step(self) -> None:
+        """The step is over, and the weights are as the schedule wants them."""
+        self._stepping, self._gradient_scale = False, None
+
+    def settle(self) -> None:
+        """Take out what a step that failed half-way put where masks say zero; nothing to do after any other."""
+        if self._stepping:
+            self.end_step()
+            if self.state is not MaskState.FADING:
+                self.apply()
+
+    def follow(self, plan: Plan) -> None:
+        """``plan`` is what has moved the dense weights until now: scores and norms that the user gave move as they did."""
+        self.choice = self._dense_choice.moved(self.layers, plan)
+        self.plan = plan
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state, what masks kept and what was permuted, as plain values; masks are in the model's own."""
+        return {"state": self.state.value, "shares": dict(self.shares), "plan": self.plan.to_json()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Be where ``state_dict`` was taken; the model's own state has replaced masks and weights, or will.
+
+        Raises ``ValueError`` for a state without masks, and ``RuntimeError`` after ``remove``.
+        """
+        self.require_buffers()
+        loaded = MaskState(state["state"]) if "state" in state else _state_of_older(state)
+        if loaded is MaskState.REMOVED:
+            raise ValueError("the state of a Sparsifier after finalize(): it has no masks to go on with")
+        if "plan" in state:
+            self.follow(Plan.from_json(state["plan"]))
+        self.state, self.shares = loaded, dict(state["shares"])
+        self.end_step()  # what a step that failed here left is replaced
+
+    def remove(self) -> None:
+        """Take every buffer out of the model for good; the weights stay as they are."""
+        self._remove_buffers()
+        self.layers.clear()
+        self.end_step()
+        self.state = MaskState.REMOVED
+
+    def require_buffers(self) -> None:
+        """Raise ``RuntimeError`` after ``remove``."""
+        if self.state is MaskState.REMOVED:
+            raise RuntimeError("finalize() took the masks out of this model: make a new Sparsifier to prune it again")
 
     # ------------------------------------------------------------------------------------------------------- the rest
 
@@ -162,15 +255,14 @@ class MaskedWeights:
     def without_buffers(self) -> Iterator[None]:
         """The model as if it had no masks; they are back afterwards."""
         kept = [(module, name, getattr(module, name)) for module, name in self._buffers()]
-        self.remove()
+        self._remove_buffers()
         try:
             yield
         finally:
             for module, name, tensor in kept:
                 module.register_buffer(name, tensor)
 
-    def remove(self) -> None:
-        """Take every buffer out of the model."""
+    def _remove_buffers(self) -> None:
         for module, name in self._buffers():
             delattr(module, name)
 
@@ -192,28 +284,31 @@ class MaskedWeights:
                 tensor.copy_(old)
             raise
 
-    def _keeping(self, keep: int) -> MaskCalculator:
-        if self.pattern is None or self.pattern.m is None:
-            raise ValueError(f"keeping {keep} of every M needs an N:M pattern such as '2:4', got {self._calculate!r}")
-        density = float(Fraction(keep, self.pattern.m))
-        return calculator(dataclasses.replace(self.pattern, n=keep, density=density))
+    def _put(self, weights: Sequence[Tensor], pruned: Sequence[Pruned], vanish: bool) -> None:
+        """Put what was decided for the dense ``weights`` in place: all of it or, on any failure, nothing."""
+        decided = list(zip(self.layers, weights, pruned))
+        shares = {layer.name: _share(weight, found.mask) for layer, weight, found in decided}
+        with torch.no_grad(), self._all_or_nothing():
+            for layer, weight, found in decided:
+                if self.keep_pruned:
+                    getattr(layer.module, pruned_buffer(layer)).copy_(torch.where(found.mask, 0, weight))
+                _mask(layer).copy_(found.mask)
+                layer.weight.copy_(found.weight if vanish else torch.where(found.mask, found.weight, weight))
+        self.shares, self.state = shares, MaskState.PRUNED if vanish else MaskState.FADING
+        self.generation += 1
 
-    def new_mask(self, layer: LayerWeight, weight: Tensor, calculate: object = None) -> Tensor:
+    def new_mask(self, layer: LayerWeight, weight: Tensor) -> Tensor:
         """The mask that ``weight`` would get as the weight of ``layer``; nothing is changed."""
-        calculate = self._calculate if calculate is None else calculate
-        if not isinstance(calculate, MaskCalculator):
-            assert callable(calculate)
-            mask = calculate(weight)
-            if not isinstance(mask, Tensor) or mask.shape != weight.shape:
-                raise ValueError(
-                    f"layer {layer.name!r}: the mask function must return a tensor of shape {tuple(weight.shape)}"
-                )
-            return mask.to(weight.device).bool()
-        criterion = saliency_module.for_layer(self.saliency, layer.name)
-        try:
-            return create_mask(weight, calculate, channel_dim=layer.channel_dim, saliency=criterion)
-        except ValueError as error:
-            raise ValueError(f"layer {layer.name!r}: {error}") from error
+        return self.choice(layer, weight).mask
+
+
+def _state_of_older(state: Mapping[str, Any]) -> MaskState:
+    """The state that a ``state_dict`` without one was taken in."""
+    if state["fading"]:
+        return MaskState.FADING
+    if state["shares"]:
+        return MaskState.PRUNED
+    return MaskState.UNMASKED if state.get("computed") else MaskState.DENSE
 
 
 def _share(weight: Tensor, mask: Tensor) -> float:

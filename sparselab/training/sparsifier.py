@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparselab import saliency as saliency_module
 from sparselab.core.layers import Names, is_wrapped, layer_weights
 from sparselab.core.models import unwrap
-from sparselab.core.patterns import Pattern
-from sparselab.network.plan import Plan
+from sparselab.masks import AnyPattern
 from sparselab.permutation.strategy import Strategy
+from sparselab.pruners import Pruner
 from sparselab.saliency import ModelSaliency
-from sparselab.training.masked import MaskedWeights, mask_buffer, pruned_buffer
-from sparselab.training.permuted import AllStates, moved_saliency
+from sparselab.training.choice import Choice, Statistics
+from sparselab.training.masked import MaskedWeights, MaskState, mask_buffer, pruned_buffer
 from sparselab.training.schedules import SCHEDULES, Schedule
-from sparselab.training.selection import AnyPattern, Selection
+from sparselab.training.selection import Selection
+from sparselab.training.step_hooks import StepHooks
 
 if TYPE_CHECKING:
     from sparselab.network.report import PermutationReport
@@ -40,13 +40,18 @@ class Sparsifier:
 
     ``model`` may be wrapped (``torch.compile``, ``DistributedDataParallel``). ``pattern`` is a pattern, a mask calculator
     or a function ``weight -> mask``. ``include`` and ``exclude`` are names of weights or modules, ``*`` and ``?`` allowed.
-    ``saliency`` is a name, a callable, a tensor, or a mapping from weight name to any of these. ``rule`` is an eligibility
+    ``saliency`` is a name, a callable, a tensor, or a mapping from weight name to any of these. In place of it
+    ``pruner`` (a name with options, or an object) chooses masks and may change the weights that stay; the
+    ``statistics`` that either needs are what ``sl.statistics.collect`` returns. ``rule`` is an eligibility
     rule (``"divisible"``, ``"asp"``), ``layer_types`` the module types to prune, ``custom`` further types with the names
     of their weights.
 
     Given ``example_inputs``, what the model takes, channels are permuted before the first masks are computed, by the
     strategy ``permutation`` (``None``: never); ``permutation_report`` says what that did. The state of attached optimizers
     and scores given as ``saliency`` move along; other copies of the weights (an EMA) must be made afterwards.
+
+    ``copy.deepcopy((model, optimizer, sparsifier))``, and a pickle of them, goes on masking as the original does; a copy of
+    model and optimizer alone has nobody who keeps its masks.
 
     Deterministic. Raises ``ValueError`` for unknown names and for a model that has masks already.
 
@@ -63,9 +68,11 @@ class Sparsifier:
     def __init__(
         self,
         model: nn.Module,
-        pattern: AnyPattern = "2:4",
+        pattern: AnyPattern | Callable[[Tensor], Tensor] = "2:4",
         *,
         saliency: ModelSaliency = "magnitude",
+        pruner: str | Pruner | None = None,
+        statistics: Statistics | None = None,
         include: Iterable[str] | None = None,
         exclude: Iterable[str] | None = None,
         schedule: str | Schedule = "one_shot",
@@ -78,31 +85,21 @@ class Sparsifier:
     ) -> None:
         self.model = unwrap(model)
         self.schedule = SCHEDULES.resolve(schedule)
-        if isinstance(saliency, str):
-            saliency_module.scores(torch.empty(0), saliency)  # refuses a name that is none, or needs data
+        choice = Choice.of(pattern, saliency, pruner, statistics)
+        self.schedule.check(choice.calculator)
         self.permutation = _strategy(permutation)
         self.example_inputs = example_inputs
         self.permutation_report: PermutationReport | None = None
-        self._plan = Plan()
-        self._choose = Selection(
-            Names.of(include, exclude),
-            None if layer_types is None else tuple(layer_types),
-            custom,
-            rule,
-        )
-        chosen = self._choose(self.model, pattern)
+        self.step: int | None = None
+        types = None if layer_types is None else tuple(layer_types)
+        self._choose = Selection(Names.of(include, exclude), types, custom, rule)
+        chosen = self._choose(self.model, choice.calculator)
         self._reasons = {name: reason for name, (_, reason) in chosen.items()}
         layers = [layer for layer, reason in chosen.values() if reason is None]
-        self.weights = MaskedWeights(layers, pattern, saliency, keep_pruned or self.schedule.keep_pruned)
-        try:
-            self.schedule.check(self.weights.pattern)
-        except ValueError:
-            self.weights.remove()
-            raise
-        self.weights.before_first = self._permute
-        self._attached: list[tuple[Optimizer, list[Any]]] = []
-        self._mid_step = False
-        self.step: int | None = None
+        keep_pruned = keep_pruned or self.schedule.keep_pruned
+        self.weights = MaskedWeights(layers, choice, keep_pruned, before_first=self._permute)
+        self.weights.add_buffers()
+        self._hooks = StepHooks(self._after_step, self._before_step, first=True)
 
     # ----------------------------------------------------------------------------------------------------------- state
 
@@ -115,6 +112,11 @@ class Sparsifier:
     def keep_pruned(self) -> bool:
         """Whether pruned values are kept."""
         return self.weights.keep_pruned
+
+    @property
+    def optimizers(self) -> tuple[Optimizer, ...]:
+        """The optimizers that are attached; the first is the schedule's clock."""
+        return self._hooks.optimizers
 
     @property
     def enabled(self) -> bool:
@@ -145,9 +147,8 @@ class Sparsifier:
 
     def describe(self) -> dict[str, Any]:
         """What makes this run another than one with the same recipe: pattern, schedule and layers, as plain text."""
-        pattern = self.weights.pattern
         return {
-            "pattern": "a function" if pattern is None else str(pattern),
+            "pattern": str(self.weights.choice),
             "schedule": repr(self.schedule),
             "layers": sorted(self.masks),
         }
@@ -155,30 +156,21 @@ class Sparsifier:
     def state_dict(self) -> dict[str, Any]:
         """Where the schedule is, and what was permuted. The masks are in the model's own ``state_dict``; save both, and
         the optimizer's."""
-        self._settle()
-        return {
-            "step": self.step,
-            "fading": self.weights.fading,
-            "shares": dict(self.weights.shares),
-            "computed": self.weights.before_first is None,
-            "plan": self._plan.to_json(),
-        }
+        self.weights.settle()
+        return {"step": self.step, **self.weights.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where ``state_dict`` was taken, whatever state this one is in; ``ValueError`` for anything else.
 
         The ``saliency`` that the Sparsifier was made with is that of the dense model; it is moved as the weights were.
         """
-        missing = {"step", "fading", "shares"} - set(state)
-        if missing:
-            raise ValueError(f"not the state of a Sparsifier: {sorted(missing)} missing from {sorted(state)}")
-        self.step, self.weights.fading = state["step"], bool(state["fading"])
-        self.weights.shares = dict(state["shares"])
-        self._mid_step = self.weights.uncovered = False  # the model's own state replaces what a failed step left
-        if state.get("computed", self.weights.shares):
-            self.weights.before_first = None
-        if "plan" in state:
-            self._move_saliency(Plan.from_json(state["plan"]))
+        missing = {"step", "shares"} - set(state)
+        if missing or not {"state", "fading"} & set(state):  # ``fading``: how older ones put it
+            raise ValueError(
+                f"not the state of a Sparsifier: {sorted(missing or {'state'})} missing from {sorted(state)}"
+            )
+        self.weights.load_state_dict(state)
+        self.step = state["step"]
 
     # --------------------------------------------------------------------------------------------------------- actions
 
@@ -189,7 +181,8 @@ class Sparsifier:
         weight changes, so an error leaves the model as it was. Raises ``ValueError`` naming the layer for weights that
         are not finite, and ``RuntimeError`` when the model is pruned already and the pruned values were not kept.
         """
-        self._settle()
+        self.weights.require_buffers()
+        self.weights.settle()
         if not self.keep_pruned and self.weights.any_masked():
             raise RuntimeError(
                 "masks are computed already and the pruned values are gone, so a new mask could only be the old one; "
@@ -208,8 +201,8 @@ class Sparsifier:
         """
         if not self.keep_pruned:
             raise RuntimeError("pruned values were not kept: use keep_pruned=True (ASP: allow_recompute_mask=True)")
-        self._settle()
-        self.weights.lift()
+        self.weights.settle()
+        self.weights.unmask()
         self.step = None
 
     def attach(self, optimizer: Optimizer) -> None:
@@ -219,25 +212,16 @@ class Sparsifier:
         The first optimizer attached, of those that still are, is the schedule's clock. Attaching twice changes nothing. Raises ``ValueError`` for a
         second optimizer where the schedule lets the first move the dense weights.
         """
-        if any(known is optimizer for known, _ in self._attached):
-            return
-        if self._attached and self.schedule.straight_through:
+        self.weights.require_buffers()
+        if self.schedule.straight_through and any(known is not optimizer for known in self.optimizers):
             raise ValueError(
                 f"{self.schedule} works with one optimizer: give it all the parameters, in groups if need be"
             )
-        handles = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
-        ]
-        self._attached.append((optimizer, handles))
+        self._hooks.add(optimizer)
 
     def detach(self, optimizer: Optimizer) -> None:
         """Let go of ``optimizer``, whose steps no longer keep the masks; the masks stay. Nothing to do if not attached."""
-        for known, handles in self._attached:
-            if known is optimizer:
-                for handle in handles:
-                    handle.remove()
-        self._attached = [entry for entry in self._attached if entry[0] is not optimizer]
+        self._hooks.remove(optimizer)
 
     def apply_to(self, copy: nn.Module) -> None:
         """Prune another copy of the model, such as its exponential moving average, by the masks of this moment.
@@ -255,21 +239,15 @@ class Sparsifier:
     def finalize(self) -> None:
         """Leave a plain model: zeros stay in the weights, optimizer hooks and mask buffers go."""
         self.weights.apply()
-        for optimizer, _ in list(self._attached):
-            self.detach(optimizer)
+        self._hooks.clear()
         self.weights.remove()
-        self.weights.layers.clear()
-        self._mid_step = False
 
     # ----------------------------------------------------------------------------------------------------------- hooks
 
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        self._settle()
-        self._mid_step = True
-        # A fused optimizer divides gradients by GradScaler's factor inside its step, so here they still carry it.
-        self.weights.gradient_scale = getattr(optimizer, "grad_scale", None)
+        self.weights.begin_step(optimizer)
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
             self._mask_gradients()
@@ -279,18 +257,18 @@ class Sparsifier:
             return (args[0], masked, *args[2:]), kwargs
         return args, {**kwargs, "closure": masked}
 
-    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if self.step is not None and optimizer is self._attached[0][0]:
+    def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.step is not None and optimizer is self.optimizers[0]:
             self.step += 1
             self.schedule.after_step(self.weights, self.step)
-        elif not self.weights.fading:
+        elif self.weights.state is not MaskState.FADING:
             self.weights.apply()
-        self._mid_step = False
+        self.weights.end_step()
 
     def _masking(self, closure: Callable[[], Any]) -> Callable[[], Any]:
         @functools.wraps(closure)
         def masked() -> Any:
-            if self.weights.uncovered:  # by the evaluation before this one
+            if self.weights.state is MaskState.RESTORED:  # by the evaluation before this one
                 self.weights.apply()
             loss = closure()
             self._mask_gradients()
@@ -304,22 +282,17 @@ class Sparsifier:
         else:
             self.weights.apply_to_gradients()
 
-    def _settle(self) -> None:
-        """After a step that failed half-way: take out what it put where the masks say zero."""
-        if self._mid_step:
-            self._mid_step = False
-            if not self.weights.fading:
-                self.weights.apply()
-
     # ----------------------------------------------------------------------------------------------------- permutation
 
     def _permute(self) -> None:
         """Permute the channels of the dense model, if there is something to trace it with."""
-        pattern = self.weights.pattern
-        if self.permutation is None or self.example_inputs is None or pattern is None or pattern.n is None:
+        choice = self.weights.choice
+        if len(self.weights.plan):  # a model is permuted once, also where its first masks could not be computed then
+            return
+        pattern = None if choice.calculator is None else choice.calculator.searched_as
+        if self.permutation is None or self.example_inputs is None or pattern is None:
             return
         from sparselab.network.permuting import permute
-        from sparselab.network.searching import searchable
 
         known = {layer.name for layer in layer_weights(self.model)}
         layers = [layer for layer in self.weights.layers if layer.name in known]
@@ -329,19 +302,13 @@ class Sparsifier:
             self.permutation_report = permute(
                 self.model,
                 self.example_inputs,
-                pattern if searchable(pattern) else Pattern.nm(*pattern.require_nm("permutation")),  # which helps too
+                pattern,
                 strategy=self.permutation,
-                saliency=self.weights.saliency,
-                optimizer=AllStates([optimizer for optimizer, _ in self._attached]).as_optimizer(),
+                saliency=choice.orders_by,
+                optimizer=self.optimizers,
                 include=[layer.name for layer in layers],
             )
-        self._move_saliency(self.permutation_report.plan)
-
-    def _move_saliency(self, plan: Plan) -> None:
-        """Let scores and norms that the user gave follow the weights; once, as a model is permuted once."""
-        if not len(self._plan):
-            self.weights.saliency = moved_saliency(self.weights.saliency, self.weights.layers, plan)
-            self._plan = plan
+        self.weights.follow(self.permutation_report.plan)
 
 
 def _strategy(permutation: str | Strategy | None) -> Strategy | None:

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import sparselab as sl
-from sparselab.core.layers import layer_weights, why_not
+from sparselab.core.layers import layer_weights
 from sparselab.core.weight_matrix import to_matrix
+from sparselab.masks.eligibility import why_not
 from sparselab.network import search_problems as problems_module
 from sparselab.network import searching
 from sparselab.network import verify as verify_module

@@ -113,6 +113,51 @@ def test_factored_state_and_a_state_for_each_of_two_parameters_in_one_place() ->
         assert relative_error(outputs_of(models[0], x), outputs_of(models[1], x)) < 1e-9
 
 
+class Wrapping(torch.optim.Optimizer):
+    """Shows the groups and the state of another optimizer, as accelerate's does."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+
+    param_groups = property(lambda self: self.optimizer.param_groups)
+    state = property(lambda self: self.optimizer.state)
+
+
+def test_the_state_of_several_optimizers_moves_once_each() -> None:
+    """Two halves of a network, one weight in both; an optimizer that is named twice or shown by another is one."""
+    model, inputs, plan = planned("linear_chain")
+    model.double()
+    inputs = inputs.double()
+    moved = copy.deepcopy(model)
+    optimizers = []
+    for net in (model, moved):
+        weights = list(net.parameters())
+        optimizers.append([torch.optim.Adam(weights[:-1], 0.01), torch.optim.SGD(weights[1:], 0.01, momentum=0.9)])
+
+    def steps() -> None:
+        for net, pair in zip((model, moved), optimizers, strict=True):
+            for _ in range(3):
+                net.zero_grad()
+                net(inputs).square().mean().backward()
+                for optimizer in pair:
+                    optimizer.step()
+
+    steps()
+    adam, sgd = optimizers[1]
+    plan.apply(moved, iter([adam, sgd, Wrapping(sgd), adam]))
+    steps()
+    assert relative_error(outputs_of(model, inputs), outputs_of(moved, inputs)) < 1e-9
+
+
+def test_what_is_no_optimizer_is_refused_before_anything_moves() -> None:
+    model, _, plan = planned("linear_chain")
+    before = copy.deepcopy(model.state_dict())
+    for wrong in ("adam", model.parameters(), [torch.optim.SGD(model.parameters(), 0.1), model], {"a": 1}, 3):
+        with pytest.raises(ValueError, match=r"takes a torch.optim.Optimizer, or several of them in a list"):
+            plan.apply(model, wrong)  # type: ignore[arg-type]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_identity_of_parameters_grad_flags_and_wrappers() -> None:
     model, inputs, plan = planned("linear_chain")
     model[0].weight.requires_grad_(False)

@@ -9,6 +9,8 @@ import torch
 
 import sparselab as sl
 from sparselab.core.layers import layer_weights
+from sparselab.metrics import measure
+from sparselab.metrics.metric import as_metrics
 from sparselab.tasks import TASKS, Recipe, evaluate, fresh_model, get_task, train
 from sparselab.tasks.fashion_mnist import read_idx
 from sparselab.tasks.images import Images, ShiftAndFlip
@@ -42,7 +44,7 @@ def test_contract(spec):
     model = fresh_model(task)
     batch = task.train_data[torch.arange(8)]
     assert task.loss(model, batch).isfinite()
-    metrics = task.metrics(model, task.eval_data[torch.arange(4)])
+    metrics = measure(as_metrics(task.metrics), model, [(task.eval_data[torch.arange(4)], 4)])
     assert 0 <= metrics["top1"] <= 100
     sparsifier = sl.Sparsifier(model, "2:4", include=task.include)
     assert len(sparsifier.masks) > 1

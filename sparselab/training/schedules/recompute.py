@@ -42,6 +42,6 @@ class Recompute(Schedule):
         elif into == 0:
             weights.compute()
         elif self.regrow and into == self.every - self.grow:
-            weights.lift()
+            weights.unmask()
         else:
             weights.apply()

@@ -39,7 +39,7 @@ class SrSte(Schedule):
 
     def before_step(self, weights: MaskedWeights, step: int) -> None:
         """The dense weights for the optimizer to move, their gradients with the decay."""
-        weights.uncover()
+        weights.restore_dense()
         weights.decay_pruned(self.decay)
 
     def after_step(self, weights: MaskedWeights, step: int) -> None:

@@ -1,0 +1,69 @@
+"""Calls around the steps of optimizers that go along when everything is copied or pickled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+Before = Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]] | None]
+After = Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], None]
+
+
+class StepHooks:
+    """Calls ``after`` each step of the optimizers that were added, and ``before`` it.
+
+    ``torch.optim.Optimizer`` drops its hooks when it is copied or pickled. These hooks are registered anew with the
+    copied optimizers, so that what watches or corrects their steps goes on doing so. With ``first``, ``after`` is called
+    before whatever else is hooked there, in whatever order a copy is put together.
+    """
+
+    def __init__(self, after: After, before: Before | None = None, *, first: bool = False) -> None:
+        self._after, self._before, self._first = after, before, first
+        self._hooked: list[tuple[Optimizer, list[RemovableHandle]]] = []
+
+    @property
+    def optimizers(self) -> tuple[Optimizer, ...]:
+        """The optimizers in the order in which they were added."""
+        return tuple(optimizer for optimizer, _ in self._hooked)
+
+    def add(self, optimizer: Optimizer) -> None:
+        """Call around the steps of ``optimizer`` too; adding it twice changes nothing."""
+        if any(known is optimizer for known in self.optimizers):
+            return
+        handle = optimizer.register_step_post_hook(self._after)
+        if self._first and (hooks := handle.hooks_dict_ref()) is not None:
+            hooks.move_to_end(handle.id, last=False)
+        handles = [handle]
+        if self._before is not None:
+            handles.append(optimizer.register_step_pre_hook(self._before))
+        self._hooked.append((optimizer, handles))
+
+    def remove(self, optimizer: Optimizer) -> None:
+        """Leave ``optimizer`` alone; nothing to do if it was not added."""
+        for known, handles in self._hooked:
+            if known is optimizer:
+                for handle in handles:
+                    handle.remove()
+        self._hooked = [entry for entry in self._hooked if entry[0] is not optimizer]
+
+    def clear(self) -> None:
+        """Leave all optimizers alone."""
+        for optimizer in self.optimizers:
+            self.remove(optimizer)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "after": self._after,
+            "before": self._before,
+            "first": self._first,
+            "optimizers": self.optimizers,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._after, self._before, self._first = state["after"], state["before"], state["first"]
+        self._hooked = []
+        for optimizer in state["optimizers"]:
+            self.add(optimizer)
