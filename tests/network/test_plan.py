@@ -81,7 +81,7 @@ def test_training_goes_on_as_if_nothing_had_moved() -> None:
 
 
 def test_factored_state_and_a_state_for_each_of_two_parameters_in_one_place() -> None:
-    """Adafactor keeps sums of rows and of columns; and parameters that share memory have a gradient and a state each."""
+    """Adafactor keeps sums of rows and columns; parameters in one place have a state each."""
 
     class Shared(nn.Module):
         def __init__(self) -> None:

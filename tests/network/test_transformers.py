@@ -1,4 +1,4 @@
-"""Models that ``transformers`` builds from a config, all weights random: nothing keyed on their names, all of them move."""
+"""Models that ``transformers`` builds from a config, all weights random: all of them move."""
 
 from __future__ import annotations
 
