@@ -230,8 +230,9 @@ def _call(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], notes: Note
 def _sizes(tensor: Tensor, node: Node) -> tuple[int, ...]:
     if not all(isinstance(size, int) for size in tensor.shape):
         raise UntraceableError(
-            f"The shape of the result of {node.target} depends on the values of a tensor{_where(node)}. Write that line so "
-            "that shapes are fixed, or pass a submodule without it to permute"
+            f"The shape of the result of {node.target} depends on the values of a tensor"
+            f"{_where(node)}. Write that line so that shapes are fixed, or pass a submodule without "
+            "it to permute"
         )
     return tuple(tensor.shape)
 

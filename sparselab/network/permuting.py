@@ -75,6 +75,7 @@ def permute(
     Raises ``ValueError`` for patterns that no order can be searched for, for names that match
     nothing, and for a model that is masked already.
 
+    >>> import torch
     >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
     >>> report = permute(model, torch.randn(2, 8))
     >>> report.frame[["axis", "size", "consumers"]].values.tolist()

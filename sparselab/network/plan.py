@@ -1,4 +1,4 @@
-"""A plan: which tensors of a model are put in which order. Saved, loaded, applied to another copy, inverted."""
+"""A plan: which tensors of a model are put in which order; to save, apply to copies and invert."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What is moved in a model, by the names of its parameters and buffers: no graph, no search, no model needed.
+    """What is moved in a model, by the names of its parameters and buffers.
 
-    ``apply`` moves a model (and an optimizer's state) in place, ``inverse`` moves it back. Applying a plan and its
-    inverse restores every tensor bit for bit.
+    It needs neither the graph nor the model that it was made from. ``apply`` moves a model (and an
+    optimizer's state) in place, ``inverse`` moves it back. Applying a plan and its inverse restores
+    every tensor bit for bit.
     """
 
     moves: tuple[Move, ...] = ()
@@ -99,7 +100,10 @@ class Plan:
         return {name: moved(each, moves.get(name, ())) for name, each in held.items()}
 
     def _targets(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> list[tuple[Move, Tensor]]:
-        """Every tensor to move, in order: those of the model once however many names they have, gradients, state."""
+        """Every tensor to move, in order: those of the model, their gradients and states.
+
+        A tensor with several names is there once.
+        """
         tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
         tensors.update(model.named_buffers(remove_duplicate=False))
         moves_of: dict[Any, tuple[dict[int, Tensor], list[Move]]] = {}
@@ -153,7 +157,10 @@ class Plan:
 
     @classmethod
     def from_json(cls, data: Any) -> Plan:
-        """The plan that ``to_json`` wrote; ``ValueError`` for anything else, or a version this release cannot read."""
+        """The plan that ``to_json`` wrote.
+
+        ``ValueError`` for anything else, and for a version that this release cannot read.
+        """
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise ValueError(f"not a plan: expected an object with format {FORMAT!r}")
         if data.get("version") != VERSION:

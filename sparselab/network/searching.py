@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from sparselab.core import measures
 from sparselab.core.interrupts import interrupts_noticed
 from sparselab.core.patterns import Pattern
+from sparselab.masks import calculator
 from sparselab.network.analysis import Analysis
 from sparselab.network.axes import Indices
 from sparselab.network.free_axes import Axis
@@ -22,16 +23,8 @@ from sparselab.saliency import ModelSaliency
 
 
 def searchable(pattern: Pattern) -> bool:
-    """Whether orders can be judged by the masks of ``pattern`` itself.
-
-    Those along the channels can, and of the transposable ones the best of small blocks.
-    """
-    return pattern.calculator == "1d" or (_is_transposable(pattern) and (pattern.m or 0) <= LARGEST_BLOCK)
-
-
-def _is_transposable(pattern: Pattern) -> bool:
-    """Of the patterns that can be searched, whether a weight's rows matter as its columns do."""
-    return pattern.calculator == "2d_best"
+    """Whether orders are searched for ``pattern`` itself, because its own masks can judge them."""
+    return calculator(pattern).searched_as == str(pattern)
 
 
 @dataclass(frozen=True)
@@ -149,7 +142,7 @@ def search_axes(
     analysis: Analysis, axes: Sequence[Axis], consumers: Sequence[Consumer], settings: SearchSettings
 ) -> Searches:
     """An order for every axis that matters to what the ``consumers`` retain."""
-    if _is_transposable(settings.pattern):
+    if calculator(settings.pattern).transposable:
         return search_in_turn(analysis, axes, consumers, settings)
     return Searches(search_each(axes, consumers, settings))
 

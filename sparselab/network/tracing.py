@@ -121,9 +121,9 @@ def _explain(error: Exception) -> str:
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_library(f.filename)]
     where = f"{frames[-1].filename}:{frames[-1].lineno} (`{frames[-1].line}`)" if frames else "the model"
     return (
-        f"torch.export stopped at {where}: {type(error).__name__}: {first[:300].rstrip('.')}. If the model itself runs on "
-        "these inputs, write that line so that it does not depend on tensor values or on Python side effects, or pass a "
-        "submodule without it to permute"
+        f"torch.export stopped at {where}: {type(error).__name__}: {first[:300].rstrip('.')}. "
+        "If the model itself runs on these inputs, write that line so that it does not depend on "
+        "tensor values or on Python side effects, or pass a submodule without it to permute"
     )
 
 

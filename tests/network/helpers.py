@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -57,15 +58,24 @@ def random_orders(axes, seed: int = 0):
 
 
 def shuffled(model: nn.Module, inputs, seed: int = 0):
-    """The model randomised, in float64, moved by random orders of every free axis: (plan, axes, relative error)."""
-    model = randomised(copy.deepcopy(model).double().eval(), seed)
-    inputs = as_double(inputs)
-    before = outputs_of(model, inputs)
+    """The model randomised, in float64, moved by random orders of every free axis.
+
+    Returns the plan, the axes and the relative error of the outputs.
+    """
+    return next(shuffles(model, inputs, [seed]))
+
+
+def shuffles(model: nn.Module, inputs, seeds: Iterable[int]):
+    """``shuffled`` for each seed, of a model that is traced only once: axes do not depend on values."""
+    model, inputs = copy.deepcopy(model).double().eval(), as_double(inputs)
     analysis = analyse(model, inputs)
     axes = free_axes(analysis)
-    plan = Plan.from_orders(analysis, random_orders(axes, seed))
-    plan.apply(model)
-    return plan, axes, relative_error(before, outputs_of(model, inputs))
+    for seed in seeds:
+        before = outputs_of(randomised(model, seed), inputs)
+        plan = Plan.from_orders(analysis, random_orders(axes, seed))
+        plan.apply(model)
+        yield plan, axes, relative_error(before, outputs_of(model, inputs))
+        plan.inverse().apply(model)
 
 
 def moved_dims(plan: Plan) -> set[tuple[str, int]]:

@@ -1,7 +1,7 @@
-"""Random tensor programs: views, contractions, softmaxes, norms, concats in any order, on any dimensions.
+"""Random tensor programs: views, contractions, softmaxes, norms, concats in any order and anywhere.
 
-Where the zoo has networks that people write, these are networks that nobody would: they look for a dependence between leaves
-that a value somewhere forbids.
+The zoo has networks that people write. These are networks that nobody would write: they look for a
+dependence between leaves that a value somewhere forbids.
 """
 
 from __future__ import annotations

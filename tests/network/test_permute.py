@@ -130,6 +130,20 @@ def test_nothing_else_changes() -> None:
     assert calls == [1]
 
 
+def test_a_models_own_train_and_eval_are_not_called() -> None:
+    """They may do more than set flags, and that could not be undone."""
+
+    class Refusing(Net):
+        def train(self, mode: bool = True):
+            raise AssertionError("train() or eval() was called")
+
+    model, x = randomised(Refusing()), picture(4)()
+    report = permute(model, x, strategy=FAST)
+    assert (report.frame["status"] == "permuted").any()
+    assert report.max_rel_error < 1e-9
+    assert all(module.training for module in model.modules())
+
+
 def test_same_seed_same_orders_whatever_wraps_the_model() -> None:
     model, x = net()
     others = [copy.deepcopy(model) for _ in range(3)]
@@ -322,6 +336,12 @@ def test_include_exclude_and_saliency() -> None:
 @pytest.mark.parametrize("pattern", ["unstructured,0.5", "row,0.5"])
 def test_patterns_without_groups_are_refused(pattern: str) -> None:
     with pytest.raises(ValueError, match="permute needs an N:M pattern"):
+        permute(*net(), pattern)
+
+
+@pytest.mark.parametrize("pattern", ["m8n4_2d_best", "m4n2_2d_fast", "m4n2_2d_greedy", "64:2:8"])
+def test_patterns_whose_own_masks_cannot_judge_an_order_are_refused(pattern: str) -> None:
+    with pytest.raises(ValueError, match=f"got '{pattern}', which the order for '[24]:[48]' helps too"):
         permute(*net(), pattern)
 
 

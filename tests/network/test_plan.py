@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import signal
 
@@ -21,10 +22,17 @@ from .zoo import ZOO
 
 
 def planned(name: str) -> tuple[nn.Module, object, Plan]:
+    """A model of the zoo, its inputs, and a plan of random orders."""
     topology = ZOO[name]
-    model, inputs = randomised(topology.build().eval()), topology.inputs()
-    analysis = analyse(model, inputs)
-    return model, inputs, Plan.from_orders(analysis, random_orders(free_axes(analysis)))
+    return randomised(topology.build().eval()), topology.inputs(), plan_of(name)
+
+
+@functools.cache
+def plan_of(name: str) -> Plan:
+    """A plan fits every model of its architecture, so one trace of each will do."""
+    topology = ZOO[name]
+    analysis = analyse(randomised(topology.build().eval()), topology.inputs())
+    return Plan.from_orders(analysis, random_orders(free_axes(analysis)))
 
 
 NAMES = ["ResidualSqueezeExcite", "SiblingGroups", "GroupedQueries", "Tied", "ConstantIndex"]
@@ -73,7 +81,7 @@ def test_training_goes_on_as_if_nothing_had_moved() -> None:
 
 
 def test_factored_state_and_a_state_for_each_of_two_parameters_in_one_place() -> None:
-    """Adafactor keeps sums of rows and of columns; and parameters that share memory have a gradient and a state each."""
+    """Adafactor keeps sums of rows and columns; parameters in one place have a state each."""
 
     class Shared(nn.Module):
         def __init__(self) -> None:

@@ -44,7 +44,10 @@ def work(rank: int, folder: str) -> None:
 @pytest.mark.slow
 def test_all_ranks_end_identical(tmp_path: Path) -> None:
     tests = Path(__file__).parents[1]
-    start = f"import sys; sys.path.insert(0, {str(tests)!r}); from network.test_ranks import work; work(%d, {str(tmp_path)!r})"
+    start = (
+        f"import sys; sys.path.insert(0, {str(tests)!r}); from network.test_ranks import work; "
+        f"work(%d, {str(tmp_path)!r})"
+    )
     ranks = [
         subprocess.Popen([sys.executable, "-c", start % rank], stderr=subprocess.PIPE, text=True) for rank in (0, 1)
     ]

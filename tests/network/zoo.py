@@ -1,4 +1,4 @@
-"""Small networks, one a topology, each with what has to move: ``"tensor:dim"`` as in a report's ``members``."""
+"""Small networks, one for each topology, and what has to move: ``"tensor:dim"`` as in reports."""
 
 from __future__ import annotations
 
@@ -174,7 +174,8 @@ class SiblingGroups(nn.Module):
 
 @topology(
     picture(),
-    "stem.weight:0 a.weight:0 a.weight:1 b.weight:0 b.weight:1 bn.running_mean:0 se1.weight:0 se1.weight:1 se2.weight:0 last.weight:1",
+    "stem.weight:0 a.weight:0 a.weight:1 b.weight:0 b.weight:1 bn.running_mean:0 "
+    "se1.weight:0 se1.weight:1 se2.weight:0 last.weight:1",
 )
 class ResidualSqueezeExcite(nn.Module):
     def __init__(self):

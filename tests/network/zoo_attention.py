@@ -38,7 +38,10 @@ class _Attention(nn.Module):
         return self.last(x + self.out(y))
 
 
-_MOVES = "inp.weight:0 norm.weight:0 q.weight:0 q.weight:1 k.weight:0 v.weight:0 v.bias:0 out.weight:0 out.weight:1 last.weight:1"
+_MOVES = (
+    "inp.weight:0 norm.weight:0 q.weight:0 q.weight:1 k.weight:0 v.weight:0 v.bias:0 "
+    "out.weight:0 out.weight:1 last.weight:1"
+)
 
 
 @topology(vectors(2, 7, 5), _MOVES)
@@ -150,7 +153,9 @@ class Rotary(_Attention):
 
 @topology(
     vectors(2, 7, 5),
-    "0.weight:0 1.self_attn.in_proj_weight:0 1.self_attn.in_proj_weight:1 1.self_attn.out_proj.weight:1 1.linear1.weight:0 1.linear1.weight:1 1.linear2.weight:1 1.norm1.weight:0 2.weight:1",
+    "0.weight:0 1.self_attn.in_proj_weight:0 1.self_attn.in_proj_weight:1 "
+    "1.self_attn.out_proj.weight:1 1.linear1.weight:0 1.linear1.weight:1 "
+    "1.linear2.weight:1 1.norm1.weight:0 2.weight:1",
 )
 def transformer_encoder_layer():
     return nn.Sequential(nn.Linear(5, 16), nn.TransformerEncoderLayer(16, 4, 24, batch_first=True), nn.Linear(16, 2))
@@ -158,7 +163,8 @@ def transformer_encoder_layer():
 
 @topology(
     vectors(2, 7, 5),
-    "a.weight:0 dec.multihead_attn.in_proj_weight:1 dec.multihead_attn.out_proj.weight:1 dec.linear2.weight:1 out.weight:1",
+    "a.weight:0 dec.multihead_attn.in_proj_weight:1 dec.multihead_attn.out_proj.weight:1 "
+    "dec.linear2.weight:1 out.weight:1",
 )
 class DecoderLayer(nn.Module):
     def __init__(self):
@@ -291,7 +297,8 @@ class RotaryPairs(_Attention):
 
 @topology(
     vectors(2, 7, 5),
-    "inp.weight:0 norm.weight:0 scale:0 gate.weight:0 up.weight:0 down.weight:1 down.weight:0 both.weight:1 back.weight:1 last.weight:1",
+    "inp.weight:0 norm.weight:0 scale:0 gate.weight:0 up.weight:0 down.weight:1 "
+    "down.weight:0 both.weight:1 back.weight:1 last.weight:1",
 )
 class GatedBlocks(nn.Module):
     """SwiGLU in two projections, GEGLU in one, layer scale and RMSNorm around them."""
@@ -342,7 +349,8 @@ class ShiftedWindows(nn.Module):
 
 @topology(
     vectors(2, 7, 5),
-    "inp.weight:0 mha.q_proj_weight:1 mha.k_proj_weight:1 mha.v_proj_weight:0 mha.v_proj_weight:1 mha.out_proj.weight:1 other.weight:0 out.weight:1",
+    "inp.weight:0 mha.q_proj_weight:1 mha.k_proj_weight:1 mha.v_proj_weight:0 "
+    "mha.v_proj_weight:1 mha.out_proj.weight:1 other.weight:0 out.weight:1",
 )
 class AttentionOfTwoWidths(nn.Module):
     """Queries and keys of different widths have weights of their own; a mask is added."""
