@@ -24,10 +24,10 @@ from sparselab.reproduce.partway import plan_partway
 from sparselab.reproduce.section import Section, Settings, markdown_table, rows_of
 from sparselab.reproduce.sources import MEASURED
 from sparselab.reproduce.statistics import rank_correlation
-from sparselab.reproduce.trained import AS_TRAINED, pruned
+from sparselab.reproduce.trained import AS_TRAINED, pruning_trial
 from sparselab.reproduce.trials import loaded_task, run_trials
 from sparselab.sweeps.trial import Trial
-from sparselab.tasks import Task, dense_baseline, train
+from sparselab.tasks import Task, dense_baseline
 
 SHARES = np.linspace(0, 1, 41)
 """The parts of the way at which efficacy is looked at."""
@@ -89,22 +89,17 @@ def trial(trial: Trial) -> dict[str, Any]:
     model = copy.deepcopy(model)
     share, reached = equal_steps(efficacies, trial.steps)[trial.step]
     apply_unchanged(plan_partway(plan, share), model, task)
-    sparsifier = pruned(task, model, trial.pattern, AS_TRAINED, trial.seed)
-    pruned_top1 = answers(task, model).top1
     # The same batches at each step: what differs is the order alone.
-    train(
-        task,
-        model,
-        recipe=task.finetuning_recipe,
-        steps=trial.finetuning,
-        seed=trial.seed + 1000,
-        sparsifier=sparsifier,
-    )
+    pruning = pruning_trial(task, model, trial.pattern, AS_TRAINED, trial.seed, trial.finetuning)
+    sparsifier = pruning.prune(task, model)
+    pruning.recalibrate(task, model)
+    headline, pruned = task.headline, answers(task, model)
+    pruning.finetune(task, model, sparsifier)
     return {
         "share": share,
         "efficacy": reached,
-        "pruned_top1": pruned_top1,
-        "finetuned_top1": answers(task, model).top1,
+        f"pruned_{headline.name}": pruned.score(headline),
+        f"finetuned_{headline.name}": answers(task, model).score(headline),
     }
 
 

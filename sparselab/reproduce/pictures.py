@@ -18,17 +18,17 @@ from sparselab.reproduce.section import Settings
 from sparselab.reproduce.trained import AS_TRAINED, DENSE, PERMUTED, RANDOM, retained_percent
 from sparselab.reproduce.trials import run_trials
 from sparselab.sweeps.trial import Trial
-from sparselab.tasks import LabelledPictures, efficientnet_lite0
+from sparselab.tasks import LabelledPictures, PruningTrial, Task, efficientnet_lite0
 from sparselab.tasks.efficientnet_lite import scale_pixels
+from sparselab.tasks.imagenet_folder import Scaled
 from sparselab.training.batchnorm import recalibrate_batchnorm
-from sparselab.training.sparsifier import Sparsifier
 
 INCLUDE = ("_blocks*",)
 """The 1x1 convolutions of the blocks; stem, head and classifier stay dense."""
 
 
 def prune_all(settings: Settings, trials: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """A row for each of ``trials``: ``pattern, channels, strategy, seed, every`` (which pictures: every so manieth).
+    """One row for each of ``trials``: ``pattern, channels, strategy, seed, every`` (which pictures: every so manieth).
 
     Raises ``FileNotFoundError`` saying what was looked for where there are no pictures.
     """
@@ -47,21 +47,22 @@ def trial(trial: Trial) -> dict[str, Any]:
     pictures = _pictures(trial.every)
     model = efficientnet_lite0()
     example = scale_pixels(pictures.pixels[:1])
-    if trial.channels == RANDOM:
-        random_plan(model, example, trial.seed).apply(model)
     if trial.channels == PERMUTED:
         strategy, seed = trial.strategy, trial.seed
         permute(model, example, trial.pattern, strategy=strategy, include=INCLUDE, seed=seed, verify=False)
-    sparsifier = None
-    if trial.pattern != DENSE:
-        sparsifier = Sparsifier(model, trial.pattern, include=INCLUDE)
-        sparsifier.compute()
+    pruning = PruningTrial(
+        None if trial.pattern == DENSE else trial.pattern,
+        plan=random_plan(model, example, trial.seed) if trial.channels == RANDOM else None,
+    )
+    data = Scaled(pictures)
+    task = Task("pictures", efficientnet_lite0, data, data, example_inputs=example, include=INCLUDE)
+    sparsifier = pruning.prune(task, model)
     told = cross_answers(model, pictures)
     dense = told if trial.pattern == DENSE and trial.channels == AS_TRAINED else _dense(trial.every)
     return {
         "pictures": len(pictures),
         "retained_percent": retained_percent(sparsifier),
-        "top1": told.top1,
+        task.headline.name: told.score(task.headline),
         "divergence": told.divergence_from(dense),
         "right": pack(told.right),
     }

@@ -17,7 +17,7 @@ from sparselab.reproduce.answers import Answers, answers
 from sparselab.reproduce.section import Settings
 from sparselab.reproduce.trials import loaded_task, run_trials
 from sparselab.sweeps.trial import Trial
-from sparselab.tasks import Task, dense_baseline, recalibrate, train
+from sparselab.tasks import PruningTrial, Task, dense_baseline
 from sparselab.training.sparsifier import Sparsifier
 
 DENSE = "dense"
@@ -54,7 +54,7 @@ class Comparison:
 
 
 def compare(comparison: Comparison, settings: Settings) -> pd.DataFrame:
-    """A row a trial. Raises ``FileNotFoundError`` or ``ModuleNotFoundError`` where the task's data are missing."""
+    """One row per trial. Raises ``FileNotFoundError`` or ``ModuleNotFoundError`` where the task's data are missing."""
     loaded_task(comparison.task)
     return run_trials(trial, settings, trials=comparison.cases(settings.device))
 
@@ -69,22 +69,19 @@ def trial(trial: Trial) -> dict[str, Any]:
     model, dense = _dense(trial.name, trial.seed, trial.dense_steps, trial.device)
     model = copy.deepcopy(model)
     started = time.perf_counter()
-    sparsifier = None if trial.pattern == DENSE else pruned(task, model, trial.pattern, trial.channels, trial.seed)
+    pruning = pruning_trial(task, model, trial.pattern, trial.channels, trial.seed, trial.steps)
+    sparsifier = pruning.prune(task, model)
+    if sparsifier is not None:
+        pruning.recalibrate(task, model)
     one_shot = answers(task, model)
-    train(
-        task,
-        model,
-        recipe=task.finetuning_recipe,
-        steps=trial.steps,
-        seed=trial.seed + 1000,  # other batches than those it was trained with
-        sparsifier=sparsifier,
-    )
+    pruning.finetune(task, model, sparsifier)
+    headline = task.headline
     return {
-        "dense_top1": dense.top1,
+        f"dense_{headline.name}": dense.score(headline),
         "retained_percent": retained_percent(sparsifier),
-        "one_shot_top1": one_shot.top1,
+        f"one_shot_{headline.name}": one_shot.score(headline),
         "one_shot_divergence": one_shot.divergence_from(dense),
-        "finetuned_top1": answers(task, model).top1,
+        f"finetuned_{headline.name}": answers(task, model).score(headline),
         "seconds": time.perf_counter() - started,
     }
 
@@ -97,16 +94,22 @@ def _dense(name: str, seed: int, steps: int | None, device: str) -> tuple[nn.Mod
     return model, answers(task, model)
 
 
-def pruned(task: Task, model: nn.Module, pattern: str, channels: str, seed: int) -> Sparsifier:
-    """Prune ``model`` in place with its ``channels`` as they are, permuted or in random order; batch norms re-estimated."""
+def pruning_trial(
+    task: Task, model: nn.Module, pattern: str, channels: str, seed: int, steps: int | None
+) -> PruningTrial:
+    """How the dense ``model`` is pruned with its ``channels`` as they are, permuted or in random order, and trained on.
+
+    ``DENSE`` is the control that is not pruned. The batches of fine-tuning are other ones than those of training.
+    """
     inputs = to_device(task.example_inputs, next(model.parameters()).device)
-    if channels == RANDOM:
-        random_plan(model, inputs, seed).apply(model)
-    permuted_by = inputs if channels == PERMUTED else None
-    sparsifier = Sparsifier(model, pattern, include=task.include, example_inputs=permuted_by)
-    sparsifier.compute()
-    recalibrate(task, model, seed=seed)
-    return sparsifier
+    return PruningTrial(
+        None if pattern == DENSE else pattern,
+        permutation="auto" if channels == PERMUTED else None,
+        plan=random_plan(model, inputs, seed) if channels == RANDOM else None,
+        steps=steps,
+        seed=seed,
+        batches=seed + 1000,
+    )
 
 
 def retained_percent(sparsifier: Sparsifier | None) -> float:

@@ -17,10 +17,10 @@ from sparselab.reproduce.int8 import quantise_int8
 from sparselab.reproduce.section import Section, Settings, markdown_table
 from sparselab.reproduce.sources import MEASURED
 from sparselab.reproduce.statistics import estimate
-from sparselab.reproduce.trained import CHANNELS, paired, pruned
+from sparselab.reproduce.trained import CHANNELS, paired, pruning_trial
 from sparselab.reproduce.trials import loaded_task, run_trials
 from sparselab.sweeps.trial import Trial
-from sparselab.tasks import Task, dense_baseline, train
+from sparselab.tasks import Task, dense_baseline
 
 STAGES = {
     "dense_top1": "dense",
@@ -68,28 +68,32 @@ def run(settings: Settings) -> Section:
 
 
 def trial(trial: Trial) -> dict[str, Any]:
-    """Accuracy at each stage, and how many layers are still 2:4 at the end."""
+    """The task's headline at each stage, and how many layers are still 2:4 at the end."""
     task = loaded_task(trial.name)
     model, dense = dense_baseline(task, seed=trial.seed, steps=trial.dense_steps, device=trial.device)
-    found = {"dense_top1": dense["top1"], "dense_int8_top1": _int8_top1(task, copy.deepcopy(model))}
-    sparsifier = pruned(task, model, trial.pattern, trial.channels, trial.seed)
-    found["pruned_top1"] = answers(task, model).top1
-    train(task, model, recipe=task.finetuning_recipe, steps=trial.steps, seed=trial.seed + 1000, sparsifier=sparsifier)
-    found["finetuned_top1"] = answers(task, model).top1
+    headline = task.headline.name
+    found = {f"dense_{headline}": dense[headline], f"dense_int8_{headline}": _int8_score(task, copy.deepcopy(model))}
+    pruning = pruning_trial(task, model, trial.pattern, trial.channels, trial.seed, trial.steps)
+    sparsifier = pruning.prune(task, model)
+    assert sparsifier is not None  # a pattern is given
+    pruning.recalibrate(task, model)
+    found[f"pruned_{headline}"] = answers(task, model).score(task.headline)
+    pruning.finetune(task, model, sparsifier)
+    found[f"finetuned_{headline}"] = answers(task, model).score(task.headline)
     layers = list(sparsifier.masks)
     sparsifier.finalize()
-    found["int8_top1"] = _int8_top1(task, model)
+    found[f"int8_{headline}"] = _int8_score(task, model)
     weights = {name: weight for name, weight in model.state_dict().items() if name in layers}
     return {**found, "sparse_layers": int(check(weights, trial.pattern)["sparse"].sum())}
 
 
-def _int8_top1(task: Task, model: nn.Module) -> float:
-    """Top-1 of ``model`` quantised in place, calibrated on training data."""
+def _int8_score(task: Task, model: nn.Module) -> float:
+    """The headline of ``model`` quantised in place, calibrated on training data."""
     size = task.recipe.batch_size
     indices = torch.split(torch.arange(_CALIBRATION * size), size)
     device = next(model.parameters()).device
     quantise_int8(model, (to_device(task.train_data[some], device) for some in indices))
-    return answers(task, model).top1
+    return answers(task, model).score(task.headline)
 
 
 def _text(table: pd.DataFrame, recipe: Recipe, full: bool) -> str:

@@ -10,22 +10,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import nn
 
 from sparselab._version import __version__
 from sparselab.core.fingerprint import cell, digest
 from sparselab.core.measures import efficacy
-from sparselab.core.models import to_device
-from sparselab.core.patterns import Pattern
 from sparselab.core.registry import unknown_name
 from sparselab.metrics import Quantity, describe
 from sparselab.metrics.metric import Batch, as_metrics
 from sparselab.permutation.strategy import STRATEGIES
 from sparselab.reports import magnitude_report
-from sparselab.saliency import FROM_ACTIVATIONS, ModelSaliency, check_name
+from sparselab.saliency import check_name
 from sparselab.sweeps.trial import Trial
-from sparselab.tasks import TASKS, Task, activations, dense_baseline, evaluate, get_task, recalibrate, train
+from sparselab.tasks import TASKS, PruningTrial, Task, dense_baseline, evaluate, get_task
 from sparselab.tasks.task import Data
 from sparselab.trackers import MagnitudeTracker, MaskChurnTracker, Tracker
 from sparselab.trackers.accuracy import MetricsTracker
@@ -93,13 +92,13 @@ class PruningRun:
         weights, ``sparse_layers``, and the seconds of each phase. ``pruned_*`` is measured after the first masks with batch
         norm re-estimated, before any fine-tuning. Time series: ``accuracy``, ``magnitude`` and ``mask_churn``.
         """
-        run = _Phases(_loaded(self.source), trial)
+        run = _Phases(_loaded(self.source), trial, PruningTrial(**{name: trial[name] for name in DEFAULTS}))
         with run.timed("dense"):
             model, dense = dense_baseline(run.task, seed=trial.seed, device=_device(trial))
         sparsifier = run.prune(model)
         pruned = evaluate(run.task, model)
         trackers = run.trackers(model, sparsifier, tuple(dense))
-        finetuned = run.finetune(model, sparsifier, trackers.values())
+        finetuned = run.finetune(model, sparsifier, list(trackers.values()))
         phases = {"dense": dense, "pruned": pruned, "finetuned": finetuned}
         metrics = {
             f"{phase}_{name}": measured[name]
@@ -115,10 +114,11 @@ class PruningRun:
 
 @dataclass(frozen=True)
 class _Phases:
-    """One trial on its way: its task, its inputs, and what was measured so far."""
+    """One trial on its way: its task, its inputs, how it prunes, and what was measured so far."""
 
     task: Task
     trial: Trial
+    pruning: PruningTrial
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     worth: dict[str, float] = dataclasses.field(default_factory=dict)
 
@@ -131,56 +131,26 @@ class _Phases:
 
     def prune(self, model: nn.Module) -> Sparsifier | None:
         """Permute and prune, and let batch norm fit; nothing, with ``pattern=None``: the dense control."""
-        trial = self.trial
-        if trial.pattern is None:
+        before = None if self.pruning.pattern is None else magnitude_report(model, self.pruning.pattern)
+        sparsifier = self.pruning.sparsifier(self.task, model)
+        if sparsifier is None or before is None:
             return None
-        before = magnitude_report(model, trial.pattern)
-        sparsifier = Sparsifier(
-            model,
-            trial.pattern,
-            saliency=self.saliency(model),
-            include=self.task.include,
-            schedule=trial.schedule,
-            permutation=trial.permutation,
-            example_inputs=to_device(self.task.example_inputs, _device(trial)),
-        )
-        if not sparsifier.masks:
-            raise ValueError(f"pattern {trial.pattern} fits no layer of {self.task.name}; sl.magnitude_report says why")
         with self.timed("prune"):
             sparsifier.compute()
         report = sparsifier.permutation_report
         self.seconds["seconds_search"] = 0.0 if report is None else float(report.frame["seconds"].sum())
-        layers = before.set_index("layer").loc[list(sparsifier.masks)]
-        retained = float((layers["total"] * layers.index.map(sparsifier.weights.shares)).sum())
-        self.worth["retained_percent"] = 100 * retained / float(layers["total"].sum())
-        if Pattern.parse(trial.pattern).n is not None:
-            self.worth["efficacy"] = efficacy(retained, float(layers["retained"].sum()), float(layers["ideal"].sum()))
-        recalibrate(self.task, model, seed=trial.seed)
+        self.worth.update(_worth(before, sparsifier))
+        self.pruning.recalibrate(self.task, model)
         return sparsifier
 
-    def saliency(self, model: nn.Module) -> ModelSaliency:
-        """The trial's; a name that needs activations is given those of the dense ``model``."""
-        chosen: ModelSaliency = self.trial.saliency
-        if isinstance(chosen, str) and chosen in FROM_ACTIVATIONS:
-            return activations(self.task, model, seed=self.trial.seed).saliency(chosen)
-        return chosen
-
     def finetune(
-        self, model: nn.Module, sparsifier: Sparsifier | None, trackers: Iterable[Tracker]
+        self, model: nn.Module, sparsifier: Sparsifier | None, trackers: Sequence[Tracker]
     ) -> Mapping[str, float]:
         """Train on under the masks and evaluate; with ``steps=0`` there is nothing to say."""
-        if _steps(self.task, self.trial) == 0:
+        if self.pruning.steps_of(self.task) == 0:
             return {}
         with self.timed("finetune"):
-            train(
-                self.task,
-                model,
-                recipe=self.task.finetuning_recipe,
-                steps=_steps(self.task, self.trial),
-                seed=self.trial.seed,
-                sparsifier=sparsifier,
-                trackers=list(trackers),
-            )
+            self.pruning.finetune(self.task, model, sparsifier, trackers)
         return evaluate(self.task, model)
 
     def trackers(self, model: nn.Module, sparsifier: Sparsifier | None, measured: Sequence[str]) -> dict[str, Tracker]:
@@ -188,7 +158,7 @@ class _Phases:
 
         Every ``track_every`` steps, 0 for nothing, by default some ten times a run.
         """
-        every = self.trial.get("track_every", max(1, -(-_steps(self.task, self.trial) // _POINTS)))
+        every = self.trial.get("track_every", max(1, -(-self.pruning.steps_of(self.task) // _POINTS)))
         if every == 0:
             return {}
         some = dataclasses.replace(self.task, eval_data=_First(self.task.eval_data, _TRACKED_EXAMPLES))
@@ -254,18 +224,20 @@ def _parts(source: Source) -> Any:
     return [fields, sizes, source.train_data[torch.arange(min(8, sizes[0]))]]
 
 
-def _steps(task: Task, trial: Trial) -> int:
-    steps = trial.steps
-    if steps is None:
-        return task.finetuning_recipe.steps(len(task.train_data))
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
-        raise ValueError(f"steps={steps!r} must be a whole number of optimizer steps, at least 0")
-    return steps
-
-
 def _device(trial: Trial) -> torch.device:
     chosen = trial.get("device")
     return torch.device(chosen if chosen is not None else "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _worth(before: pd.DataFrame, sparsifier: Sparsifier) -> dict[str, float]:
+    """What masks retain of the magnitudes in the report from ``before`` them, and the efficacy of the permutation."""
+    layers = before.set_index("layer").loc[list(sparsifier.masks)]
+    retained = float((layers["total"] * layers.index.map(sparsifier.weights.shares)).sum())
+    worth = {"retained_percent": 100 * retained / float(layers["total"].sum())}
+    calculator = sparsifier.weights.choice.calculator
+    if calculator is None or calculator.nm is None:
+        return worth
+    return {**worth, "efficacy": efficacy(retained, float(layers["retained"].sum()), float(layers["ideal"].sum()))}
 
 
 def _density(sparsifier: Sparsifier) -> float:

@@ -11,6 +11,7 @@ from sparselab.tasks.efficientnet_lite import efficientnet_lite0
 from sparselab.tasks.loop import Trained, activations, evaluate, recalibrate, train
 from sparselab.tasks.optimizers import OPTIMIZERS
 from sparselab.tasks.pictures import LabelledPictures, top1
+from sparselab.tasks.pruning_trial import PruningTrial
 from sparselab.tasks.task import Collated, Recipe, Task
 
 TASKS: Registry[Callable[[], Task]] = Registry(
@@ -46,6 +47,7 @@ __all__ = [
     "Mean",
     "Means",
     "Metric",
+    "PruningTrial",
     "Quantity",
     "Recipe",
     "Task",

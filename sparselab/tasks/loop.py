@@ -20,7 +20,8 @@ from tqdm.auto import tqdm
 from sparselab.core.models import cuda_devices, evaluating, to_device
 from sparselab.metrics import measure
 from sparselab.metrics.metric import Batch, as_metrics
-from sparselab.saliency import ActivationNorms, collect_activations
+from sparselab.saliency import ActivationNorms
+from sparselab.statistics import InputNorms, Statistic, Statistics, collect
 from sparselab.tasks.optimizers import OPTIMIZERS, learning_rate_factor
 from sparselab.tasks.task import Recipe, Task
 from sparselab.trackers.tracker import Tracker
@@ -234,10 +235,20 @@ def activations(task: Task, model: nn.Module, *, examples: int = 128, seed: int 
 
     128 examples are what the papers of Wanda and of relative importance use. Deterministic for a ``seed``.
     """
+    return ActivationNorms(dict(statistics(task, model, [InputNorms], examples=examples, seed=seed)[InputNorms]))
+
+
+def statistics(
+    task: Task, model: nn.Module, kinds: Sequence[type[Statistic]], *, examples: int = 128, seed: int = 0
+) -> Statistics:
+    """Statistics of those ``kinds`` of what the layers of ``model`` are given (``sparselab.statistics.collect``).
+
+    From some of the task's training ``examples``, through its loss. Deterministic for a ``seed``.
+    """
     chosen = _order(len(task.train_data), seed, 0)[:examples]
     batches = (task.train_data[indices] for indices in torch.split(chosen, max(64, task.recipe.batch_size)))
     device = next(model.parameters()).device
-    return collect_activations(model, batches, device=device, forward=task.loss)
+    return collect(model, batches, kinds, device=device, forward=task.loss)
 
 
 @contextmanager

@@ -92,17 +92,15 @@ class MaskRecomputation(WorkingPanel):
         logic.require_schedules(self.schedules, self.pattern)
         runs = self._runs = []
         names, pattern, steps, seed = self.schedules, self.pattern, self.steps, self.seed
-        every = max(1, steps // 20)
 
         def work(job: Job) -> None:
+            training = logic.Training(self.task, pattern, steps, seed, every=max(1, steps // 20), check=job.check)
             if self._dense is None:
                 self._dense = dense_baseline(self.task)[0]
             for name in names:
                 job.check()
                 runs.append(logic.Run(name))
-                logic.train_run(
-                    self.task, self._dense, runs[-1], pattern, job.check, steps=steps, seed=seed, every=every
-                )
+                training(self._dense, runs[-1])
 
         self._start(work, self._show, interval=0.5)
 

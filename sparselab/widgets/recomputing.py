@@ -13,11 +13,10 @@ from torch import nn
 from sparselab.masks import calculator
 from sparselab.metrics import Quantity, describe
 from sparselab.metrics.metric import as_metrics
-from sparselab.tasks import Task, evaluate, train
+from sparselab.tasks import PruningTrial, Task, evaluate
 from sparselab.trackers import MagnitudeTracker, MaskChurnTracker, Tracker
 from sparselab.training.schedules import SCHEDULES
 from sparselab.training.schedules.one_shot import OneShot
-from sparselab.training.sparsifier import Sparsifier
 
 Check = Callable[[], None]
 COLUMNS = ("run", "step", "quantity", "value")
@@ -65,29 +64,31 @@ def require_schedules(schedules: Sequence[str], pattern: str) -> None:
         SCHEDULES.resolve(schedule).check(calculator(pattern))
 
 
-def train_run(
-    task: Task, dense: nn.Module, run: Run, pattern: str, check: Check, *, steps: int, seed: int, every: int
-) -> None:
-    """Fine-tune a copy of ``dense`` pruned to ``pattern`` under ``run.schedule``; ``run.trackers`` fill as it goes."""
-    model = copy.deepcopy(dense)
-    # Kept or not, one mask for good trains the same; kept, what it retains can be said as a share of everything.
-    once = isinstance(SCHEDULES.resolve(run.schedule), OneShot)
-    sparsifier = Sparsifier(model, pattern, schedule=run.schedule, include=task.include, keep_pruned=once)
-    run.trackers = {
-        "churn": MaskChurnTracker(sparsifier),
-        "magnitude": MagnitudeTracker(sparsifier, every),
-        "task": Watch(task, model, run, check, every),
-    }
-    recipe = task.finetuning_recipe
-    train(
-        task,
-        model,
-        recipe=recipe,
-        steps=steps,
-        seed=seed,
-        sparsifier=sparsifier,
-        trackers=list(run.trackers.values()),
-    )
+@dataclass(frozen=True)
+class Training:
+    """What the runs of a comparison share; each is looked at ``every`` so many steps, and ``check`` may end it."""
+
+    task: Task
+    pattern: str
+    steps: int
+    seed: int
+    every: int
+    check: Check
+
+    def __call__(self, dense: nn.Module, run: Run) -> None:
+        """Fine-tune a copy of ``dense``, pruned under ``run.schedule``; ``run.trackers`` fill as it goes."""
+        model = copy.deepcopy(dense)
+        # Kept or not, one mask for good trains the same; kept, what it retains can be said as a share of everything.
+        once = isinstance(SCHEDULES.resolve(run.schedule), OneShot)
+        pruning = PruningTrial(self.pattern, schedule=run.schedule, steps=self.steps, seed=self.seed, keep_pruned=once)
+        sparsifier = pruning.sparsifier(self.task, model)
+        assert sparsifier is not None  # a pattern is given
+        run.trackers = {
+            "churn": MaskChurnTracker(sparsifier),
+            "magnitude": MagnitudeTracker(sparsifier, self.every),
+            "task": Watch(self.task, model, run, self.check, self.every),
+        }
+        pruning.finetune(self.task, model, sparsifier, list(run.trackers.values()))
 
 
 def curves(runs: Sequence[Run], task: Task) -> pd.DataFrame:

@@ -1,0 +1,112 @@
+"""One way to prune a trained network: prune, recalibrate, fine-tune. What is measured in between is the caller's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from sparselab.core.models import to_device
+from sparselab.network.plan import Plan
+from sparselab.permutation.strategy import Strategy
+from sparselab.saliency import ModelSaliency
+from sparselab.saliency.names import from_statistics, needs
+from sparselab.tasks.loop import Trained, recalibrate, statistics, train
+from sparselab.tasks.task import Task
+from sparselab.trackers.tracker import Tracker
+from sparselab.training.schedules.schedule import Schedule
+from sparselab.training.sparsifier import Sparsifier
+
+
+@dataclass(frozen=True)
+class PruningTrial:
+    """Everything that decides what becomes of a trained network, beside the network and its task.
+
+    ``pattern``, ``schedule``, ``saliency``, ``permutation`` and ``keep_pruned`` are those of ``Sparsifier``; ``None`` for
+    a ``pattern`` prunes nothing (the dense control), for a ``permutation`` leaves the channels where they are. ``plan``,
+    where there is one, moves them first: a control's random order, say. ``steps`` of fine-tuning (``None``: as the task's
+    recipe says). ``seed`` decides the batches of ``recalibrate`` and of a saliency's data; ``batches`` is the seed of
+    those of ``finetune`` (``None``: the same). The same trial gives the same network.
+
+    Raises ``ValueError`` for ``steps`` that are no whole number from 0 on.
+
+    >>> PruningTrial("2:4", steps=-1)
+    Traceback (most recent call last):
+    ...
+    ValueError: steps=-1 must be a whole number of optimizer steps, at least 0
+    """
+
+    pattern: Any = "2:4"
+    permutation: str | Strategy | None = None
+    schedule: str | Schedule = "one_shot"
+    saliency: ModelSaliency = "magnitude"
+    steps: int | None = None
+    seed: int = 0
+    batches: int | None = None
+    keep_pruned: bool = False
+    plan: Plan | None = None
+
+    def __post_init__(self) -> None:
+        steps = self.steps
+        if steps is not None and (not isinstance(steps, int) or isinstance(steps, bool) or steps < 0):
+            raise ValueError(f"steps={steps!r} must be a whole number of optimizer steps, at least 0")
+
+    def sparsifier(self, task: Task, model: nn.Module) -> Sparsifier | None:
+        """What will prune ``model``, its channels moved by ``plan``; nothing is masked yet. ``None`` for the dense control.
+
+        A saliency by a name that scores by data is given those of ``model``, which is dense still. Raises ``ValueError``
+        where the pattern fits no layer.
+        """
+        if self.plan is not None:
+            self.plan.apply(model)
+        if self.pattern is None:
+            return None
+        sparsifier = Sparsifier(
+            model,
+            self.pattern,
+            saliency=self._saliency(task, model),
+            include=task.include,
+            schedule=self.schedule,
+            keep_pruned=self.keep_pruned,
+            permutation=self.permutation,
+            example_inputs=to_device(task.example_inputs, next(model.parameters()).device),
+        )
+        if not sparsifier.masks:
+            raise ValueError(f"pattern {self.pattern} fits no layer of {task.name}; sl.magnitude_report says why")
+        return sparsifier
+
+    def prune(self, task: Task, model: nn.Module) -> Sparsifier | None:
+        """Permute and prune ``model`` in place. ``None`` for the dense control; ``ValueError`` as for ``sparsifier``."""
+        sparsifier = self.sparsifier(task, model)
+        if sparsifier is not None:
+            sparsifier.compute()
+        return sparsifier
+
+    def recalibrate(self, task: Task, model: nn.Module) -> None:
+        """Let the batch norms of a pruned ``model`` fit its weights; what is measured then is what pruning alone does."""
+        recalibrate(task, model, seed=self.seed)
+
+    def steps_of(self, task: Task) -> int:
+        """How many steps ``finetune`` takes."""
+        return task.finetuning_recipe.steps(len(task.train_data)) if self.steps is None else self.steps
+
+    def finetune(
+        self, task: Task, model: nn.Module, sparsifier: Sparsifier | None, trackers: Sequence[Tracker] = ()
+    ) -> Trained:
+        """Train ``model`` on under its masks by the task's recipe for fine-tuning, watched by ``trackers``."""
+        return train(
+            task,
+            model,
+            recipe=task.finetuning_recipe,
+            steps=self.steps,
+            seed=self.seed if self.batches is None else self.batches,
+            sparsifier=sparsifier,
+            trackers=trackers,
+        )
+
+    def _saliency(self, task: Task, model: nn.Module) -> ModelSaliency:
+        if not isinstance(self.saliency, str) or (kind := needs(self.saliency)) is None:
+            return self.saliency
+        return from_statistics(self.saliency, statistics(task, model, [kind], seed=self.seed))
