@@ -9,7 +9,7 @@ from sparselab.plots.style import COLOURS, MARKERS, Figure, cycle, style
 
 
 def loss_by_layer(frame: pd.DataFrame) -> Figure:
-    """Magnitude lost by every layer, a series a pattern.
+    """Magnitude lost by every layer, one series per pattern.
 
     ``frame`` has ``layer, pattern, lost_percent``; layers are drawn top to bottom in the order in which they come,
     NaN (not eligible) is left out. Raises ``ValueError`` when a column is missing or there is nothing to draw.

@@ -14,7 +14,7 @@ from sparselab.plots.style import COLOURS, MARKERS, Figure, cycle, looks, style
 
 
 def search_pareto(frame: pd.DataFrame) -> Figure:
-    """Quality against time of every strategy, a panel a matrix size, the upper bound as a line.
+    """Quality against time of every strategy, one panel per matrix size, the upper bound as a line.
 
     ``frame`` has ``strategy, rows, channels, seconds, efficacy`` and may have ``bound`` and ``time_limit``; rows of several
     seeds are averaged. Names that differ only in their options (``"stripe_groups,8,0"``, ``"stripe_groups,8,100"``), or in
@@ -85,9 +85,9 @@ def _draw_strategies(axes: Axes, rows: pd.DataFrame, look_of: dict[str, dict[str
 
 
 def search_traces(frame: pd.DataFrame) -> Figure:
-    """What searches had found by when: the best so far over the seconds, a line a search, a colour a strategy.
+    """What searches had found by when: the best so far over the seconds, one line per search, one colour per strategy.
 
-    ``frame`` has ``strategy, seconds, efficacy``, a row an improvement, and may have ``seed`` (or any ``key``) to tell the
+    ``frame`` has ``strategy, seconds, efficacy``, one row per improvement, and may have ``seed`` (or any ``key``) to tell the
     searches of one strategy apart.
     """
     require_columns(frame, ("strategy", "seconds", "efficacy"), "search_traces")

@@ -65,60 +65,76 @@ def trials(frame: pd.DataFrame, view: View, *, chosen: Any = None) -> Figure:
 
 def draw_trials(figure: Any, frame: pd.DataFrame, view: View, *, chosen: Any = None) -> Points:
     """``trials``, into a figure that is there already, made as high as its panels need; returns where the points are."""
+    drawn = _drawable(frame, view)
+    facets, colours = _names(drawn, view.facet), _names(drawn, view.colour)
+    if len(facets) > MOST_PANELS:
+        raise ValueError(f"trials: {view.facet!r} has {len(facets)} values, more than {MOST_PANELS} panels")
+    heights, (across, names) = drawn[view.y].to_numpy(np.float64), _across(drawn[view.x])
+    panel, series = _codes(drawn, view.facet, facets), _codes(drawn, view.colour, colours)
+    with style():
+        figure.clear()
+        legend = _legend_shape(figure, colours[:MOST_NAMES]) if view.colour is not None else (0, 0)
+        panels = _panels(figure, len(facets), legend[0], _NAMES_BELOW if names is not None else _BOTTOM)
+        for number, axes in enumerate(panels):
+            for code, name in enumerate(colours):
+                here = (panel == number) & (series == code)
+                axes.plot(across[here], heights[here], ls="", ms=6, alpha=0.85, label=_short(name), **_look(code))
+            if view.facet is not None:
+                axes.set_title(_title(view.facet, facets[number], axes.get_position().width * figure.get_figwidth()))
+            if names is not None:
+                _name_places(axes, names)
+        if view.facet is None:
+            panels[0].set_title(f"{view.y} against {view.x}, {len(drawn)} trials")
+        _label_axes(figure, view)
+        if view.colour is not None:
+            _draw_legend(figure, panels[0], view.colour, legend[1])
+        if chosen in drawn.index:
+            at = drawn.index.get_loc(chosen)
+            panels[panel[at]].plot(across[at], heights[at], "o", ms=14, mfc="none", mec="#000000", mew=1.6)
+    return Points(drawn.index.to_numpy(), panels, panel, np.column_stack([across, heights]))
+
+
+def _drawable(frame: pd.DataFrame, view: View) -> pd.DataFrame:
+    """The rows that have a place; ``ValueError`` where there is none, or no height."""
     require_columns(frame, view.columns, "trials")
     drawn = frame.dropna(subset=[view.x, view.y])
     require_columns(drawn, (), f"trials with {view.x} and {view.y}")
     if not pd.api.types.is_numeric_dtype(drawn[view.y]):
         raise ValueError(f"trials: {view.y!r} has no numbers, and only numbers have a height")
-    facets = _names(drawn, view.facet)
-    if len(facets) > MOST_PANELS:
-        raise ValueError(f"trials: {view.facet!r} has {len(facets)} values, more than {MOST_PANELS} panels")
-    with style():
-        figure.clear()
-        heights, (across, names) = drawn[view.y].to_numpy(np.float64), _across(drawn[view.x])
-        panel = _codes(drawn, view.facet, facets)
-        colours = _names(drawn, view.colour)
-        legend = _legend_shape(figure, colours[:MOST_NAMES]) if view.colour is not None else (0, 0)
-        panels = _panels(figure, len(facets), legend[0], _NAMES_BELOW if names is not None else _BOTTOM)
-        series = _codes(drawn, view.colour, colours)
-        for number, axes in enumerate(panels):
-            for code, name in enumerate(colours):
-                here = (panel == number) & (series == code)
-                look: dict[str, Any] = {
-                    "color": COLOURS[code % 7],
-                    "marker": MARKERS[(code + code // 7) % 7],
-                    "label": _short(name),
-                }
-                axes.plot(across[here], heights[here], ls="", ms=6, alpha=0.85, **look)
-            if view.facet is not None:
-                axes.set_title(_title(view.facet, facets[number], axes.get_position().width * figure.get_figwidth()))
-            if names is not None:
-                axes.set_xticks(
-                    range(len(names)), [_short(name) for name in names], rotation=20, ha="right", fontsize=8
-                )
-                axes.set_xlim(-0.5, len(names) - 0.5)
-        if view.facet is None:
-            panels[0].set_title(f"{view.y} against {view.x}, {len(drawn)} trials")
-        width, height = figure.get_size_inches()
-        figure.supxlabel(view.x, fontsize=9, y=0.1 / height)
-        figure.supylabel(view.y, fontsize=9, x=0.1 / width)
-        if view.colour is not None:
-            handles, labels = panels[0].get_legend_handles_labels()
-            figure.legend(
-                handles[:MOST_NAMES],
-                labels[:MOST_NAMES],
-                title=view.colour,
-                alignment="left",
-                ncols=legend[1],
-                handletextpad=0.2,
-                loc="upper left",
-                bbox_to_anchor=(_LEFT / width, 1.0),
-                borderaxespad=0.0,
-            )
-        if chosen in drawn.index:
-            at = drawn.index.get_loc(chosen)
-            panels[panel[at]].plot(across[at], heights[at], "o", ms=14, mfc="none", mec="#000000", mew=1.6)
-    return Points(drawn.index.to_numpy(), panels, panel, np.column_stack([across, heights]))
+    return drawn
+
+
+def _look(code: int) -> dict[str, Any]:
+    """Colour and marker of the series with that number."""
+    return {"color": COLOURS[code % 7], "marker": MARKERS[(code + code // 7) % 7]}
+
+
+def _name_places(axes: Axes, names: list[str]) -> None:
+    """Names side by side in place of numbers."""
+    axes.set_xticks(range(len(names)), [_short(name) for name in names], rotation=20, ha="right", fontsize=8)
+    axes.set_xlim(-0.5, len(names) - 0.5)
+
+
+def _label_axes(figure: Any, view: View) -> None:
+    width, height = figure.get_size_inches()
+    figure.supxlabel(view.x, fontsize=9, y=0.1 / height)
+    figure.supylabel(view.y, fontsize=9, x=0.1 / width)
+
+
+def _draw_legend(figure: Any, panel: Axes, title: str, columns: int) -> None:
+    """The series of ``panel``, over all panels."""
+    handles, labels = panel.get_legend_handles_labels()
+    figure.legend(
+        handles[:MOST_NAMES],
+        labels[:MOST_NAMES],
+        title=title,
+        alignment="left",
+        ncols=columns,
+        handletextpad=0.2,
+        loc="upper left",
+        bbox_to_anchor=(_LEFT / figure.get_figwidth(), 1.0),
+        borderaxespad=0.0,
+    )
 
 
 # Inches: margins, a line of the legend, and what a panel needs at least.

@@ -37,7 +37,7 @@ COLUMNS = ["strategy", "source", "retained", "efficacy", "seconds"]
 
 
 def run(settings: Settings) -> Section:
-    """Both tables in one, a row a strategy and source."""
+    """Both tables in one, one row per strategy and source."""
     strategies = [*(name for name in AUTHORS if settings.full or name not in SLOW), *OURS]
     table = listing(strategies, progress=settings.progress)
     return Section("The authors' listing", _text(table), tables={"listing": table})

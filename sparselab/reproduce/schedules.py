@@ -42,7 +42,7 @@ FULL = Comparison("fashion_mnist,residual", 3, 450)
 
 
 def run(settings: Settings) -> Section:
-    """A row a schedule and pattern; a task whose data are missing gets a sentence saying so."""
+    """One row per schedule and pattern; a task whose data are missing gets a sentence saying so."""
     comparison = FULL if settings.full else QUICK
     try:
         task = get_task(comparison.task)

@@ -1,4 +1,4 @@
-"""The frame of a sweep, a row a trial, and the time series behind it."""
+"""The frame of a sweep, one row per trial, and the time series behind it."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _column(values: Sequence[Cell]) -> pd.Series[Any]:
 
 
 def history(frame: pd.DataFrame, store: str | Path | None = None) -> pd.DataFrame:
-    """The time series of the trials in ``frame``, in long format: a row a trial, tracker, step and quantity.
+    """The time series of the trials in ``frame``, in long format: one row per trial, tracker, step and quantity.
 
     Columns: the inputs of the trial, ``key``, ``tracker``, what places a value (``step``, ``epoch``, ``seconds``, and the
     names that the series have, such as ``layer``), ``quantity`` and ``value`` (float). A frame of any rows of one that

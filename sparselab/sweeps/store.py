@@ -1,4 +1,4 @@
-"""The store of a sweep: one SQLite file, one transaction a trial, nothing in it that is ever unpickled."""
+"""The store of a sweep: one SQLite file, one transaction per trial, nothing in it that is ever unpickled."""
 
 from __future__ import annotations
 

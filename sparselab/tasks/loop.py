@@ -73,29 +73,12 @@ def train(
     if not len(task.train_data):
         raise ValueError(f"task {task.name!r} has no examples to train on")
     optimizer = OPTIMIZERS.resolve(recipe.optimizer)(p for p in model.parameters() if p.requires_grad)
-    if sparsifier is not None:
-        sparsifier.attach(optimizer)
-    for tracker in trackers:
-        tracker.attach(optimizer)
     run = _Run(task, model, recipe, total, seed, optimizer, sparsifier, tuple(trackers))
     file = None if checkpoint is None else Path(checkpoint)
-    try:
-        with _own_randomness(seed, model):
-            resumed = run.load(file) if file is not None and file.exists() else 0
-            if (
-                not resumed
-                and sparsifier is not None
-                and sparsifier.step is None
-                and not sparsifier.weights.any_masked()
-            ):
-                sparsifier.compute()
-            start = time.perf_counter()
-            run.go(resumed, file, checkpoint_every, progress)
-    finally:  # so that the same sparsifier and trackers can be given to another call
-        for tracker in trackers:
-            tracker.detach()
-        if sparsifier is not None:
-            sparsifier.detach(optimizer)
+    with run.attached(), _own_randomness(seed, model):
+        resumed = run.start(file)
+        start = time.perf_counter()
+        run.go(resumed, file, checkpoint_every, progress)
     if file is not None:
         file.unlink(missing_ok=True)
     return Trained(total, resumed, time.perf_counter() - start)
@@ -113,6 +96,30 @@ class _Run:
     optimizer: torch.optim.Optimizer
     sparsifier: Sparsifier | None
     trackers: tuple[Tracker, ...]
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Sparsifier and trackers watch the optimizer for the block; then they can be given to another run."""
+        if self.sparsifier is not None:
+            self.sparsifier.attach(self.optimizer)
+        for tracker in self.trackers:
+            tracker.attach(self.optimizer)
+        try:
+            yield
+        finally:
+            for tracker in self.trackers:
+                tracker.detach()
+            if self.sparsifier is not None:
+                self.sparsifier.detach(self.optimizer)
+
+    def start(self, file: Path | None) -> int:
+        """How many steps are done already, by the checkpoint in ``file``; without one, masks are computed if need be."""
+        if file is not None and file.exists() and (resumed := self.load(file)):
+            return resumed
+        sparsifier = self.sparsifier
+        if sparsifier is not None and sparsifier.step is None and not sparsifier.weights.any_masked():
+            sparsifier.compute()
+        return 0
 
     def go(self, first: int, file: Path | None, every: int, progress: bool) -> None:
         """Steps ``first`` to ``total``."""

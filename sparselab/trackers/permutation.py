@@ -40,7 +40,7 @@ class PermutationTracker(Tracker):
         self.pattern = "{}:{}".format(*calculator.nm)
 
     def observe(self) -> Iterator[Mapping[str, Any]]:
-        """A search a layer."""
+        """One search per layer."""
         weights = self.sparsifier.weights
         for layer in weights.layers:
             saliency = scores(weights.dense(layer), for_layer(weights.choice.orders_by, layer.name))

@@ -41,7 +41,7 @@ class PermutationGain(WorkingPanel):
     for all the weights that read them. State: ``layer`` (the weight's name, or the axis's, such as ``"0.weight:0"``),
     ``pattern`` (``"N:M"``), ``strategies``, ``seconds`` (for each search; 0: until it converges), ``seed``.
     ``run()`` starts in a thread, ``stop()`` ends it and keeps what was found, ``wait()`` waits. ``results`` are the
-    ``SearchResult``s, ``best`` the one that retains the most, ``frame`` a row a search, ``figure`` their traces,
+    ``SearchResult``s, ``best`` the one that retains the most, ``frame`` one row per search, ``figure`` their traces,
     ``order_figure`` the matrix before and after; ``save(path)`` keeps the best order (of an axis a ``Plan`` that moves the
     network). With a model, ``run_layers()`` searches all of it by the first strategy: ``layers_frame``; by axes where they
     are known, as ``permute`` does, else every layer by itself. Changes nothing in the model.
@@ -105,12 +105,12 @@ class PermutationGain(WorkingPanel):
 
     @property
     def frame(self) -> pd.DataFrame:
-        """A row a finished search: efficacy, lost before and after, the ideal, channels moved, seconds."""
+        """One row per finished search: efficacy, lost before and after, the ideal, channels moved, seconds."""
         return logic.results_frame(self.matrix, self._traces)
 
     @property
     def layers_frame(self) -> pd.DataFrame:
-        """A row a layer of what ``run_layers`` has searched: lost before, after, ideal (percent), efficacy."""
+        """One row per layer of what ``run_layers`` has searched: lost before, after, ideal (percent), efficacy."""
         return pd.DataFrame(list(self._network.rows), columns=list(logic.LAYER_COLUMNS))
 
     @property
@@ -129,7 +129,7 @@ class PermutationGain(WorkingPanel):
 
     @property
     def figure(self) -> Figure:
-        """Efficacy against time, a line a search."""
+        """Efficacy against time, one line per search."""
         return matrices.running_searches(logic.traces_frame(self._traces or [logic.Trace("no search yet")]))
 
     @property

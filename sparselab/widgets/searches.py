@@ -174,7 +174,7 @@ def traces_frame(traces: Sequence[Trace]) -> pd.DataFrame:
 
 
 def results_frame(matrix: Matrix, traces: Sequence[Trace]) -> pd.DataFrame:
-    """A row a finished search: ``strategy, efficacy, lost_percent, permuted_lost_percent, ideal_lost_percent,
+    """One row per finished search: ``strategy, efficacy, lost_percent, permuted_lost_percent, ideal_lost_percent,
     moved_percent, seconds, evaluations``. ``moved_percent`` is the share of channels whose group has other members now, in percent.
     """
     rows = [
@@ -214,7 +214,7 @@ def best_of(traces: Sequence[Trace]) -> SearchResult | None:
 
 @dataclass(eq=False)
 class NetworkSearch:
-    """A search of a whole network, running or finished: a row a layer, and ``done`` of the orders ``of`` which it consists."""
+    """A search of a whole network, running or finished: one row per layer, and ``done`` of the orders ``of`` which it consists."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     done: int = 0
