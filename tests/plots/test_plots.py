@@ -75,6 +75,34 @@ def test_inputs_that_were_none_have_their_own_bar():
     assert len(plots.accuracy_bars(frame, by=["permutation"]).axes[0].patches) == 2
 
 
+SAID = [
+    {"name": "finetuned_loss", "label": "", "higher_is_better": False},
+    {"name": "finetuned_top1", "label": "finetuned top-1 (%)", "higher_is_better": True},
+]
+
+
+@pytest.mark.parametrize("figure", [plots.accuracy_bars, plots.pareto])
+def test_the_headline_is_what_the_sweep_says_or_the_only_one_there_is(figure):
+    frame = swept(inputs=["pattern", "seed"]).assign(finetuned_loss=[1.0, 2.0, 3.0, 4.0, 5.0])
+    with pytest.raises(ValueError, match=r"give value= one of \['finetuned_top1', 'finetuned_loss'\]"):
+        figure(frame)  # a store from before metrics had directions
+    assert "top1" in figure(frame, value="finetuned_top1").axes[0].get_title(loc="left")
+    frame.attrs["quantities"] = SAID
+    assert "finetuned loss" in figure(frame).axes[0].get_title(loc="left")
+    frame["finetuned_loss"] = float("nan")  # it is in no trial of these
+    assert "finetuned top-1 (%)" in figure(frame).axes[0].get_title(loc="left")
+
+
+def test_a_front_goes_down_where_less_is_better():
+    frame = pd.DataFrame(
+        {"pattern": list("abcd"), "cost": [1.0, 2.0, 3.0, 4.0], "finetuned_loss": [5.0, 6.0, 4.0, 4.0]}
+    )
+    frame.attrs["quantities"] = SAID
+    (axes,) = plots.pareto(frame, "cost").axes
+    assert points(axes)["front"] == ([1.0, 3.0], [5.0, 4.0])
+    assert axes.get_ylabel() == "finetuned loss, less is better"
+
+
 def test_pareto_front_holds_what_nothing_beats():
     frame = pd.DataFrame({"pattern": list("abcd"), "cost": [1.0, 2.0, 3.0, 4.0], "top1": [5.0, 4.0, 6.0, 6.0]})
     (axes,) = plots.pareto(frame, "cost", "top1").axes

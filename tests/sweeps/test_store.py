@@ -1,8 +1,10 @@
+import contextlib
 import sqlite3
 import threading
 
 import pytest
 
+from sparselab.metrics import Quantity
 from sparselab.sweeps.store import Outcome, Record, Series, Store
 
 
@@ -100,3 +102,19 @@ def test_a_store_that_another_process_is_making(tmp_path, monkeypatch):
     with Store(path) as store:
         others[0].join()
         assert list(store.records()) == []
+
+
+def test_a_store_from_before_tasks_spoke_of_their_quantities(tmp_path):
+    path = tmp_path / "runs.sqlite"
+    with Store(path) as store:
+        store.begin("s", {})
+        store.save("s", 0, record("a", y=1))
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("DROP TABLE tasks")
+    with Store(path, create=False) as store:
+        assert store.quantities() == {}
+        said = Outcome("done", {"y": 2}, quantities=[Quantity("y", "y (mm)", higher_is_better=False)])
+        store.save("s", 1, Record("b", "fn", {}, said))
+    with Store(path) as store:
+        assert store.quantities() == {"fn": said.quantities}
+        assert [row.key for row in store.records()] == ["a", "b"]
