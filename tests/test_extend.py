@@ -62,7 +62,9 @@ def page():
 
 def test_the_examples_did_what_they_say(page):
     assert page["mask"].double().mean() == 0.5
-    assert page["report"]["total"][0] == pytest.approx(float(page["model"][0].weight.detach().double().square().sum()), rel=1e-5)
+    assert page["report"]["total"][0] == pytest.approx(
+        float(page["model"][0].weight.detach().double().square().sum()), rel=1e-5
+    )
     assert page["task"].headline.name == "confidence"
     assert page["result"].strategy == "reversed"
     assert set(page["metrics"]) == {"top1", "loss"}
