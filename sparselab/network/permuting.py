@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -52,7 +53,8 @@ def permute(
     In place. ``example_inputs`` is what the model takes: a tensor, a tuple of positional arguments or a dict of keyword
     arguments. The model is traced on them once (``torch.export``, evaluation mode); every set of channels that can be
     reordered without changing the outputs is found, searched and moved through all tensors that it touches: weights,
-    biases, statistics, gradients and the state of ``optimizer``, one or several. Parameters remain the same objects.
+    biases, statistics, gradients and the state of ``optimizer`` (one, or several of them). Parameters
+    remain the same objects.
 
     ``include`` and ``exclude`` choose the weights whose retained saliency counts, by names of weights or modules with
     ``*`` and ``?``; ``saliency`` may be a mapping from weight name to saliency. ``strategy``, ``seed`` and ``backend``

@@ -45,7 +45,8 @@ class InputWatcher:
             self.seen = tree_map(lambda entry: entry.detach().clone() if isinstance(entry, Tensor) else entry, given)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"seen": None, "_watching": False}  # a copy of the model, by pickle too, is not watched
+        # A copy of the model is not watched, and a pickle is a copy.
+        return {"seen": None, "_watching": False}
 
 
 def infer_inputs(model: nn.Module) -> Any:
