@@ -11,7 +11,6 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from sparselab.core.layers import LayerWeight
 from sparselab.core.models import unwrap
@@ -40,7 +39,7 @@ def permute(
     *,
     strategy: str | Strategy = "auto",
     saliency: ModelSaliency = "magnitude",
-    optimizer: Optimizer | Iterable[Optimizer] | None = None,
+    optimizer: torch.optim.Optimizer | Iterable[torch.optim.Optimizer] | None = None,
     include: Iterable[str] | None = None,
     exclude: Iterable[str] | None = None,
     seed: int = 0,
