@@ -34,7 +34,7 @@ from sparselab.core.measures import efficacy
 from sparselab.ops import cuda
 from sparselab.ops.cuda import masks
 from sparselab.ops.cuda.device import device_of
-from sparselab.ops.cuda.handle import _TILE, CudaHandle, _blocks
+from sparselab.ops.cuda.matrix import _TILE, CudaMatrix, _blocks
 from sparselab.permutation import SearchProblem
 from sparselab.permutation.annealed_assignment import swap_spread
 from sparselab.permutation.strategy import Search
@@ -58,7 +58,7 @@ Row = tuple[int, int, str, str, float | None, float, float, str]
 
 
 def run() -> pd.DataFrame:
-    """A row a search. Raises ``SystemExit`` saying what is missing where there is no GPU."""
+    """One row per search. Raises ``SystemExit`` saying what is missing where there is no GPU."""
     reason = cuda.missing()
     if reason is not None:
         raise SystemExit(f"bench-gpu needs a GPU: {reason}")
@@ -76,7 +76,7 @@ def run() -> pd.DataFrame:
 
 
 def picture(frame: pd.DataFrame) -> Figure:
-    """A panel a size, a line a strategy and backend: those that decide, as more would not be told apart."""
+    """One panel per size, one line per strategy and backend: those that decide, as more would not be told apart."""
     shown = frame[frame["strategy"].isin(["auto", "channel_swap,0"]) | (frame["backend"] == "apex")]
     names = shown["strategy"].str.replace(",", " ").where(shown["backend"] != "apex", "groups")
     return sl.plots.search_pareto(shown.assign(strategy=names + " on " + shown["backend"]))
@@ -153,10 +153,10 @@ def _reference(scores: np.ndarray) -> list[Row]:
 
 def kernels() -> pd.DataFrame:
     """Each hot kernel's rate, and its share of the bound: steps a cycle at the highest clock, or a copy's bandwidth."""
-    from sparselab.ops.backend import load
+    from sparselab.ops.backends import load
 
     size = 2048
-    handle = load(np.random.default_rng(0).random((size, size), np.float32), 2, 4, "cuda")
+    matrix = load(np.random.default_rng(0).random((size, size), np.float32), 2, 4, "cuda")
     order = np.arange(size)
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     ceiling = 64 * properties.multi_processor_count * _clock_hz()
@@ -164,8 +164,8 @@ def kernels() -> pd.DataFrame:
     copied = 2 * weight.nbytes / _seconds(weight.clone)
     here, mask = device_of(weight), 5 * weight.numel()  # bytes read and written
     rows = [
-        ("table, copied back", "max-adds/s", size**3 / _seconds(lambda: handle.table(order, order, order)), ceiling),
-        ("table kernel", "max-adds/s", size**3 / _seconds(_table_kernel(handle, order)), ceiling),
+        ("table, copied back", "max-adds/s", size**3 / _seconds(lambda: matrix.table(order, order, order)), ceiling),
+        ("table kernel", "max-adds/s", size**3 / _seconds(_table_kernel(matrix, order)), ceiling),
         ("mask kernel 2:4", "bytes/s", mask / _seconds(lambda: masks.top_n_of_m(weight, 2, 4, here)), copied),
         (
             "create_mask 2:4",
@@ -179,37 +179,37 @@ def kernels() -> pd.DataFrame:
     return frame
 
 
-def _table_kernel(handle: CudaHandle, order: np.ndarray) -> Callable[[], None]:
+def _table_kernel(matrix: CudaMatrix, order: np.ndarray) -> Callable[[], None]:
     """The launch of ``sum_of_maxima`` alone."""
-    size, (slice_, slices) = len(order), handle._slices
+    size, (slice_, slices) = len(order), matrix._slices
     tiles = (_blocks(size, _TILE[1]), _blocks(size, _TILE[0]), slices)
-    bounds = handle.upload(np.random.default_rng(1).random((size, handle.rows), np.float32))
-    sums = handle._device.empty((slices, size, size), np.float32)
-    take = (bounds, size, handle._values, handle.indices(order), size, handle.rows, slice_, sums)
-    launch = handle._launch.ready("sum_of_maxima", tiles, 256, *take)
-    return lambda: handle._device.run([launch])
+    bounds = matrix.upload(np.random.default_rng(1).random((size, matrix.rows), np.float32))
+    sums = matrix._device.empty((slices, size, size), np.float32)
+    take = (bounds, size, matrix._values, matrix.indices(order), size, matrix.rows, slice_, sums)
+    launch = matrix._launch.ready("sum_of_maxima", tiles, 256, *take)
+    return lambda: matrix._device.run([launch])
 
 
 def moves(sizes: Iterable[int] = (512, 1024, 2048, 4096), chains: Iterable[int] = (2, 32)) -> pd.DataFrame:
     """Microseconds of an annealed assignment move of all chains: with everything, and each of its kernels by events."""
     import cupy
 
-    from sparselab.ops.backend import load
+    from sparselab.ops.backends import load
 
     rows = []
     for size, count in itertools.product(sizes, chains):
-        handle = load(authors_matrix(size, size).T.astype(np.float32), 2, 4, "cuda")
+        matrix = load(authors_matrix(size, size).T.astype(np.float32), 2, 4, "cuda")
         orders, seeds = np.tile(np.arange(size), (count, 1)), np.arange(count)
-        hot = 0.08 * swap_spread(Search(handle, np.random.default_rng(0), time.perf_counter()), orders[0])
+        hot = 0.08 * swap_spread(Search(matrix, np.random.default_rng(0), time.perf_counter()), orders[0])
         noise = np.geomspace(hot, hot / 3, 10 * REPEATS)
-        orders = handle.assign(orders, noise, seeds)
-        whole = seconds(partial(handle.assign, orders, noise, seeds)) / len(noise)
-        scores, unit = handle._bytes
-        _, launches = handle._move(scores, orders, noise * unit, seeds)
+        orders = matrix.assign(orders, noise, seeds)
+        whole = seconds(partial(matrix.assign, orders, noise, seeds)) / len(noise)
+        scores, unit = matrix._bytes
+        _, launches = matrix._move(scores, orders, noise * unit, seeds)
         marks = [[cupy.cuda.Event() for _ in range(len(launches) + 1)] for _ in noise]
-        stream = handle._device.stream
+        stream = matrix._device.stream
         for mark in marks:
-            handle._device.run([mark[0].record, *itertools.chain(*zip(launches, (done.record for done in mark[1:])))])
+            matrix._device.run([mark[0].record, *itertools.chain(*zip(launches, (done.record for done in mark[1:])))])
         stream.synchronize()
         parts = [[cupy.cuda.get_elapsed_time(*pair) for pair in itertools.pairwise(mark)] for mark in marks]
         rows.append((size, count, 1e6 * whole, *(1e3 * np.median(parts, axis=0))))

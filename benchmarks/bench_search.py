@@ -1,4 +1,4 @@
-"""What permutation search reaches, a row beside each target, and quality against time for every strategy.
+"""What permutation search reaches, one row per target, and quality against time for every strategy.
 
 Matrices are ``numpy.random.seed(seed); numpy.random.rand(rows, channels)``, which is what the authors of the permutation
 paper list results for. Seconds are wall time after warm-up, so other work on the machine makes them worse.
@@ -38,7 +38,7 @@ PATTERNS = {"1:4": 33.0, "4:8": 40.0, "2:8": 40.5, "8:16": 50.5}
 
 
 def run() -> pd.DataFrame:
-    """A row a target; ``met`` says whether ``ours`` is on the right side of it."""
+    """One row per target; ``met`` says whether ``ours`` is on the right side of it."""
     for strategy in (*STRATEGIES, "auto"):
         warm_up(strategy)
     for pattern in PATTERNS:

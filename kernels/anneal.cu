@@ -1,11 +1,12 @@
-// Simulated annealing over swaps of two channels: a block a chain, from the first step to the last. After common.cu.
+// Simulated annealing over swaps of two channels: one block per chain, from the first step to the last. After
+// common.cu.
 //
 // Scores are bytes, four rows a word, [channels][words]; a chain draws the same numbers and makes the same moves as on
 // the CPU. Every thread follows the chain for itself (the draws and sums are the same for all), so only sums and what
 // thread 0 writes need barriers. Gains and temperatures are in differences, twice the bytes' unit.
 //
 // Launch:  as many blocks as chains; a multiple of 32 threads, at most 256, as many as words up to there.
-// Memory:  a swap reads 16 bytes a word, from L2: two boundaries, two channels; one that is made reads and writes 2 M
+// Memory:  a swap reads 16 bytes per word, from L2: two boundaries, two channels; one that is made reads and writes 2 M
 //          boundaries more. Scratch: [chain][channels][words] boundaries.
 // Work:    2 VABSDIFF4 a word and swap, 3 M a word and swap made.
 // Limit:   latency. A step is a chain of draw, read, add, decide: about 2,000 cycles, whatever the width up to 1,024

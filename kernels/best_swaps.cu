@@ -6,8 +6,9 @@
 
 // gain[g] and pair[g] = the best swap of a slot of group g with a slot of another free group, as smaller slot * slots +
 // larger slot; the smaller pair of equal ones, and no gain where g is not free itself.
-// Launch:  a block of 128 threads a group.
-// Memory:  reads 8 bytes a swap, half of them across rows (32 bytes of L2 each): the limit, some 150 MB at 2,048 slots.
+// Launch:  one block of 128 threads per group.
+// Memory:  reads 8 bytes per swap, half of them across rows (32 bytes of L2 each): the limit, some 150 MB at 2,048
+// slots.
 extern "C" __global__ void __launch_bounds__(128)
     best_swaps(const float* __restrict__ table, const int* __restrict__ column, const double* __restrict__ value,
                const unsigned char* __restrict__ is_free, int slots, float* __restrict__ gain,
@@ -36,7 +37,7 @@ extern "C" __global__ void __launch_bounds__(128)
   }
 }
 
-// table[place[i]] = part[i]. Launch: any grid of 256 threads. Memory: reads and writes 4 bytes an entry: the limit.
+// table[place[i]] = part[i]. Launch: any grid of 256 threads. Memory: reads and writes 4 bytes per entry: the limit.
 extern "C" __global__ void __launch_bounds__(256)
     put_rows(const float* __restrict__ part, const int* __restrict__ place, int count, int width,
              float* __restrict__ table) {

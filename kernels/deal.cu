@@ -1,12 +1,12 @@
 // One move of annealed assignment for many chains: before and after the product of product.cu. After matching.cu.
 //
 // Scores are bytes, four rows a word, [channels][words]. A chain draws the same numbers as on the CPU: in each move one
-// below M a group, then one exponential a group. It counts its moves in `made`, so a move's launches are those of the
-// last, and nothing comes back to the host between two of them.
+// below M per group, then one exponential per group. It counts its moves in `made`, so a move's launches are those of
+// the last, and nothing comes back to the host between two of them.
 
 // Take the channel out of one random slot of every group: slots, their channels (index) and boundaries, [chain][group].
-// Launch:  a block of 128 threads a group (x) and chain (y); groups is gridDim.x.
-// Memory:  reads 4 (M - 1) bytes a word and writes 4.          Work: 2 N (M - 1) byte max and min of words.
+// Launch:  one block of 128 threads per group (x) and chain (y); groups is gridDim.x.
+// Memory:  reads 4 (M - 1) bytes per word and writes 4.          Work: 2 N (M - 1) byte max and min of words.
 extern "C" __global__ void __launch_bounds__(128)
     open_slots(const unsigned* __restrict__ scores, long long words, const int* __restrict__ orders,
                const uint64* __restrict__ seeds, const long long* __restrict__ made, int* __restrict__ slots,
@@ -30,7 +30,8 @@ extern "C" __global__ void __launch_bounds__(128)
 
 // Deal the open channels back, the best deal first. It costs a random charge to stay, and stay - sums to get another
 // channel. The charge goes into the diagonal of sums, so that every cost is stay - sums. Scratch is [chain][2][groups].
-// Launch:  a block of STARTERS threads a chain; up to MOST_GROUPS groups, lines of sums `width` apart: groups, up to
+// Launch:  one block of STARTERS threads per chain; up to MOST_GROUPS groups, lines of sums `width` apart: groups, up
+// to
 //          the next multiple of 128 where that is 128, else of 256.
 // Memory, limit: matching.cu.
 extern "C" __global__ void __launch_bounds__(STARTERS)

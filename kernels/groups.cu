@@ -4,8 +4,8 @@
 // Limit: memory bandwidth (L2's where channels are in many groups).
 
 // out[g] = what group g retains; groups is [gridDim.x][M].
-// Launch:  a block of 128 threads a group.
-// Memory:  reads 4 M bytes a row.          Work: 9 max, min and add a row at 2:4, 2 N M elsewhere.
+// Launch:  one block of 128 threads per group.
+// Memory:  reads 4 M bytes per row.          Work: 9 max, min and add per row at 2:4, 2 N M elsewhere.
 extern "C" __global__ void __launch_bounds__(128)
     group_values(const float* __restrict__ values, long long rows, const int* __restrict__ groups,
                  double* __restrict__ out) {
@@ -23,7 +23,7 @@ extern "C" __global__ void __launch_bounds__(128)
   if (threadIdx.x == 0) out[blockIdx.x] = total;
 }
 
-// out[c] = the sum of channel c. A block of 128 threads a channel; reads 4 bytes a score, once.
+// out[c] = the sum of channel c. One block of 128 threads per channel; reads 4 bytes per score, once.
 extern "C" __global__ void __launch_bounds__(128)
     channel_sums(const float* __restrict__ values, long long rows, double* __restrict__ out) {
   double sum = 0;
@@ -36,7 +36,7 @@ extern "C" __global__ void __launch_bounds__(128)
 // base[k] = sum_r (t_1 + ... + t_{N-1}), so with any channel x in its place the group retains
 // base[k] + sum_r max(bounds[k][r], x[r]).
 // Launch:  a block of 128 threads an entry of skipped.
-// Memory:  reads 4 (M - 1) bytes a row and writes 4.          Work: 2 N (M - 1) max and min a row.
+// Memory:  reads 4 (M - 1) bytes per row and writes 4.          Work: 2 N (M - 1) max and min per row.
 extern "C" __global__ void __launch_bounds__(128)
     boundaries(const float* __restrict__ values, long long rows, const int* __restrict__ groups,
                const int* __restrict__ skipped, float* __restrict__ bounds, double* __restrict__ base) {

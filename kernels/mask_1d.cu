@@ -1,13 +1,13 @@
 // Keep the N largest |scores| of every M consecutive columns; ties go to the lower index.
 //
 // Compile with -DN=2 -DM=4 (any 0 < N <= M <= 32). Scores and mask start at multiples of 16 bytes.
-// Launch:  one thread a group, grid-stride: any grid, 256 threads a block.
+// Launch:  one thread per group, grid-stride: any grid, 256 threads per block.
 // Memory:  reads 4 bytes and writes 1 byte an element, each once; neighbouring threads read neighbouring groups, four
 //          scores at a time where M is a multiple of four.
 // Work:    M - 1 comparisons an element, in registers: of the bits, as whole numbers, which for positive floats have
 // the
 //          order of the floats, and stay different where a compiler takes the least ones for zero.
-// Limit:   memory bandwidth, 5 bytes an element.
+// Limit:   memory bandwidth, 5 bytes per element.
 
 #if !defined(N) || !defined(M)
 #error "compile with -DN=... -DM=..."

@@ -9,7 +9,7 @@
 //
 // Memory:  reads the costs twice, and one row of them a bid or step; 46 KiB of shared memory.
 // Limit:   latency. A step is a row from L1 or L2 (some 40 or 250 cycles), two reductions of a warp, and 8 instructions
-//          a column of a thread: some 170 cycles at 128 columns, 600 at 512, where two warps wait for each other.
+//          per column of a thread: some 170 cycles at 128 columns, 600 at 512, where two warps wait for each other.
 
 constexpr int FAR = (1 << 30) - 1;  // twice that is still an int
 constexpr int STARTERS = 512;       // threads that look for the first duals
@@ -19,7 +19,7 @@ constexpr int ROWS_A_ROUND = 16;    // one round of bids for so many rows of the
 constexpr int COLUMNS = 8;          // of a thread, at most: a multiple of 4, read at once
 
 // Minimises the sum of stay[i] - worth[i][column_of[i]], which are below 2^28 in absolute value. Lines of worth are
-// `width` apart: a multiple of what the walking warps read, 16 bytes a thread.
+// `width` apart: a multiple of what the walking warps read, 16 bytes per thread.
 struct Matching {
   const int* worth;
   int size, width;
@@ -206,7 +206,7 @@ struct Columns {
   }
 };
 
-// Matches the rows that are left, with K columns a thread.
+// Matches the rows that are left, with K columns per thread.
 template <int K, class Team>
 __device__ void finish(const Matching& it, Matched& now, Team team) {
   const Columns<K> mine = {team.number() * 32 * K + int(threadIdx.x % 32) * 4};

@@ -7,9 +7,9 @@ constexpr int SET = 32;       // channels of a set, at most
 constexpr int SET_ROWS = 64;  // rows in shared memory at a time
 
 // channels[k] = the channels of set k, rising; worth[k][s] = what its subset s retains.
-// Launch:  a block of 256 threads a set, a subset a thread, as often as it takes.
-// Memory:  reads 4 bytes a row and channel for every 256 subsets, from L2.
-// Work:    9 max, min and add a row and subset at 2:4, on M words from shared memory without bank conflicts.
+// Launch:  one block of 256 threads per set, one subset per thread, as often as it takes.
+// Memory:  reads 4 bytes per row and channel for every 256 subsets, from L2.
+// Work:    9 max, min and add per row and subset at 2:4, on M words from shared memory without bank conflicts.
 // Limit:   shared memory: a warp reads M rows of 32 words for that work.
 extern "C" __global__ void __launch_bounds__(256)
     subset_values(const float* __restrict__ values, long long rows, const int* __restrict__ order,
@@ -57,8 +57,8 @@ extern "C" __global__ void __launch_bounds__(256)
 
 // gains[k] and dealt[k] of the best partition of set k, the first of equal ones. parts is [members][ways]: the subsets
 // that each partition combines; value[g] is what group g retains now.
-// Launch:  a block of 128 threads a set.
-// Memory:  reads 4 members bytes a partition, coalesced, and as many sums from the set's few kB of worth. Limit: L1.
+// Launch:  one block of 128 threads per set.
+// Memory:  reads 4 members bytes per partition, coalesced, and as many sums from the set's few kB of worth. Limit: L1.
 extern "C" __global__ void __launch_bounds__(128)
     best_partitions(const int* __restrict__ sets, int members, const int* __restrict__ subsets, int count,
                     const int* __restrict__ parts, int ways, const int* __restrict__ channels,

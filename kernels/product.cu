@@ -5,7 +5,7 @@
 //
 // Launch:  256 threads; block (x, y, z) takes the tile [LEFT y, ...) x [RIGHT x, ...) of slice z of the rows (of chain
 //          z / slices in the second).
-// Memory:  a tile reads LEFT + RIGHT words a row, for LEFT * RIGHT steps: 43 steps a word at 64 x 128.
+// Memory:  a tile reads LEFT + RIGHT words per row, for LEFT * RIGHT steps: 43 steps per word at 64 x 128.
 // Work:    a thread has 4 x 8 sums in registers and loads 12 words from shared memory for 32 steps. A step is a max and
 //          an add, or one VABSDIFF4.ACC for four bytes.
 // Limit:   instruction issue. FP32 max runs at 64 a cycle and SM, so max + add at 64 steps a cycle and SM on sm_80 and
@@ -92,7 +92,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 
 // table[i][j] = base[i] + the slices of a sum_of_maxima, added in float64 one after the other.
-// Launch:  any grid of 256 threads.          Memory: reads 4 bytes a slice and entry, writes 4 an entry: the limit.
+// Launch:  any grid of 256 threads.          Memory: reads 4 bytes per slice and entry, writes 4 per entry: the limit.
 extern "C" __global__ void __launch_bounds__(256)
     add_slices(const float* __restrict__ partial, int slices, const double* __restrict__ base, int lefts, int rights,
                float* __restrict__ table) {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sparselab._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from sparselab import measures, plots, saliency, tasks, trackers, widgets
+    from sparselab import measures, plots, saliency, statistics, tasks, trackers, widgets
     from sparselab.core.patterns import Pattern
     from sparselab.masks import create_mask
     from sparselab.network.permuting import permute
@@ -46,7 +46,7 @@ _HOMES = {
     "search_permutation": "sparselab.permutation",
     "search_permutations": "sparselab.permutation",
 }
-_MODULES = ("measures", "plots", "saliency", "tasks", "trackers", "widgets")
+_MODULES = ("measures", "plots", "saliency", "statistics", "tasks", "trackers", "widgets")
 
 __all__ = [
     "ASP",
@@ -69,6 +69,7 @@ __all__ = [
     "saliency",
     "search_permutation",
     "search_permutations",
+    "statistics",
     "tasks",
     "trackers",
     "widgets",

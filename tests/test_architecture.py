@@ -19,16 +19,17 @@ ROOT = Path(sparselab.__file__).parent
 LAYERS = [
     {"_version"},
     {"core"},
-    {"measures", "ops"},
+    {"measures", "ops", "statistics"},
     {"saliency"},
     {"masks", "permutation"},
-    {"reports", "network"},
-    {"training", "trackers"},
+    {"pruners", "reports", "network"},
+    {"training", "metrics"},
+    {"trackers"},
     {"tasks"},
     {"plots"},
     {"sweeps"},
     {"reproduce", "widgets"},
-    {"command_line"},
+    {"command_line", "testing"},
 ]
 HEAVY = {"cupy", "ipywidgets", "matplotlib", "numba", "pandas", "scipy", "torch"}
 

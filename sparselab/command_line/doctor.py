@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
 import json
@@ -62,6 +63,7 @@ def examine() -> Iterator[Finding]:
     for extra, packages in PACKAGES.items():
         for module, package in packages.items():
             yield _package(module, package, extra)
+    yield from _plugins()
     yield _tried("backend cpu", lambda: _agrees("cpu"))
     yield _cuda()
     yield _backend_cuda()
@@ -90,6 +92,19 @@ def _version(module: str, package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return str(getattr(sys.modules[module], "__version__", "installed"))
+
+
+def _plugins() -> Iterator[Finding]:
+    """Every name that an installed package adds, imported."""
+    for package in importlib.metadata.distributions():
+        for point in package.entry_points.select():
+            if point.group.startswith("sparselab."):
+                yield _tried(f"plug-in {point.group}", functools.partial(_loaded, point))
+
+
+def _loaded(point: importlib.metadata.EntryPoint) -> str:
+    point.load()
+    return f"{point.name} ({point.value})"
 
 
 def _tried(what: str, attempt: Callable[[], str]) -> Finding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pandas as pd
 
 from sparselab import plots
 from sparselab.command_line.printing import print_frame
+from sparselab.plots.comparisons import FINETUNED
 from sparselab.reproduce.section import Section, markdown_table
 from sparselab.sweeps import history, load
 
@@ -25,13 +27,13 @@ def report(options: Namespace) -> int:
     if options.out:
         folder = Path(options.out)
         folder.mkdir(parents=True, exist_ok=True)
-        figures = _figures(frame)
+        figures, problems = _figures(frame)
         numbers = dict.fromkeys(table.select_dtypes("float").columns, ".5g")
         text = "\n\n".join(
             [
                 f"{len(frame)} trials in `{Path(options.store).name}`.",
                 markdown_table(table, numbers),
-                *(f"- {failure}" for failure in failures),
+                *(f"- {problem}" for problem in [*failures, *problems]),
                 *(f"![{name}]({name}.png)" for name in figures),
             ]
         )
@@ -42,7 +44,7 @@ def report(options: Namespace) -> int:
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row a combination of inputs, the seed aside: trials, failures, and mean and standard deviation of each metric."""
+    """One row per combination of inputs, the seed aside: trials, failures, and each metric's mean and deviation."""
     inputs = [name for name in frame.attrs["inputs"] if name != "seed" and frame[name].nunique(dropna=False) > 1]
     by = [name for name in ["task", *inputs] if name == "task" or name in inputs]
     metrics = [name for name in frame.attrs["metrics"] if pd.api.types.is_numeric_dtype(frame[name])]
@@ -57,12 +59,19 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     return table.dropna(axis=1, how="all")
 
 
-def _figures(frame: pd.DataFrame) -> dict[str, Any]:
-    """The figures that the frame has the columns for."""
-    figures = {}
-    if "finetuned_top1" in frame and frame["finetuned_top1"].notna().any():
-        figures = {"accuracy": plots.accuracy_bars(frame), "pareto": plots.pareto(frame)}
-    series = history(frame)
-    if (series["quantity"].astype(str) == "top1").any():
-        figures["curves"] = plots.recompute_curves(series)
-    return figures
+def _figures(frame: pd.DataFrame) -> tuple[dict[str, Any], list[str]]:
+    """The figures of a sweep that says what it is about, and why any of them cannot be drawn."""
+    if not frame.attrs["quantities"] and not any(str(name).startswith(f"{FINETUNED}_") for name in frame):
+        return {}, []
+    draw: dict[str, Callable[[], Any]] = {
+        "accuracy": lambda: plots.accuracy_bars(frame),
+        "pareto": lambda: plots.pareto(frame),
+        "curves": lambda: plots.recompute_curves(history(frame)),
+    }
+    figures, problems = {}, []
+    for name in draw:
+        try:
+            figures[name] = draw[name]()
+        except ValueError as error:
+            problems.append(f"no figure {name!r}: {error}")
+    return figures, problems

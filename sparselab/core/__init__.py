@@ -1,1 +1,1 @@
-"""What everything else is said in: patterns, names with options, weights as matrices, layers, models, files, sums."""
+"""What everything else is said in: patterns, names with options, weights, layers, models, sums."""

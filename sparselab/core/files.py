@@ -11,10 +11,13 @@ import torch
 
 
 def read_checkpoint(path: Path) -> Any:
-    """What ``path`` holds, on the CPU: the tensors of a ``.safetensors`` file, the array of a ``.npy`` file as a tensor, else
-    what ``torch.save`` wrote, so long as that is tensors in plain containers. Objects are never unpickled.
+    """What ``path`` holds, on the CPU: the tensors of a file, without unpickling objects.
 
-    Raises ``ValueError`` for a file that is not there, is none of these or holds objects, and when safetensors is missing.
+    A ``.safetensors`` file, a ``.npy`` file (its array as a tensor), or else what ``torch.save``
+    wrote, if that is tensors in plain containers.
+
+    Raises ``ValueError`` for a file that does not exist, is of no such kind or holds objects, and
+    when safetensors is needed and missing.
     """
     if not path.is_file():
         raise ValueError(f"no such file: {path}")
@@ -22,7 +25,7 @@ def read_checkpoint(path: Path) -> Any:
         return _read(path)
     except ImportError:
         raise ValueError(f"reading {path.name} needs safetensors: pip install safetensors") from None
-    except Exception as error:  # readers raise whatever they stumble over: KeyError, EOFError, errors of their own
+    except Exception as error:  # each reader raises errors of its own
         raise ValueError(
             f"cannot read {path} ({type(error).__name__}): it has to hold tensors, as torch.save(model.state_dict(), ...) "
             f"or safetensors write them; objects are not unpickled{_named(error)}"
@@ -30,7 +33,7 @@ def read_checkpoint(path: Path) -> Any:
 
 
 def _named(error: Exception) -> str:
-    """What torch would have had to run to load a file, without its advice on how to run it."""
+    """What torch would have to run to load a file, without its advice on how to run it."""
     found = re.search(r"GLOBAL (\S+)", str(error))
     return f": this one names {found[1]}" if found else ""
 

@@ -1,4 +1,4 @@
-"""Values, functions among them: what of one goes into a cell of a frame, and what tells one from another."""
+"""How a value or a function is shown in a frame, and the digest that tells it from others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ Cell = str | int | float | bool | tuple[Any, ...] | None
 
 
 def cell(value: object) -> Cell:
-    """``value`` as the frame shows it: numbers, strings, ``None`` and tuples of them as they are, all else as a text.
+    """``value`` as a frame shows it.
+
+    Numbers, strings, ``None`` and tuples of them stay as they are; anything else becomes a text.
 
     >>> from sparselab.core.patterns import Pattern
     >>> cell(np.float64(0.5)), cell(Pattern.parse("m4n2_1d")), cell(len)
@@ -42,7 +44,7 @@ def cell(value: object) -> Cell:
 
 
 def printable(text: str) -> str:
-    """``text`` in which halves of surrogate pairs, which no file can hold, are spelt out.
+    """``text`` with halves of surrogate pairs, which no file can hold, written as escapes.
 
     >>> printable("caf\\u00e9 \\udcff")
     'caf\u00e9 \\\\udcff'
@@ -51,7 +53,7 @@ def printable(text: str) -> str:
 
 
 def _scalar(value: object) -> Any:
-    """A Python scalar for numpy's and torch's, a plain ``str`` for its subclasses, a text for a path."""
+    """A Python scalar for numpy's and torch's, plain values for subclasses, a text for a path."""
     if isinstance(value, np.generic) or (isinstance(value, (np.ndarray, torch.Tensor)) and value.ndim == 0):
         return value.item()
     if isinstance(value, (PurePath, np.dtype, torch.dtype, torch.device)):
@@ -65,11 +67,12 @@ def _scalar(value: object) -> Any:
 def digest(value: object) -> str:
     """20 hexadecimal digits of the SHA-256 of what ``value`` is made of; the same in every process.
 
-    Functions count by their compiled source, so comments and layout do not matter, together with the functions of the
-    same module that they name, their defaults, and bound arguments. Of what they close over functions, classes, numbers, texts
-    and tuples of them count; other data does not (``hides_data``), nor does a name that the function itself assigns to.
-    Dataclasses count by their fields, arrays by their contents. Raises ``ValueError`` for a value that only its address
-    could tell from another.
+    A function counts by its compiled source (comments and layout do not matter), by the functions
+    of its module that it names, its defaults and bound arguments. Of what it closes over,
+    functions, classes, numbers, texts and tuples of them count. Other data do not (see
+    ``hides_data``), nor does a name that the function itself assigns to. Dataclasses count by their
+    fields, arrays by their contents. Raises ``ValueError`` for a value that only its address could
+    tell from another.
     """
     text = json.dumps(_parts(value, frozenset()), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
@@ -153,20 +156,23 @@ def _is_plain(value: object) -> bool:
 
 
 def hides_data(function: object) -> bool:
-    """Whether a function closes over data that its digest does not count: two such may differ although theirs do not."""
+    """Whether a function closes over data that its digest leaves out.
+
+    Two such functions may differ although their digests are equal.
+    """
     held = _closed(function).values() if isinstance(function, types.FunctionType) else ()
     return not all(_is_plain(value) or isinstance(value, _NAMED) for value in held)
 
 
 def _closed(function: types.FunctionType) -> dict[str, Any]:
-    """What a function closes over, by name; not what it assigns to, such as a counter."""
+    """What a function closes over, by name, without what it assigns to, such as a counter."""
     assigned = {each.argval for each in dis.get_instructions(function.__code__) if each.opname == "STORE_DEREF"}
     cells = zip(function.__code__.co_freevars, function.__closure__ or ())
     return {name: each.cell_contents for name, each in sorted(cells) if _is_filled(each) and name not in assigned}
 
 
 def _helpers(function: types.FunctionType, seen: frozenset[int]) -> dict[str, Any]:
-    """The functions that ``function`` wraps or names, where they stand in its module: they are part of its source."""
+    """The functions of its own module that ``function`` wraps or names: part of its source."""
     named = _closed(function)
     named |= {name: function.__globals__[name] for name in _names(function.__code__) if name in function.__globals__}
     return {

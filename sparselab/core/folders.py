@@ -7,7 +7,10 @@ from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """The cache folder: ``$SPARSELAB_CACHE``, else ``$XDG_CACHE_HOME/sparselab``, else ``~/.cache/sparselab``."""
+    """The cache folder: ``$SPARSELAB_CACHE``, else ``sparselab`` in the user's cache folder.
+
+    The latter is ``$XDG_CACHE_HOME``, else ``~/.cache``.
+    """
     if chosen := os.environ.get("SPARSELAB_CACHE"):
         return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")

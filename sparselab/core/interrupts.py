@@ -1,4 +1,4 @@
-"""Ctrl-C at the right moment: a model is never left half moved, and a search that ends early ends the whole."""
+"""Ctrl-C at the right moment: no model is left half moved, and no later search is begun."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Handler = Callable[..., Any]
 
 @contextlib.contextmanager
 def interrupted_afterwards() -> Iterator[None]:
-    """Ctrl-C is delivered when the block is done."""
+    """Hold Ctrl-C back until the block is done."""
     pending: list[Any] = []
     with _handling(lambda before, *arguments: pending.append(arguments)) as before:
         yield
@@ -23,9 +23,10 @@ def interrupted_afterwards() -> Iterator[None]:
 
 @contextlib.contextmanager
 def interrupts_noticed() -> Iterator[Callable[[], None]]:
-    """Ctrl-C is delivered at once, as ever; calling what the block gets raises it again.
+    """Deliver Ctrl-C at once, as usual; the block gets a function that raises it again.
 
-    A search hands back the best order so far when it is interrupted. Whoever searches many times has to know.
+    An interrupted search hands back the best order so far, so code that searches many times has to
+    ask whether it was interrupted.
     """
     noticed: list[int] = []
 
@@ -43,7 +44,10 @@ def interrupts_noticed() -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def _handling(handler: Callable[..., None]) -> Iterator[Handler | None]:
-    """``handler(before, signal, frame)`` instead of the handler ``before``; nothing where it is not ours to replace."""
+    """Have ``handler(before, signal, frame)`` called instead of ``before``, the present handler.
+
+    Outside the main thread, where handlers cannot be set, nothing is changed.
+    """
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield None

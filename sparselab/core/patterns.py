@@ -40,8 +40,6 @@ class Pattern:
     Pattern(calculator='1d', n=2, m=4, density=0.5, v=None)
     >>> str(Pattern.parse("m4n2_1d")), str(Pattern.parse("m8n4_2d_best"))
     ('2:4', 'm8n4_2d_best')
-    >>> Pattern.parse("64:2:8").block_rows
-    64
     """
 
     calculator: str
@@ -94,16 +92,6 @@ class Pattern:
             raise ValueError(f"the density in '{calculator},{density}' is not a number") from None
         require_density(share)
         return cls(calculator, None, None, share)
-
-    @property
-    def both_ways(self) -> bool:
-        """Whether its masks hold N of every M outputs too, so that the transposed weight is N:M."""
-        return self.calculator.startswith("2d")
-
-    @property
-    def block_rows(self) -> int:
-        """How many outputs a block spans: V, M where it holds both ways, else 1."""
-        return self.v or (self.m if self.both_ways and self.m else 1)
 
     def require_nm(self, what: str) -> tuple[int, int]:
         """``(n, m)``, or a ``ValueError`` saying that ``what`` needs a pattern with groups."""

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import importlib
+import importlib.metadata
+import re
 import types
 import typing
+import warnings
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+
+_NAME = re.compile(r"\w+")
 
 
 def unknown_name(kind: str, name: str, valid: typing.Iterable[str]) -> ValueError:
@@ -24,24 +30,59 @@ def unknown_name(kind: str, name: str, valid: typing.Iterable[str]) -> ValueErro
 class Registry(Generic[T]):
     """Names of one kind of configuration object, each imported only when it is asked for.
 
-    ``entries`` maps a name to ``"module:Class"``, where the class is a frozen dataclass whose fields are the options.
-    ``aliases`` maps other spellings to names.
+    ``entries`` maps a name to ``"module:Class"``, where the class is a frozen dataclass whose fields
+    are the options. ``aliases`` maps other spellings to names. ``group`` is the entry point group in
+    which installed packages announce more of the kind.
+
+    >>> shapes = Registry("shape", {})
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Square:
+    ...     side: float = 1.0
+    >>> shapes.register("square", Square)
+    >>> shapes.resolve("square,2"), "square" in shapes, shapes.names()
+    (Square(side=2.0), True, ['square'])
     """
 
-    def __init__(self, kind: str, entries: Mapping[str, str], aliases: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        entries: Mapping[str, str],
+        aliases: Mapping[str, str] | None = None,
+        group: str | None = None,
+    ) -> None:
         self.kind = kind
-        self._entries = dict(entries)
+        self.group = group
+        self._entries: dict[str, str | type[T]] = dict(entries)
         self._aliases = dict(aliases or {})
+
+    def register(self, name: str, target: str | type[T]) -> None:
+        """Let ``name`` stand for ``target``: a class, or ``"module:Class"``, imported when it is needed.
+
+        Holds in this process; an entry point holds wherever the package is installed, in the
+        workers of a sweep too. Raises ``ValueError`` for a name that cannot be written in a text
+        with options, and for one that stands for something else already.
+        """
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} cannot name a {self.kind}: use letters, digits and _, no spaces or commas")
+        known = self._aliases.get(name) or self._known(name)
+        if known is not None and known != target:
+            raise ValueError(f"{name!r} names the {self.kind} {known} already; choose another name")
+        self._entries[name] = target
 
     def names(self) -> list[str]:
         """Every valid name, sorted."""
-        return sorted(self._entries)
+        return sorted({*self._entries, *self.plugins})
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._known(self._aliases.get(name, name)) is not None
 
     def get(self, name: str) -> type[T]:
         """The class behind ``name``; ``ValueError`` listing the valid names when there is none."""
-        target = self._entries.get(self._aliases.get(name, name))
+        target = self._known(self._aliases.get(name, name))
         if target is None:
-            raise unknown_name(self.kind, name, self._entries)
+            raise unknown_name(self.kind, name, self.names())
+        if not isinstance(target, str):
+            return target
         module, _, attribute = target.partition(":")
         return typing.cast("type[T]", getattr(importlib.import_module(module), attribute))
 
@@ -49,9 +90,36 @@ class Registry(Generic[T]):
         """The object that ``spec`` stands for: built from ``"name,option,key=option"``, or ``spec`` itself."""
         if not isinstance(spec, str):
             return spec
+        name, options = self.split(spec)
+        return build(self.get(name), options, what=f"{self.kind} {name!r}")
+
+    @staticmethod
+    def split(spec: str) -> tuple[str, list[str]]:
+        """The name and the option texts of ``"name,option,key=option"``."""
         name, *options = (part.strip() for part in spec.split(","))
-        cls = self.get(name)
-        return build(cls, options, what=f"{self.kind} {name!r}")
+        return name, options
+
+    @functools.cached_property
+    def plugins(self) -> Mapping[str, str]:
+        """What installed packages announce in the entry point group: names and ``"module:Class"``.
+
+        A built-in name stays what it is, and of two packages the first that is found; a warning
+        says so.
+        """
+        found: dict[str, str] = {}
+        for point in importlib.metadata.entry_points(group=self.group) if self.group else ():
+            known = self._entries.get(point.name) or found.get(point.name)
+            if known is None:
+                found[point.name] = point.value
+            elif known != point.value:
+                warnings.warn(
+                    f"{point.value} is left out: the {self.kind} {point.name!r} is {known} already", stacklevel=2
+                )
+        return found
+
+    def _known(self, name: str) -> str | type[T] | None:
+        """What ``name`` stands for. Packages are only looked through for names that are not built in."""
+        return self._entries.get(name) or self.plugins.get(name)
 
 
 def build(cls: type[T], options: typing.Sequence[str], what: str) -> T:
@@ -65,8 +133,14 @@ def build(cls: type[T], options: typing.Sequence[str], what: str) -> T:
     >>> build(Recompute, ["50", "regrow=true"], what="schedule 'recompute'")
     Recompute(every=50, regrow=True)
     """
-    fields = [field.name for field in dataclasses.fields(cls) if field.init]  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
+    fields = [field.name for field in dataclasses.fields(cls) if field.init]  # type: ignore[arg-type]
+    return cls(**converted(options, {name: hints[name] for name in fields}, what))
+
+
+def converted(options: typing.Sequence[str], hints: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """The values of option texts by name, each of the type in ``hints``, whose order is that of the positions."""
+    fields = list(hints)
     values: dict[str, Any] = {}
     for position, option in enumerate(options):
         key, equals, text = option.partition("=")
@@ -82,7 +156,7 @@ def build(cls: type[T], options: typing.Sequence[str], what: str) -> T:
         if key in values:
             raise ValueError(f"{what}: option {key!r} is given twice")
         values[key] = _convert(text.strip(), hints[key], f"{what}: option {key!r}")
-    return cls(**values)
+    return values
 
 
 def _convert(text: str, hint: Any, what: str) -> Any:

@@ -1,4 +1,4 @@
-"""Weight tensor <-> weight matrix (rows x input channels), in one place for every layer type."""
+"""Weight tensor <-> weight matrix (rows x input channels), for every layer type."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_pro
 
 
 def to_slices(weight: Tensor, channel_dim: int = 1) -> Tensor:
-    """``weight`` as ``(positions, outputs, channels)``: one matrix for every position of a convolution's kernel.
+    """``weight`` as ``(positions, outputs, channels)``: one matrix for every kernel position.
 
-    A Linear weight has one position, a ``(K, C, 3, 3)`` convolution nine. ``channel_dim`` is the dimension of the
-    input channels: 1 for Linear and Conv, 0 for transposed convolutions and the ``Conv1D`` of GPT-2. A vector is one
-    row. A view where strides allow it, else a copy. Raises ``ValueError`` for a scalar and for a ``channel_dim`` out
-    of range.
+    A Linear weight has one position, a ``(K, C, 3, 3)`` convolution nine. ``channel_dim`` is the
+    dimension of the input channels: 1 for Linear and Conv, 0 for transposed convolutions and the
+    ``Conv1D`` of GPT-2. A vector becomes one row. The result is a view where strides allow it, else
+    a copy. Raises ``ValueError`` for a scalar and for a ``channel_dim`` out of range.
     """
     if weight.ndim == 0:
         raise ValueError("a weight needs at least one dimension, got a scalar")
@@ -32,7 +32,7 @@ def to_slices(weight: Tensor, channel_dim: int = 1) -> Tensor:
 
 
 def from_slices(slices: Tensor, shape: torch.Size, channel_dim: int = 1) -> Tensor:
-    """The inverse of ``to_slices``: a tensor of ``shape`` (a view of ``slices`` where it can be)."""
+    """The inverse of ``to_slices``: a tensor of ``shape``, a view where strides allow it."""
     if len(shape) == 1:
         return slices.reshape(shape)
     channel_dim %= len(shape)
@@ -59,14 +59,14 @@ def from_matrix(matrix: Tensor, shape: torch.Size, channel_dim: int = 1) -> Tens
 
 
 def is_gpt2_conv1d(module: nn.Module) -> bool:
-    """Whether ``module`` is the transposed Linear that GPT-2 of ``transformers`` calls ``Conv1D``."""
+    """Whether ``module`` is GPT-2's transposed Linear, which ``transformers`` calls ``Conv1D``."""
     return any(
         cls.__name__ == "Conv1D" and cls.__module__ == "transformers.pytorch_utils" for cls in type(module).__mro__
     )
 
 
 def channel_dim_of(module: nn.Module, name: str) -> int | None:
-    """The input-channel dimension of ``module``'s own parameter ``name``, or ``None`` when it is not a layer's weight.
+    """The input-channel dimension of ``module``'s own parameter ``name``; ``None`` for no weight.
 
     >>> channel_dim_of(nn.ConvTranspose2d(4, 8, 3), "weight"), channel_dim_of(nn.Linear(4, 8), "bias")
     (0, None)

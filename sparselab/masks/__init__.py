@@ -1,7 +1,9 @@
-"""Mask calculators: which weights to keep. One file a calculator, one registry line each."""
+"""Mask calculators: which weights to keep. One file and one registry line for each."""
 
 from __future__ import annotations
 
-from sparselab.masks.create import CALCULATORS, MaskCalculator, calculator, create_mask
+from sparselab.masks.calculator import MaskCalculator, Violations
+from sparselab.masks.create import CALCULATORS, AnyPattern, calculator, create_mask
+from sparselab.masks.eligibility import why_not
 
-__all__ = ["CALCULATORS", "MaskCalculator", "calculator", "create_mask"]
+__all__ = ["CALCULATORS", "AnyPattern", "MaskCalculator", "Violations", "calculator", "create_mask", "why_not"]

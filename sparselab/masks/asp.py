@@ -1,7 +1,7 @@
-"""ASP's mask library under its own names, for code that imports ``apex.contrib.sparsity.sparse_masklib``.
+"""ASP's mask library under its own names, for code that imports it from Apex.
 
-Masks are returned as ASP returns them: ones and zeros in the dtype of the input. ``sparselab.create_mask`` is the one to
-use in new code.
+There it is ``apex.contrib.sparsity.sparse_masklib``. Masks are returned as ASP returns them: ones
+and zeros in the dtype of the input. In new code use ``sparselab.create_mask``.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ def fill(x: Tensor) -> float:
 
 
 def create_mask(tensor: Tensor, pattern: str = "m4n2_1d", density: float = 0.5) -> Tensor:
-    """The mask of ``tensor`` by a pattern of ASP's (or any other that sparselab knows), in the dtype of ``tensor``.
+    """The mask of ``tensor``, in its dtype, by any pattern that sparselab knows.
 
-    A last group with fewer than M channels is pruned as if filled up with zeros, as there. ``density`` is accepted for
-    ASP's callers, which pass 0.5 whatever the pattern; the pattern decides.
+    As in ASP, a last group with fewer than M channels is pruned as if filled up with zeros.
+    ``density`` is accepted because callers of ASP pass 0.5 whatever the pattern is; the pattern
+    decides.
     """
     return masks.create_mask(tensor, pattern, ragged="pad").to(tensor.dtype)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol, runtime_checkable
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,27 +13,14 @@ from sparselab import saliency as saliency_module
 from sparselab.core.patterns import Pattern
 from sparselab.core.registry import Registry, unknown_name
 from sparselab.core.weight_matrix import from_slices, to_slices
+from sparselab.masks.calculator import MaskCalculator, completed, is_calculator
 from sparselab.ops.masks import require_finite
 from sparselab.saliency import Saliency
 
 RAGGED = ("error", "pad", "skip")
 
-
-@runtime_checkable
-class MaskCalculator(Protocol):
-    """A frozen dataclass that is called with scores and returns the mask.
-
-    It gets ``(positions, outputs, channels)`` non-negative (or signed: it ranks by ``|score|``) finite scores,
-    outputs and channels already multiples of ``multiples``, and returns a bool tensor of that shape on that device.
-    """
-
-    @property
-    def multiples(self) -> tuple[int, int]:
-        """What outputs and channels must be multiples of."""
-
-    def __call__(self, scores: Tensor) -> Tensor:
-        """The mask of ``scores``."""
-        ...
+AnyPattern: TypeAlias = str | Pattern | MaskCalculator
+"""What names masks: a text, what it parses to, or the calculator itself."""
 
 
 CALCULATORS: Registry[MaskCalculator] = Registry(
@@ -48,28 +35,32 @@ CALCULATORS: Registry[MaskCalculator] = Registry(
         "row": "sparselab.masks.row:Row",
     },
     aliases={"1d_best": "1d", "2d_2approx": "2d_greedy"},
+    group="sparselab.masks",
 )
 
 
-def calculator(pattern: str | Pattern | MaskCalculator) -> MaskCalculator:
+def calculator(pattern: AnyPattern) -> MaskCalculator:
     """The mask calculator that ``pattern`` names; an object that is one already is returned as it is.
 
-    Raises ``ValueError`` for a text outside the grammar, an unknown calculator (listing the valid ones) and sizes
-    that the calculator cannot do.
+    One that says only ``multiples`` and its masks is completed (``MaskCalculator``). Raises
+    ``ValueError`` for a text outside the grammar, an unknown calculator (listing the valid ones)
+    and sizes that the calculator cannot do.
 
-    >>> calculator("2:4")
-    OneD(n=2, m=4)
+    >>> calculator("2:4"), str(calculator("m4n2_2d_best")), calculator("64:2:8").multiples
+    (OneD(n=2, m=4), 'm4n2_2d_best', (64, 8))
     """
-    if isinstance(pattern, MaskCalculator):
-        return pattern
-    parsed = Pattern.parse(pattern)
+    if is_calculator(pattern):
+        return completed(pattern)
+    if isinstance(pattern, str) and pattern.partition(",")[0].strip() in CALCULATORS:
+        return completed(CALCULATORS.resolve(pattern))
+    parsed = Pattern.parse(pattern)  # type: ignore[arg-type]
     cls = CALCULATORS.get(parsed.calculator)
     sizes = [size for size in (parsed.v, parsed.n, parsed.m) if size is not None]
     options: list[int] | list[float] = sizes or [parsed.density]
     try:
-        return cls(*options)
+        return completed(cls(*options))
     except TypeError:
-        wanted = _OPTIONS[len(dataclasses.fields(cls))]  # type: ignore[arg-type]
+        wanted = _OPTIONS.get(len(dataclasses.fields(cls)), "other options")  # type: ignore[arg-type]
         raise ValueError(f"mask calculator {parsed.calculator!r} takes {wanted}; got '{parsed}'") from None
 
 
@@ -78,7 +69,7 @@ _OPTIONS = {1: "a density, e.g. 'row,0.5'", 2: "N and M, e.g. 'm4n2_1d'", 3: "V,
 
 def create_mask(
     weight: Tensor,
-    pattern: str | Pattern | MaskCalculator = "m4n2_1d",
+    pattern: AnyPattern = "m4n2_1d",
     *,
     channel_dim: int = 1,
     saliency: Saliency = "magnitude",
@@ -104,7 +95,7 @@ def create_mask(
     calculate = calculator(pattern)
     if ragged not in RAGGED:
         raise unknown_name("ragged", str(ragged), RAGGED)
-    _check_density(pattern, density)
+    _check_density(pattern, calculate.density, density)
     _check_weight(weight)
     if isinstance(saliency, str) and saliency == "magnitude":
         # Calculators rank by |score|, so plain magnitude needs no pass of its own over memory.
@@ -129,14 +120,9 @@ def _check_weight(weight: Tensor) -> None:
         raise ValueError(f"a weight of shape {tuple(weight.shape)} on the meta device has no values; load them first")
 
 
-def _check_density(pattern: str | Pattern | MaskCalculator, density: float | None) -> None:
-    if density is None or isinstance(pattern, MaskCalculator):
-        return
-    own = Pattern.parse(pattern).density
-    if abs(own - density) > 1e-9:
-        raise ValueError(
-            f"density={density:g} contradicts pattern {str(pattern)!r}, which keeps {own:g}; leave density out"
-        )
+def _check_density(pattern: AnyPattern, own: float, density: float | None) -> None:
+    if density is not None and abs(own - density) > 1e-9:
+        raise ValueError(f"density={density:g} contradicts pattern '{pattern}', which keeps {own:g}; leave density out")
 
 
 def _ragged_mask(slices: Tensor, calculate: MaskCalculator, ragged: str, shape: torch.Size) -> Tensor:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from sparselab.core.patterns import require_n_of_m
+from sparselab.masks.calculator import MaskCalculator
 from sparselab.ops import masks
 
 
 @dataclass(frozen=True)
-class OneD:
-    """Keep the ``n`` largest scores of every ``m`` consecutive input channels (ASP's ``m4n2_1d`` at 2 of 4).
+class OneD(MaskCalculator):
+    """Keep the ``n`` largest scores of every ``m`` consecutive input channels.
 
-    Exact for every ``0 < n <= m``; ties go to the lower index. One pass over memory on the CPU.
+    ASP calls it ``m4n2_1d`` at 2 of 4. Exact for every ``0 < n <= m``; ties go to the lower index.
+    One pass over memory on the CPU.
     """
 
     n: int
@@ -27,6 +30,23 @@ class OneD:
     def multiples(self) -> tuple[int, int]:
         """Channels come in groups of ``m``."""
         return 1, self.m
+
+    @property
+    def density(self) -> float:
+        """N of M."""
+        return self.n / self.m
+
+    @property
+    def nm(self) -> tuple[int, int]:
+        """N of M channels."""
+        return self.n, self.m
+
+    def stages(self) -> tuple[OneD, ...]:
+        """M - 1 of M, then one less at a time."""
+        return tuple(dataclasses.replace(self, n=n) for n in range(self.m - 1, self.n - 1, -1))
+
+    def __str__(self) -> str:
+        return f"{self.n}:{self.m}"
 
     def __call__(self, scores: Tensor) -> Tensor:
         """The mask of ``(positions, outputs, channels)`` scores."""

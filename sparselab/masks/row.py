@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from sparselab.core.measures import keep_count
 from sparselab.core.patterns import require_density
+from sparselab.masks.calculator import MaskCalculator
 from sparselab.ops.masks import largest_of_rows
 
 
 @dataclass(frozen=True)
-class Row:
-    """Keep the share ``density`` of every row with the largest scores (rounded down to whole weights).
+class Row(MaskCalculator):
+    """Keep the largest scores of every row: the share ``density``, rounded down to whole weights.
 
-    No order of the channels can retain more at the same N:M density, so it is the 100 of efficacy (Pool and Yu 2021).
-    Ties go to the lower index.
+    No order of the channels can retain more at the same density, so this is where efficacy is 100
+    (Pool and Yu 2021). Ties go to the lower index.
     """
 
-    density: float
+    density: float = field()
 
     def __post_init__(self) -> None:
         require_density(self.density)
@@ -28,6 +29,9 @@ class Row:
     def multiples(self) -> tuple[int, int]:
         """Any shape will do."""
         return 1, 1
+
+    def __str__(self) -> str:
+        return f"row,{self.density}"
 
     def __call__(self, scores: Tensor) -> Tensor:
         """The mask of ``(positions, outputs, channels)`` scores."""

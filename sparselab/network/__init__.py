@@ -1,1 +1,1 @@
-"""The axes of a whole network: which tensor dimensions move together, how they are moved, and the proof that they may."""
+"""The axes of a whole network: what moves together, how it is moved, the proof that it may."""

@@ -9,17 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparselab.core.models import evaluating, in_mode
 from sparselab.network import rules_linear, rules_norm  # noqa: F401  (they register themselves)
 from sparselab.network.axes import Dim, fresh, pin
-from sparselab.network.dataflow import Dims, Interpreter, Value
+from sparselab.network.dataflow import Dataflow, Dims, Value
 from sparselab.network.rules import RULES, pointwise
 from sparselab.network.tracing import Graph, UntraceableError, trace
 
 
 @dataclass(frozen=True)
 class Member:
-    """A parameter or buffer: all the ``names`` under which the model has it, its shape and its dimensions; of whole
-    numbers also the ``content``, since they may be an index."""
+    """A parameter or buffer of the model, under all the ``names`` that the model has for it.
+
+    ``dims`` are its dimensions. ``content`` is the tensor itself where it holds integers, which may
+    be an index, else ``None``.
+    """
 
     names: tuple[str, ...]
     shape: tuple[int, ...]
@@ -34,8 +38,12 @@ class Member:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What was found out: the members, every value noted on the way (``freedom`` reads it), and the ``lowest``
-    floating-point dtype that the model's own code asks for."""
+    """What the walk over the graph found out.
+
+    ``members`` are the parameters and buffers, ``values`` the dimensions of every value met on the
+    way (``free_axes`` reads them), and ``lowest`` is the lowest floating-point dtype that the
+    model's own code asks for.
+    """
 
     members: tuple[Member, ...]
     values: tuple[Dims, ...]
@@ -43,20 +51,24 @@ class Analysis:
 
 
 def analyse(model: nn.Module, example_inputs: Any) -> Analysis:
-    """The dimensions of every parameter and buffer of ``model`` (a plain module: see ``tracing.unwrap``).
+    """The dimensions of every parameter and buffer of ``model``, which is not wrapped (``unwrap``).
 
-    Traced in evaluation mode, and in training mode too when evaluation meets not all parameters (an auxiliary head).
-    Members that no trace met are pinned. The model is left as it was. Raises ``UntraceableError``.
+    Traced in evaluation mode, and in training mode too if some parameters do not occur there (an
+    auxiliary head). Members that occur in neither are pinned. The model is left as it was. Raises
+    ``UntraceableError``.
     """
     members = _members(model)
     by_name = {name: member for member in members for name in member.names}
     met: set[str] = set()
-    graph = _trace_in_mode(model, example_inputs, training=False)
+    with evaluating(model):
+        graph = trace(model, example_inputs)
     values = _walk(graph, by_name, met)
     unused = [name for name, _ in model.named_parameters() if by_name[name].name not in met]
     if unused:
         try:
-            values += _walk(_trace_in_mode(model, example_inputs, training=True), by_name, met)
+            with in_mode(model, training=True):
+                graph_in_training = trace(model, example_inputs)
+            values += _walk(graph_in_training, by_name, met)
         except UntraceableError as error:
             raise UntraceableError(
                 f"In training mode, which may use {unused[0]} (evaluation does not): {error}"
@@ -68,28 +80,17 @@ def analyse(model: nn.Module, example_inputs: Any) -> Analysis:
     return Analysis(tuple(members), tuple(values + [member.dims for member in members]), _lowest_dtype(graph))
 
 
-def _trace_in_mode(model: nn.Module, example_inputs: Any, *, training: bool) -> Graph:
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        for module, _ in modes:
-            module.training = training
-        return trace(model, example_inputs)
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
 def _walk(graph: Graph, by_name: dict[str, Member], met: set[str]) -> list[Dims]:
     placeholders = [node for node in graph.module.graph.nodes if node.op == "placeholder"]
     inputs = [_placeholder(node, graph, by_name, met) for node in placeholders]
-    interpreter = Interpreter(RULES, pointwise)
-    outputs = interpreter.run(graph.module, inputs)
+    flow = Dataflow(RULES, pointwise)
+    outputs = flow.run(graph.module, inputs)
     for position, output in enumerate(outputs):
         name = graph.outputs[position] if position < len(graph.outputs) else ""
         if isinstance(output, Value):
             for dim in output.dims:
                 pin(dim, f"the model's output {name}".rstrip())
-    return [value.dims for value in inputs] + interpreter.notes.values
+    return [value.dims for value in inputs] + flow.notes.values
 
 
 def _placeholder(node: Any, graph: Graph, by_name: dict[str, Member], met: set[str]) -> Value:
@@ -120,7 +121,8 @@ def _lowest_dtype(graph: Graph) -> torch.dtype | None:
 def _members(model: nn.Module) -> list[Member]:
     """Every parameter and persistent buffer once, however many names it has.
 
-    Two tensors are the same when they are the same place in memory; tensors that share memory otherwise are pinned.
+    Two tensors are the same if they are the same place in memory. Tensors that share memory in any
+    other way are pinned.
     """
     persistent = set(model.state_dict(keep_vars=True))
     named: list[tuple[str, Tensor]] = [*model.named_parameters(remove_duplicate=False)]
@@ -149,7 +151,7 @@ def _pin_all(dims: tuple[Dim, ...], reason: str) -> None:
 
 
 def place_of(tensor: Tensor) -> tuple[Any, ...]:
-    """Where in memory a tensor lies: equal for two tensors exactly when they are the same numbers."""
+    """Where in memory a tensor lies: equal for two tensors exactly if they share all numbers."""
     if tensor.is_meta or tensor.numel() == 0:
         return (id(tensor),)
     storage = tensor.untyped_storage().data_ptr()

@@ -1,18 +1,22 @@
-"""Dimensions of tensors as products and concatenations of leaves, and what it means that two of them are one.
+"""Dimensions of tensors as products and concatenations of leaves, and how two become one.
 
 A network's symmetries are found by asking, of every dimension of every tensor, what it is made of:
 
-- a **leaf** is a set of indices that nothing has told apart yet: the 64 output channels of a convolution;
-- a **product** of leaves is what ``view`` makes, in row-major order: ``(heads, width)`` for a projection of attention,
-  ``(channels, pixels)`` for a flattened picture; a dimension of size 1 is the empty product;
+- a **leaf** is a set of indices that nothing has told apart yet: the 64 output channels of a
+  convolution;
+- a **product** of leaves is what ``view`` makes, in row-major order: ``(heads, width)`` for a
+  projection of attention, ``(channels, pixels)`` for a flattened picture; a dimension of size 1 is
+  the empty product;
 - a **concat** of products is what ``cat`` makes, and what ``split`` finds;
-- a **relabelling** is what an index by a constant makes: the same units, standing in another place.
+- a **relabelling** is what an index by a constant makes: the same indices in other places.
 
-An operator says which dimensions are the same one (``unify``). A leaf that turns out to be a product, a concat or
-another leaf is *refined*: it keeps a link to what it is, so everything that was built on it follows. What cannot be
-matched is *pinned*, with the reason, and pinned leaves keep their order.
+An operator says which dimensions are the same one (``unify``). A leaf that turns out to be a
+product, a concat or another leaf is *refined*: it gets a link to what it is, so everything that was
+built on it follows. What cannot be matched is *pinned*, with the reason: pinned leaves keep their
+order.
 
-Whatever is still a leaf at the end may be put in any order, as long as everything built on it follows.
+Whatever is still a leaf at the end may be put in any order, as long as everything built on it
+follows.
 """
 
 from __future__ import annotations
@@ -28,7 +32,10 @@ Indices = npt.NDArray[np.int64]
 
 
 class Leaf:
-    """``size`` indices that move freely among themselves, unless refined (``link``) or pinned (``reason``)."""
+    """``size`` indices that may take any order, unless refined (``link``) or pinned (``reason``).
+
+    A refined leaf is what its link says.
+    """
 
     __slots__ = ("link", "reason", "size")
 
@@ -80,7 +87,7 @@ Link = Product | Concat | Relabel
 
 
 def fresh(size: int, reason: str | None = None) -> Dim:
-    """A new dimension of ``size`` that nothing is known about; pinned when there is a ``reason``."""
+    """A new dimension of ``size`` that nothing is known about; pinned if there is a ``reason``."""
     return () if size == 1 else (Leaf(size, reason=reason),)
 
 
@@ -90,15 +97,17 @@ def size_of(dim: Dim) -> int:
 
 
 def factors_of(dim: Dim) -> Dim:
-    """The product that a dimension is now: every refinement into a product followed. The factors are leaves still
-    whole, concats and relabellings."""
+    """The product that a dimension is now, with every refinement into a product followed.
+
+    The factors are whole leaves, concats and relabellings.
+    """
     if all(not isinstance(leaf.link, Product) for leaf in dim):
         return dim
     found: list[Leaf] = []
     for leaf in dim:
         if isinstance(leaf.link, Product):
             followed = factors_of(leaf.link.factors)
-            leaf.link = Product(followed)  # the next one to ask has a shorter way
+            leaf.link = Product(followed)  # a shortcut for the next call
             found.extend(followed)
         else:
             found.append(leaf)
@@ -136,7 +145,7 @@ def reasons_of(dim: Dim) -> list[str]:
 
 
 def show(dim: Dim) -> str:
-    """A dimension as text: ``(12x64)`` is a product, ``[16 | 16]`` a concat, ``!`` marks pinned leaves."""
+    """A dimension as text: ``(12x64)`` is a product, ``[16 | 16]`` a concat, ``9!`` is pinned."""
     factors = factors_of(dim)
     return repr(factors[0]) if len(factors) == 1 else "(" + "x".join(map(repr, factors)) + ")"
 
@@ -153,13 +162,13 @@ def join(parts: Iterable[Dim]) -> Dim:
 
 
 def pin(dim: Dim, reason: str) -> None:
-    """Keep the order of everything in ``dim``. A leaf that is pinned already keeps its first reason."""
+    """Keep the order of everything in ``dim``; the first reason for a leaf is the one kept."""
     for leaf in leaves_of(dim):
         leaf.reason = leaf.reason or reason
 
 
 def pinned_like(dim: Dim, reason: str) -> Dim:
-    """``dim`` is pinned, and so is the new dimension of the same size that is returned."""
+    """Pin ``dim``; return a new dimension of the same size, pinned as well."""
     pin(dim, reason)
     return fresh(size_of(dim), reason)
 
@@ -175,7 +184,10 @@ def refine(leaf: Leaf, link: Link) -> None:
 
 
 def divide(leaf: Leaf, inner: int) -> bool:
-    """Refine ``leaf`` into a product whose last factors have ``inner`` indices together; False when it is none."""
+    """Refine ``leaf`` into a product whose last factors have ``inner`` indices together.
+
+    ``False`` where it cannot be such a product.
+    """
     if leaf.size % inner:
         return False
     if leaf.link is None:
@@ -195,7 +207,10 @@ def divide(leaf: Leaf, inner: int) -> bool:
 
 
 def take_tail(dim: Dim, size: int) -> tuple[Dim, Dim] | None:
-    """``dim`` as ``(head, tail)``, a product whose tail has ``size`` indices; ``None`` when it is none."""
+    """``dim`` as ``(head, tail)``, a product whose tail has ``size`` indices.
+
+    ``None`` where it cannot be such a product.
+    """
     head = factors_of(dim)
     tail: Dim = ()
     while (have := size_of(tail)) != size:
@@ -212,7 +227,10 @@ def take_tail(dim: Dim, size: int) -> tuple[Dim, Dim] | None:
 
 
 def split(dim: Dim, at: int) -> tuple[Dim, Dim] | None:
-    """``dim`` as a concat of its first ``at`` indices and the rest; ``None`` when that cuts through a product."""
+    """``dim`` as a concat of its first ``at`` indices and the rest.
+
+    ``None`` where that would cut through a product.
+    """
     if at == 0:
         return fresh(0, "empty"), dim
     if at == size_of(dim):
@@ -239,7 +257,7 @@ def split(dim: Dim, at: int) -> tuple[Dim, Dim] | None:
 
 
 def piece(dim: Dim, start: int, stop: int, reason: str) -> Dim:
-    """Indices ``start`` to ``stop`` of ``dim``; pinned with ``reason`` where they cut through a product."""
+    """Indices ``start`` to ``stop`` of ``dim``; pinned with ``reason`` if they cut a product."""
     ahead = split(dim, stop)
     behind = ahead and split(ahead[0], start)
     if behind is None:
@@ -249,9 +267,9 @@ def piece(dim: Dim, start: int, stop: int, reason: str) -> Dim:
 
 
 def reslice(dims: Sequence[Dim], shape: Sequence[int], reason: str) -> tuple[Dim, ...]:
-    """What ``view`` does: the product of all ``dims``, cut into dimensions of the sizes in ``shape``.
+    """What ``view`` does: the product of all ``dims``, cut into dimensions as in ``shape``.
 
-    Raises ``ValueError`` when there are more or fewer numbers in ``shape``.
+    Raises ``ValueError`` when ``shape`` stands for more or fewer numbers.
     """
     if math.prod(map(size_of, dims)) != math.prod(shape):
         raise ValueError(f"shape {tuple(shape)} has not the size of {tuple(map(size_of, dims))}")
@@ -268,7 +286,7 @@ def reslice(dims: Sequence[Dim], shape: Sequence[int], reason: str) -> tuple[Dim
 
 
 def choose(dim: Dim, index: Indices, reason: str) -> Dim:
-    """What ``x[index]`` does with an index known beforehand."""
+    """What ``x[index]`` does with a constant index; pinned where that cannot be followed."""
     if len(np.unique(index)) == len(index):
         factors = factors_of(dim)
         if len(factors) == 1 and factors[0].link is None:
@@ -291,9 +309,10 @@ def choose(dim: Dim, index: Indices, reason: str) -> Dim:
 
 
 def unify(a: Dim, b: Dim) -> None:
-    """``a`` and ``b`` are the same dimension from now on: aligned from their tails, pinned where they do not align.
+    """``a`` and ``b`` are the same dimension from now on.
 
-    Raises ``ValueError`` when their sizes differ, which is a rule's mistake.
+    They are aligned from their last factors, and pinned where they do not align. Raises
+    ``ValueError`` when their sizes differ, which is a mistake of a rule.
     """
     if size_of(a) != size_of(b):
         raise ValueError(f"dimensions of sizes {size_of(a)} and {size_of(b)} cannot be one")

@@ -16,12 +16,13 @@ from sparselab.network.plan import Plan
 def random_plan(model: nn.Module, example_inputs: Any, seed: int = 0) -> Plan:
     """A plan that puts every free axis of ``model`` in a random order; the function stays the same.
 
-    What a permutation gains is only worth mentioning beside this. Changes nothing: ``plan.apply(model)`` does. The same
-    ``seed`` gives the same plan. Raises ``UntraceableError`` (a ``RuntimeError``) for models that cannot be traced.
+    A gain by permuting means something only in comparison with this. The model is not changed;
+    ``plan.apply(model)`` does that. The same ``seed`` gives the same plan. Raises
+    ``UntraceableError`` (a ``RuntimeError``) for models that cannot be traced.
 
     >>> import torch
     >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
-    >>> len(random_plan(model, torch.randn(2, 8)))  # the hidden axis: a weight and a bias leave it, a weight reads it
+    >>> len(random_plan(model, torch.randn(2, 8)))  # the hidden axis: two weights and a bias
     3
     """
     inner = unwrap(model)

@@ -1,4 +1,4 @@
-"""Walk a graph of ATen operators once, letting one rule per operator say which dimensions are the same."""
+"""Walk a graph of ATen operators once: one rule per operator says which dimensions are one."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from sparselab.network.tracing import UntraceableError, source_line
 
 Dims = tuple[Dim, ...]
 Result = Dims | list[Dims] | None
-"""What a rule returns: the dimensions of the output, a list of them for several outputs, ``None`` for no tensor."""
+"""What a rule returns: the dimensions of the output; a list for several; ``None`` for no tensor."""
 
 Rule = Callable[["Call"], Result]
 
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor in the graph: its dimensions, and its content where that is known beforehand."""
+    """A tensor in the graph: its dimensions, and its content where that is a constant."""
 
     dims: Dims
     constant: Tensor | None = None
@@ -33,7 +33,7 @@ class Value:
 
 @dataclass
 class Notes:
-    """Every value seen, hidden intermediates included: which leaves stand beside which is read off them."""
+    """Every value seen, hidden intermediates included; they show which leaves stand together."""
 
     values: list[Dims] = field(default_factory=list)
 
@@ -44,7 +44,12 @@ class Notes:
 
 @dataclass(frozen=True)
 class Call:
-    """One operator applied: its arguments by the names of its schema, tensors as ``Value``, and its output's shapes."""
+    """One use of an operator.
+
+    ``arguments`` go by the names of the operator's schema, tensors among them as ``Value``.
+    ``shapes`` are those of the outputs, ``used`` the numbers of the outputs that something reads,
+    and ``where`` is the user's line. A rule adds what exists only inside the operator to ``notes``.
+    """
 
     name: str
     arguments: dict[str, Any]
@@ -80,9 +85,12 @@ class Call:
         return f"{text}{self.where}"
 
 
-class Interpreter:
-    """Runs rules over a graph. ``rules`` maps an operator's name, such as ``"conv2d"``, to its rule; ``pointwise`` is
-    the rule of everything that PyTorch tags as pointwise."""
+class Dataflow:
+    """Runs rules over a graph, and notes every value.
+
+    ``rules`` maps an operator's name, such as ``"conv2d"``, to its rule; ``pointwise`` is the rule
+    of everything that PyTorch tags as pointwise.
+    """
 
     def __init__(self, rules: dict[str, Rule], pointwise: Rule) -> None:
         self.notes = Notes()
@@ -90,7 +98,7 @@ class Interpreter:
         self._pointwise = pointwise
 
     def run(self, graph: GraphModule, inputs: Sequence[Any], depth: int = 0) -> list[Any]:
-        """The graph's outputs, given a ``Value`` (or a plain object) for each of its placeholders in order."""
+        """The outputs of ``graph``; ``inputs`` holds a ``Value`` or object for each placeholder."""
         values: dict[Node, Any] = {}
         remaining = iter(inputs)
         changing = any(map(_writes_whole_numbers, graph.graph.nodes))
@@ -126,10 +134,11 @@ class Interpreter:
         return made if many else made[0]
 
     def _note_output(self, value: Value, call: Call) -> None:
-        """Note an output; and, where a pinned dimension is new, what stands beside it without it.
+        """Note an output. If it has new pinned dimensions, note it without them too.
 
-        A new pinned dimension has taken the place of one whose order mattered: its index 3 is not the other's index 3. Were
-        the two found to be one later (``x + x.flip(1)``), nothing could depend on which of them is meant.
+        A new pinned dimension takes the place of one whose order mattered, and index 3 of the new
+        one is not index 3 of the old one. If the two are unified later (``x + x.flip(1)``), nothing
+        may depend on an index that could mean either.
         """
         self.notes.add(value.dims)
         known = {leaf for given in call.tensors() for dim in given.dims for leaf in leaves_of(dim)}
@@ -149,11 +158,11 @@ class Interpreter:
             return self._unknown(node, call, values, depth) if rule is None else _checked(rule(call), call)
         except UntraceableError:
             raise
-        except Exception as error:  # a rule that meets what it was not written for costs efficacy, never correctness
+        except Exception as error:  # a rule that fails costs efficacy, never correctness
             return self._pin_all(call, f"{call.name}, whose rule does not cover this use of it ({error}),")
 
     def _unknown(self, node: Node, call: Call, values: dict[Node, Any], depth: int) -> Result:
-        """An operator without a rule: the rules of what it is made of, if PyTorch can take it apart; else pinned."""
+        """An operator without a rule, taken apart by PyTorch; pinned if that is not possible."""
         inner = _decomposed(node) if depth < 4 else None
         if inner is None:
             return self._pin_all(call, f"{call.name}, an operator without a rule,")
@@ -189,7 +198,7 @@ _KEEPS_CONTENT = frozenset({"lift_fresh_copy", "lift_fresh", "clone", "detach", 
 
 
 def _checked(result: Result, call: Call) -> Result:
-    """The result, unless its sizes are not the output's: then the rule is wrong and what it said is not trusted."""
+    """The result; ``ValueError`` if its sizes are not those of the output: the rule is wrong."""
     outputs = result if isinstance(result, list) else [result]
     for dims, shape in zip(outputs, call.shapes, strict=False):
         if dims is not None:
@@ -246,7 +255,7 @@ def _attribute(graph: GraphModule, target: str) -> Any:
 
 
 def _writes_whole_numbers(node: Node) -> bool:
-    """Whether a node writes into whole numbers other than a counter: an index may then not be what it was."""
+    """Whether a node writes into integers other than a counter: they are no constant index then."""
     if not (isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable and node.args):
         return False
     place = node.args[0]
@@ -256,12 +265,15 @@ def _writes_whole_numbers(node: Node) -> bool:
 
 
 def _tensor_nodes(node: Node) -> list[Node]:
-    """The arguments of a node that are nodes, in order, as often as they occur."""
+    """The arguments of a node that are nodes, in order, repeated as often as they occur."""
     return [item for item in torch.utils._pytree.tree_leaves((node.args, node.kwargs)) if isinstance(item, Node)]
 
 
 def _decomposed(node: Node) -> GraphModule | None:
-    """One operator as a graph of simpler ones, its tensor arguments as placeholders; ``None`` when it is none."""
+    """One operator as a graph of simpler ones, with its tensor arguments as placeholders.
+
+    ``None`` when PyTorch cannot take it apart.
+    """
     target = node.target
     assert isinstance(target, torch._ops.OpOverload)
     flat, spec = torch.utils._pytree.tree_flatten((node.args, node.kwargs))
@@ -279,7 +291,7 @@ def _decomposed(node: Node) -> GraphModule | None:
         shapes = [torch.empty(fake.shape, dtype=fake.dtype, device="meta") for fake in fakes if fake is not None]
         table: Any = get_decompositions([target])
         inner = make_fx(apply, table, tracing_mode="fake")(*shapes)
-    except Exception:  # an operator that cannot be taken apart is simply unknown
+    except Exception:  # whatever the decomposition raises: then the operator is unknown
         return None
     for made in inner.graph.nodes:
         made.meta.setdefault("stack_trace", node.meta.get("stack_trace"))

@@ -1,15 +1,17 @@
-"""Which leaves may move, which move as one, and which may move differently for each index of another.
+"""Which leaves may move, which move as one, and which in an order for each index of another.
 
-The leaves that are whole and unpinned when the graph has been walked are the network's freedom. Take heads of attention,
-``(head, width)``: the width may take *a different order in every head* if, in every value in which the width occurs, the
-head stands beside it. So for each leaf ``b`` we ask for the leaves that stand beside every occurrence of it; ``b`` may
-depend on those. Values inside operators count (``Notes``): a softmax over heads adds up numbers of different heads, so
-beside its sums the width stands without a head and has to take one order for all of them.
+The leaves that are whole and not pinned once the graph has been walked are free to move. Take the
+heads of attention, ``(head, width)``: the width may take *a different order in every head* if, in
+every value in which the width occurs, the head stands beside it. So for each leaf we collect the
+leaves that stand beside all its occurrences; its order may depend on those. Values inside operators
+count (``Notes``): a softmax over heads adds up numbers of different heads, so in its sums the width
+stands without a head, and has to take the same order in all of them.
 
-Leaves that depend on each other move as one set of indices: an ``Axis`` of several leaves (channel shuffle).
+Leaves that depend on each other move as one set of indices: an ``Axis`` of several leaves (channel
+shuffle).
 
-Orders are index arrays: index ``u`` of the new arrangement was ``order[u]`` in the old one. An axis has one order for
-every combination of the (old) indices of the leaves it depends on, its *contexts*.
+Orders are index arrays: what is now at index ``u`` was at ``order[u]`` before. An axis has one
+order for every *context*: every combination of the (old) indices of the leaves that it depends on.
 """
 
 from __future__ import annotations
@@ -31,8 +33,10 @@ MAX_CONTEXTS = 4096
 
 @dataclass(frozen=True, eq=False)
 class Axis:
-    """Leaves that move as one set of ``size`` indices (row-major over ``leaves``), separately for every context: every
-    combination of indices of the ``outer`` leaves."""
+    """Leaves that move as one set of ``size`` indices (row-major over ``leaves``).
+
+    They move separately in every context: every combination of indices of the ``outer`` leaves.
+    """
 
     leaves: tuple[Leaf, ...]
     outer: tuple[Leaf, ...]
@@ -84,7 +88,7 @@ def _member_leaves(analysis: Analysis) -> Iterable[Leaf]:
 
 
 def _affordable(outer: Sequence[Leaf]) -> tuple[Leaf, ...]:
-    """As many of the outer leaves as keep the number of orders reasonable; fewer is always sound."""
+    """As many outer leaves as keep the number of orders within a limit; fewer are always right."""
     kept: list[Leaf] = []
     for leaf in outer:
         if math.prod(other.size for other in (*kept, leaf)) <= MAX_CONTEXTS:
@@ -105,7 +109,7 @@ def _outer_first(found: Sequence[tuple[tuple[Leaf, ...], tuple[Leaf, ...]]]) -> 
         for leaf in outer:
             if leaf in owner:
                 place(owner[leaf])
-        # An outer leaf that is still waiting depends, in a circle, on this one: no order of the two, no dependence.
+        # An outer leaf that is not placed yet depends on this one in a circle: drop the dependence.
         placed[number] = Axis(leaves, tuple(o for o in outer if o not in owner or owner[o] in placed))
 
     for number in range(len(found)):
@@ -114,7 +118,7 @@ def _outer_first(found: Sequence[tuple[tuple[Leaf, ...], tuple[Leaf, ...]]]) -> 
 
 
 def _always_beside(values: Iterable[Dims]) -> dict[Leaf, set[Leaf]]:
-    """For every leaf, the leaves that stand beside each of its occurrences, without doubt which one is meant."""
+    """For every leaf, the leaves that stand, unmistakably, beside each of its occurrences."""
     beside: dict[Leaf, set[Leaf]] = {}
     seen: set[tuple[tuple[int, ...], ...]] = set()
     for dims in values:
@@ -139,8 +143,11 @@ def _always_beside(values: Iterable[Dims]) -> dict[Leaf, set[Leaf]]:
 
 @dataclass(frozen=True)
 class _Chains:
-    """Of one dimension: the leaves that every index has a coordinate in, and every occurrence of a leaf with the leaves
-    that an index there has coordinates in as well, outermost first."""
+    """The leaves of one dimension.
+
+    ``certain`` are those in which every index has a coordinate. ``occurrences`` are all, each with
+    the leaves in which an index there has a coordinate too, outermost first.
+    """
 
     certain: tuple[Leaf, ...]
     occurrences: tuple[tuple[Leaf, tuple[Leaf, ...]], ...]
@@ -162,8 +169,10 @@ def _chains(dim: Dim, around: tuple[Leaf, ...] = ()) -> _Chains:
 
 
 def _paired(outer: Leaf, leaf: Leaf, chains: Sequence[_Chains]) -> bool:
-    """Whether every occurrence of ``leaf`` in the value has exactly one ``outer``, before it in the same dimension: then
-    there is no doubt which one it belongs to, although ``outer`` occurs more than once in the value."""
+    """Whether every ``leaf`` in the value has exactly one ``outer`` before it in its own dimension.
+
+    Then it is clear which one it belongs to, although ``outer`` occurs more than once in the value.
+    """
     own = [chain for dim in chains for found, chain in dim.occurrences if found is leaf]
     return all(chain.count(outer) == chain.count(leaf) == 1 and chain.index(outer) < chain.index(leaf) for chain in own)
 
@@ -171,14 +180,14 @@ def _paired(outer: Leaf, leaf: Leaf, chains: Sequence[_Chains]) -> bool:
 # ------------------------------------------------------------------------------------------------------- coordinates
 
 Path = tuple[int, ...]
-"""Where in a tensor's dimensions a leaf stands: the dimension, then factor and part for every concat around it."""
+"""Where a leaf stands: the dimension, then the factor and the part for every concat around it."""
 
 Visit = Callable[[Path, Leaf, Indices, Indices], Indices]
 
 
 @dataclass(frozen=True)
 class Occurrence:
-    """A leaf met at ``path``; ``index`` is its coordinate at every position, -1 where it has none."""
+    """A leaf at ``path``; ``index`` is the coordinate of every position in it, -1 where none."""
 
     leaf: Leaf
     path: Path
@@ -205,7 +214,7 @@ def coordinates(dims: Dims) -> list[Occurrence]:
 
 
 def order_of(dims: Dims, orders: Orders, axis_of: Mapping[Leaf, Axis]) -> Indices:
-    """The order of the flattened ``dims`` that the orders of the axes make: ``new = old[order]``."""
+    """The order of the flattened ``dims`` that follows from ``orders``: ``new = old[order]``."""
     occurrences = coordinates(dims)
     old: dict[int, Indices] = {number: occurrence.index for number, occurrence in enumerate(occurrences)}
     moving = [axis for axis in orders if any(axis_of.get(o.leaf) is axis for o in occurrences)]  # outer first, as given
@@ -239,7 +248,10 @@ def order_of(dims: Dims, orders: Orders, axis_of: Mapping[Leaf, Axis]) -> Indice
 
 
 def _walk_span(dims: Dims, visit: Visit) -> Indices:
-    """Visit every leaf of the flattened ``dims`` with its index at every position; rebuild positions from the answers."""
+    """Visit every leaf of the flattened ``dims`` with its index at every position.
+
+    Returns the positions that the answers stand for.
+    """
     total = math.prod(map(size_of, dims))
     everywhere = np.arange(total)
     result = np.zeros(total, np.int64)
@@ -277,8 +289,11 @@ def _walk_link(path: Path, leaf: Leaf, index: Indices, at: Indices, visit: Visit
 
 
 def spans(dims: Dims, axis_of: Mapping[Leaf, Axis]) -> list[range]:
-    """The dimensions of a tensor, those put together that only move together: a leaf in one of them is moved by an axis
-    whose other leaves, or those it depends on, stand in the other."""
+    """The dimensions of a tensor, with those that have to move together in one range.
+
+    Two have to if an axis moves a leaf of one of them, and another leaf of that axis, or one that
+    the axis depends on, stands in the other.
+    """
     inside = [set(leaves_of(dim)) for dim in dims]
     cuts = set(range(len(dims) + 1))
     for position, leaves in enumerate(inside):

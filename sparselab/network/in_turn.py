@@ -1,10 +1,12 @@
-"""Orders for 2d masks, to which a weight's rows matter as its columns do.
+"""Orders for transposable masks, for which the rows of a weight matter as much as its columns.
 
-An order of one axis moves the columns of the weights that read it and the rows of those that write it, and what each of
-them retains depends on its other axis too. So axes are searched in turn, every other one as it stands, for as long as
-that gains: what was a weight's rows in one search is columns in another, of the transposed weight. A new order is taken
-only if the weights that it touches retain more than before, by count. So the end is never below the start, which is
-the better of the channels as they are and the orders that are best for masks along the channels alone.
+An order of one axis moves the columns of the weights that read it and the rows of those that write
+it, and what each of these weights retains depends on its other axis too. So the axes are searched
+in turn, all others staying as they are, for as long as that gains. The rows of a weight are
+searched as the columns of the transposed weight. A new order is taken only if the masks of the
+weights that it touches, counted, retain more than before. So the end is never worse than the start,
+which is the better of two: the channels as they are, and the orders for masks along the channels
+alone.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from sparselab.network.analysis import Analysis
 from sparselab.network.axes import Indices
 from sparselab.network.free_axes import Axis, Orders
 from sparselab.network.plan import Plan
-from sparselab.network.search_problems import Consumer, Rows, objectives, touched_columns
+from sparselab.network.search_problems import Consumer, Rows, placed_problems, touched_columns
 from sparselab.permutation import SearchProblem
 
 MAX_ROUNDS = 6
@@ -31,11 +33,11 @@ _LEAST_GAIN = 1e-4  # of what is retained: a round that gains less is the last
 _ROUNDING = 1e-9
 
 Search = Callable[[SearchProblem, int], Indices]
-"""From a problem and its number to an order of its units."""
+"""From a problem and its number (which gives its seed) to an order of its units."""
 
 
 def turned(consumer: Consumer) -> Consumer:
-    """The consumer with outputs for input channels: it reads the axis that the weight writes."""
+    """The consumer transposed: it reads the axis that the weight writes."""
     return Consumer(replace(consumer.layer, channel_dim=1 - consumer.layer.channel_dim), consumer.member)
 
 
@@ -45,8 +47,11 @@ def touches(axis: Axis, consumer: Consumer) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class BothWays:
-    """The weights that a 2d pattern will prune, their ``scores`` by name, and the ``axes`` that may move them."""
+class TransposableWeights:
+    """The weights that a transposable pattern will prune, and the ``axes`` that may move them.
+
+    ``scores`` are those of each weight, by its name, in its shape.
+    """
 
     analysis: Analysis
     axes: Sequence[Axis]
@@ -63,13 +68,13 @@ class BothWays:
         return found
 
     def retained(self, orders: Orders, consumers: Sequence[Consumer] | None = None) -> float:
-        """What 2d masks of the weights (of all of them, unless said) retain with the axes in ``orders``."""
+        """What the masks of ``consumers`` (``None``: all) retain with the axes in ``orders``."""
         consumers = self.consumers if consumers is None else consumers
         scores = self.moved(orders, consumers)
         return sum(self._retained(to_matrix(scores[c.name], c.layer.channel_dim)) for c in consumers)
 
     def worth(self, axis: Axis, orders: Orders) -> tuple[float, float]:
-        """What the groups that ``axis`` enters as input channels retain, and what they ideally would."""
+        """What the groups that ``axis`` enters as input channels retain, and their ideal."""
         readers = [consumer for consumer in self.consumers if consumer.reads(axis)]
         scores = self.moved(orders, readers)
         retained = ideal = 0.0
@@ -82,8 +87,10 @@ class BothWays:
         return retained, ideal
 
     def alternate(self, starts: Sequence[Mapping[Axis, Indices]], search: Search) -> dict[Axis, Indices]:
-        """The orders of every axis, from the best of ``starts``. Axes that take an order of their own for each index of
-        another one stay as the start has them: rows of different heads share blocks."""
+        """The orders of every axis, from the best of ``starts``.
+
+        Axes with several contexts stay as the start has them: rows of different heads share blocks.
+        """
         best = max(starts, key=lambda start: self.retained(start))
         orders = dict(best)
         total = self.retained(orders)
@@ -108,11 +115,11 @@ class BothWays:
         def matrix(layer: LayerWeight) -> Rows:
             return to_matrix(scores[layer.name], layer.channel_dim).__getitem__
 
-        # A sample of rows would cut blocks of 2d masks in pieces.
-        for objective in objectives(axis, sides, matrix, self._m, max_scores=sys.maxsize):
-            if objective.problem is None:
+        # No sample of rows: it would cut the blocks of the masks into pieces.
+        for placed in placed_problems(axis, sides, matrix, self._m, max_scores=sys.maxsize):
+            if placed.problem is None:
                 return None
-            found = objective.place.order(search(objective.problem, number))
+            found = placed.place.order(search(placed.problem, number))
             better = orders[axis][:, found]
             if (found != np.arange(axis.size)).any():
                 before = self.retained(orders, touched)

@@ -1,4 +1,4 @@
-"""What ``permute`` searches, for those who want to look: the axes of a network by name, and their search problems."""
+"""What ``permute`` searches: the axes of a network by name, and their search problems."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from sparselab import saliency as saliency_module
-from sparselab.core.layers import LayerWeight, Names, layer_weights, why_not
+from sparselab.core.layers import LayerWeight, Names, layer_weights
 from sparselab.core.models import unwrap
 from sparselab.core.patterns import Pattern
 from sparselab.core.weight_matrix import to_matrix
+from sparselab.masks.eligibility import why_not
 from sparselab.network.analysis import Analysis, analyse
 from sparselab.network.axes import Indices, leaves_of
 from sparselab.network.free_axes import Axis, free_axes
 from sparselab.network.plan import Plan
-from sparselab.network.search_problems import Place, Rows, Scores, consumers_of, objectives
+from sparselab.network.search_problems import Place, Rows, Scores, consumers_of, placed_problems
 from sparselab.permutation import SearchProblem
 from sparselab.permutation.problem import MAX_CHANNELS
 from sparselab.saliency import ModelSaliency
@@ -29,8 +30,9 @@ from sparselab.saliency import ModelSaliency
 class AxisProblem:
     """One order to search: an axis of a network, in one of its contexts (one head of several).
 
-    ``name`` is its first tensor and dimension (``"0.weight:0"``, with ``#2`` for another axis there and ``@3`` for the
-    context), ``members`` all tensors and dimensions that move, ``consumers`` the weights that read it as input channels.
+    ``name`` is its first tensor and dimension: ``"0.weight:0"``, with ``#2`` for a second axis
+    there, and ``@3`` for the context. ``members`` are all tensors and dimensions that move,
+    ``consumers`` the weights that read the axis as input channels.
     """
 
     name: str
@@ -50,7 +52,7 @@ class AxisProblem:
 
 @dataclass(frozen=True, eq=False)
 class NamedAxis:
-    """An axis in one of its contexts, all tensors' dimensions that it is in, and the weights that read it."""
+    """An axis in one of its contexts: its ``members`` (``"tensor:dim"``) and ``readers``."""
 
     axis: Axis
     context: int
@@ -60,8 +62,9 @@ class NamedAxis:
 
 @dataclass(frozen=True, eq=False)
 class NetworkAxes:
-    """The free axes of a model that weights can be pruned along, traced once; ``model`` is read, never changed.
+    """The free axes of a model that weights can be pruned along.
 
+    The model is traced once; ``model`` is read and never changed.
     ``named`` has them by name, in the order in which ``permute`` searches them.
     """
 
@@ -71,7 +74,7 @@ class NetworkAxes:
 
     @classmethod
     def of(cls, model: nn.Module, example_inputs: Any) -> NetworkAxes:
-        """The axes of ``model`` on ``example_inputs``, as ``permute`` takes them. Raises ``UntraceableError``."""
+        """The axes of ``model``, traced on ``example_inputs``. Raises ``UntraceableError``."""
         inner = unwrap(model)
         analysis = analyse(inner, example_inputs)
         consumers = consumers_of(analysis, list(layer_weights(inner)))
@@ -86,28 +89,31 @@ class NetworkAxes:
         return cls(inner, named, analysis)
 
     def problem(self, name: str, pattern: str | Pattern, saliency: ModelSaliency = "magnitude") -> AxisProblem | None:
-        """What is searched for the axis called ``name``; ``None`` when ``pattern`` can prune no weight that reads it."""
+        """What is searched for the axis called ``name``.
+
+        ``None`` when ``pattern`` can prune no weight that reads it.
+        """
         parsed = Pattern.parse(pattern)
         named = self.named[name]
         layers = chosen_layers(self.model, parsed, None, None)
         consumers = [consumer for consumer in consumers_of(self._analysis, layers) if consumer.reads(named.axis)]
         _, m = parsed.require_nm("a permutation search")
-        found = objectives(named.axis, consumers, layer_scores(saliency), m)
-        objective = next(islice(found, named.context, None), None)
-        if objective is None or objective.problem is None:
+        found = placed_problems(named.axis, consumers, layer_scores(saliency), m)
+        placed = next(islice(found, named.context, None), None)
+        if placed is None or placed.problem is None:
             return None
         return AxisProblem(
-            name, named.members, objective.consumers, objective.place, objective.problem, self._analysis, named.axis
+            name, named.members, placed.consumers, placed.place, placed.problem, self._analysis, named.axis
         )
 
 
 def chosen_layers(
     model: nn.Module, pattern: Pattern, include: Iterable[str] | None, exclude: Iterable[str] | None
 ) -> list[LayerWeight]:
-    """The layers whose retained saliency counts: those that ``pattern`` can prune, of those that the names choose.
+    """The layers whose retained saliency counts: chosen by name, and such that ``pattern`` fits.
 
-    Raises ``ValueError`` for names that match nothing, and for a model that is masked already or has weights
-    without values.
+    Raises ``ValueError`` for names that match nothing, and for a model that is masked already or
+    has weights without values.
     """
     names, layers = Names.of(include, exclude), list(layer_weights(model))
     names.check(model, layers)
@@ -122,9 +128,10 @@ def chosen_layers(
 
 
 def layer_scores(saliency: ModelSaliency) -> Scores:
-    """The scores of a layer's weight matrix, row by row. Magnitudes are made of the rows asked for, and of no others.
+    """The scores of a layer's weight matrix, read by rows.
 
-    Raises ``ValueError`` when scores that are asked for are not finite.
+    Magnitudes are computed for the rows that are asked for, and for no others. Raises
+    ``ValueError`` when scores that are asked for are not finite.
     """
 
     def scores(layer: LayerWeight) -> Rows:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,45 +16,14 @@ from torch.optim import Optimizer
 
 from sparselab.core.interrupts import interrupted_afterwards
 from sparselab.core.models import unwrap
+from sparselab.core.moves import Indices, Move, moved
 from sparselab.network.analysis import Analysis, place_of
-from sparselab.network.axes import Indices, Leaf, leaves_of
+from sparselab.network.axes import Leaf, leaves_of
 from sparselab.network.free_axes import Axis, Orders, order_of, spans
-from sparselab.saliency import Ria, Saliency, Wanda
 
 FORMAT, VERSION = "sparselab.plan", 1
 
-
-@dataclass(frozen=True, eq=False)
-class Move:
-    """One tensor's dimensions ``first`` to ``last`` (inclusive), flattened together, put in ``order``.
-
-    ``names`` are all the names that the model has for the tensor. ``new.flatten(first, last) ==
-    old.flatten(first, last).index_select(first, order)``.
-    """
-
-    names: tuple[str, ...]
-    shape: tuple[int, ...]
-    first: int
-    last: int
-    order: Indices
-
-    def __call__(self, tensor: Tensor) -> Tensor:
-        """A moved copy of ``tensor``, which ``fits``."""
-        index = torch.from_numpy(self.order).to(tensor.device)
-        flat = tensor.flatten(self.first, self.last)
-        return flat.index_select(self.first, index).reshape(tensor.shape)
-
-    def fits(self, state: Tensor) -> bool:
-        """Whether ``state`` moves along: it has the shape, or is one number where the shape has many (Adafactor's)."""
-        broadcasts = state.ndim == len(self.shape) and all(
-            have in (1, size) for have, size in zip(state.shape, self.shape, strict=True)
-        )
-        span = slice(self.first, self.last + 1)
-        return broadcasts and tuple(state.shape[span]) == self.shape[span]
-
-    def inverse(self) -> Move:
-        """The move that undoes this one."""
-        return Move(self.names, self.shape, self.first, self.last, np.argsort(self.order))
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,12 +83,14 @@ class Plan:
                     tensor.copy_(move.inverse()(tensor))
                 raise
 
-    def moved(self, saliency: Mapping[str, Saliency]) -> dict[str, Saliency]:
-        """The ``saliency`` by weight name that fits a model to which this plan was applied.
+    def moved(self, held: Mapping[str, T]) -> dict[str, T]:
+        """What fits a model to which this plan was applied, of what was ``held`` by weight name before.
 
-        Tensors of scores and the norms of ``Wanda`` and ``Ria`` move as their weights did; a name or another callable
-        sees the weight itself, and stays. Raises ``ValueError`` when a tensor has not its weight's shape.
+        Scores move as their weights did, and so do statistics and saliencies that hold some
+        (``sparselab.core.moves.Movable``); a name or another callable sees the weight itself, and
+        stays. Raises ``ValueError`` when a tensor has not its weight's shape.
 
+        >>> from sparselab.saliency import Wanda
         >>> plan = Plan((Move(("weight",), (1, 2), 1, 1, np.array([1, 0])),))
         >>> plan.moved({"weight": Wanda(torch.tensor([3.0, 4.0]))})["weight"].norms
         tensor([[4., 3.]])
@@ -129,7 +99,7 @@ class Plan:
         for move in self.moves:
             for name in move.names:
                 moves.setdefault(name, []).append(move)
-        return {name: _moved(criterion, moves.get(name, ())) for name, criterion in saliency.items()}
+        return {name: moved(each, moves.get(name, ())) for name, each in held.items()}
 
     def _targets(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> list[tuple[Move, Tensor]]:
         """Every tensor to move, in order: those of the model once however many names they have, gradients, state."""
@@ -227,32 +197,6 @@ def as_optimizers(optimizer: Optimizer | Iterable[Optimizer] | None) -> tuple[Op
             f"moves along, got {reprlib.repr(optimizer)}"
         )
     return tuple({id(each): each for each in given}.values())
-
-
-def _moved(saliency: Saliency, moves: Sequence[Move]) -> Saliency:
-    if isinstance(saliency, Tensor):
-        for move in moves:
-            if tuple(saliency.shape) != move.shape:
-                raise ValueError(
-                    f"scores of {move.names[0]!r} have shape {tuple(saliency.shape)}, the weight {move.shape}: they must agree"
-                )
-            saliency = move(saliency)
-    elif isinstance(saliency, (Wanda, Ria)):
-        for move in moves:
-            saliency = dataclasses.replace(saliency, norms=_moved_norms(saliency, move))
-    return saliency
-
-
-def _moved_norms(saliency: Wanda | Ria, move: Move) -> Tensor:
-    """Norms that broadcast against the weight, moved with it; what they are alike in stays as small as it is."""
-    norms = saliency.norms
-    if norms.ndim == 1 and len(move.shape) > 1:
-        channel_dim = saliency.channel_dim % len(move.shape)
-        norms = norms.reshape([-1 if dim == channel_dim else 1 for dim in range(len(move.shape))])
-    span = range(move.first, move.last + 1)
-    if all(norms.shape[dim] == 1 for dim in span):
-        return norms
-    return move(norms.expand([size if dim in span else -1 for dim, size in enumerate(move.shape)]))
 
 
 def _as_order(values: Sequence[int]) -> Indices:

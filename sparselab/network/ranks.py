@@ -1,4 +1,4 @@
-"""Several processes: one of them computes, all of them get the same."""
+"""Several processes: one of them computes, and all of them get its result."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 def on_one_rank(compute: Callable[[], T]) -> T:
-    """``compute()``; where a process group is initialised only rank 0 computes, and all ranks return what it did.
+    """``compute()``; in a process group rank 0 computes, and all ranks return what it did.
 
-    An error on rank 0 is raised there and, as a ``RuntimeError``, on every other rank: none is left waiting. The result
-    has to be picklable. Every rank has to call this.
+    An error on rank 0 is raised there and, as a ``RuntimeError``, on every other rank: none is left
+    waiting. The result has to be picklable. Every rank has to call this.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return compute()

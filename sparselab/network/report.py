@@ -19,16 +19,20 @@ COLUMNS = [
 class PermutationReport:
     """What ``permute`` found, did and measured.
 
-    ``frame`` has a row for every axis that a sparse weight reads, and one for every eligible weight whose input could
-    not move: ``axis`` (its first tensor and dimension), ``size`` (units that move), ``members`` (``"tensor:dim"``),
-    ``consumers`` (weights that read it and will be pruned), ``baseline, retained, ideal`` (saliency before, after, and
-    with no structure; NaN where nothing was searched), ``efficacy`` (percent), ``seconds``, ``status`` (``permuted``,
-    ``kept``, ``pinned`` or ``rolled_back``) and ``reason``.
+    ``frame`` has one row for every axis that an eligible weight reads, and one for every eligible
+    weight whose input channels could not move: ``axis`` (its first tensor and dimension), ``size``
+    (units that move), ``members`` (``"tensor:dim"``), ``consumers`` (weights that read it and will
+    be pruned), ``baseline, retained, ideal`` (saliency before, after, and with no structure; NaN
+    where nothing was searched), ``efficacy`` (percent), ``seconds``, ``status`` (``permuted``,
+    ``kept``, ``pinned`` or ``rolled_back``) and ``reason``, which says why where an axis was not
+    permuted.
 
-    ``weights`` has a row for every eligible weight: ``weight, numel, status, reason``; a weight that reads several axes
-    has the best of their statuses. ``plan`` moves another copy of the model in the same way. ``max_abs_error`` and
-    ``max_rel_error`` compare outputs before and after, ``tolerance`` is what rounding may explain; NaN when not verified.
-    ``untraceable`` says why the model could not be followed, if so; then nothing was changed.
+    ``weights`` has one row for every eligible weight: ``weight, numel, status, reason``; a weight
+    that reads several axes has the best of their statuses. ``plan`` moves another copy of the model
+    in the same way. ``max_abs_error`` and ``max_rel_error`` compare outputs before and after, and
+    ``tolerance`` is what rounding may explain; all three are NaN when nothing was verified.
+    ``untraceable`` says why the model could not be traced, else it is ``None``; an untraceable
+    model was not changed.
     """
 
     frame: pd.DataFrame
@@ -43,7 +47,7 @@ class PermutationReport:
 
     @property
     def share_permuted(self) -> float:
-        """The share of all eligible weights (counted in numbers) whose input channels were permuted."""
+        """The share of eligible weights, by size, whose input channels were permuted."""
         total = float(self.weights["numel"].sum())
         return float(self.weights.loc[self.weights["status"] == "permuted", "numel"].sum()) / total if total else 0.0
 

@@ -1,9 +1,10 @@
-"""What each ATen operator says about dimensions: the registry, and the rules of values passing through.
+"""What each ATen operator says about dimensions: the registry, and rules of what passes through.
 
-A rule takes a ``Call`` and returns the dimensions of the output, made of those of the inputs. It says ``unify`` where two
-dimensions are one, ``pin`` where an order matters to the operator, and ``call.notes.add`` for a value that exists only
-inside the operator, such as the sums of a softmax: what may move independently of what is read off the noted values.
-An operator without a rule is taken apart by PyTorch's decompositions; failing that it pins all that it touches.
+A rule takes a ``Call`` and returns the dimensions of the output, made from those of the inputs. It
+calls ``unify`` where two dimensions are the same, ``pin`` where an order matters to the operator,
+and ``call.notes.add`` for a value that exists only inside the operator, such as the sums of a
+softmax: the noted values decide what may move independently of what. An operator without a rule is
+taken apart by PyTorch's decompositions; if that fails, everything that it touches is pinned.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from sparselab.network.axes import Dim, choose, fresh, join, piece, pin, pinned_
 from sparselab.network.dataflow import Call, Dims, Result, Rule, Value
 
 RULES: dict[str, Rule] = {}
-"""The rule of every operator that has one, by the operator's name without namespace and overload."""
+"""The rule of each operator, under its name without namespace and overload."""
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
@@ -34,7 +35,7 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 
 def broadcast(*operands: Dims) -> Dims:
-    """The dimensions of an elementwise result: aligned from the last one, a size of 1 says nothing."""
+    """The dimensions of an elementwise result: aligned from the last; a size of 1 says nothing."""
     result: list[Dim] = [()] * max(map(len, operands), default=0)
     for dims in operands:
         for position in range(1, len(dims) + 1):
@@ -75,7 +76,7 @@ def distinct(call: Call) -> Result:
 
 @rule("prelu", "_prelu_kernel")
 def prelu(call: Call) -> Result:
-    """One slope for all, or one a channel (dimension 1)."""
+    """One slope for all, or one for each channel (dimension 1)."""
     dims, (slope,) = call.dims("self"), call.dims("weight")[-1:] or ((),)
     if call.name == "_prelu_kernel":
         return broadcast(dims, call.dims("weight"))
@@ -105,7 +106,7 @@ def view_as_real(call: Call) -> Result:
 
 @rule("view_as_complex")
 def view_as_complex(call: Call) -> Result:
-    """The last dimension, of real and imaginary parts, goes."""
+    """Without the last dimension, that of real and imaginary parts."""
     *dims, parts = call.dims("self")
     pin(parts, call.why("the real and the imaginary part"))
     return tuple(dims)
@@ -135,7 +136,7 @@ def transpose(call: Call) -> Result:
 
 @rule("movedim", "moveaxis")
 def movedim(call: Call) -> Result:
-    """Dimensions taken from ``source`` to ``destination``, the others staying in order."""
+    """Dimensions moved from ``source`` to ``destination``; the others stay in order."""
     dims = call.dims("self")
     source = [axis % len(dims) for axis in call["source"]]
     order = [axis for axis in range(len(dims)) if axis not in source]
@@ -163,14 +164,14 @@ def _expanded(dims: Dims, shape: Sequence[int]) -> Dims:
 
 @rule("repeat", "tile")
 def repeat(call: Call) -> Result:
-    """Copies one after the other: the outer factor of a product, all alike."""
+    """Copies one after the other: the outer factor of a product, whose indices are all alike."""
     dims = ((),) * (len(call.shape) - len(call.dims("self"))) + call.dims("self")
     return tuple(fresh(size // max(1, size_of(dim))) + dim for dim, size in zip(dims, call.shape, strict=True))
 
 
 @rule("repeat_interleave")
 def repeat_interleave(call: Call) -> Result:
-    """Every index repeated beside itself: the inner factor of a product, all alike."""
+    """Copies side by side: the inner factor of a product, whose indices are all alike."""
     if not isinstance(call.arguments.get("repeats"), int):
         raise ValueError("repeats differ from index to index")
     dims = call.dims("self")
@@ -186,7 +187,7 @@ def repeat_interleave(call: Call) -> Result:
 
 @rule("cat", "concat", "concatenate")
 def cat(call: Call) -> Result:
-    """One dimension is the concat of the inputs', the others are one."""
+    """One dimension is the concat of those of the inputs; the others are unified."""
     values = [value.dims for value in call["tensors"] if all(map(size_of, value.dims))]
     axis = call.arguments.get("dim", call.arguments.get("axis", 0)) % len(values[0])
     others = broadcast(*((*dims[:axis], *dims[axis + 1 :]) for dims in values))
@@ -218,7 +219,7 @@ def split_apart(call: Call) -> Result:
 
 @rule("unbind")
 def unbind(call: Call) -> Result:
-    """Every index a tensor of its own."""
+    """A separate tensor for every index."""
     dims = call.dims("self")
     axis = call["dim"] % len(dims)
     pin(dims[axis], call.why("taken apart index by index by unbind"))
@@ -256,7 +257,7 @@ def slice_(call: Call) -> Result:
 
 @rule("pad", "constant_pad_nd")
 def pad(call: Call) -> Result:
-    """A constant on both sides is a concat with indices that are all alike; any other padding pins."""
+    """A constant adds indices that are all alike, as a concat does; any other padding pins."""
     dims, widths = list(call.dims("self")), list(call["pad"])
     constant = call.arguments.get("mode", "constant") == "constant"
     for position in range(len(widths) // 2):
@@ -276,7 +277,7 @@ def pad(call: Call) -> Result:
 
 @rule("index", "_unsafe_index")
 def index(call: Call) -> Result:
-    """``x[:, i]``: by a constant it is a relabelling or a choice; by anything else the dimension is looked up in."""
+    """``x[:, i]``: a relabelling or a choice if ``i`` is a constant, else a look-up, which pins."""
     dims, indices = call.dims("self"), list(call["indices"])
     places = [axis for axis, value in enumerate(indices) if value is not None]
     if len(places) == 1 and (known := _known(indices[places[0]])) is not None and known.ndim == 1:
@@ -330,7 +331,7 @@ def index_select(call: Call) -> Result:
 
 @rule("embedding")
 def embedding(call: Call) -> Result:
-    """Rows of a table: the rows keep their places, the columns pass."""
+    """Rows of a table: the rows keep their places, and the columns are those of the output."""
     table = call.dims("weight")
     pin(table[0], call.why("rows of a table, looked up by index"))
     call.notes.add(table[1:])
@@ -364,7 +365,7 @@ def gather(call: Call) -> Result:
     *("fft_fft2", "fft_rfft2", "fft_irfft", "fft_irfft2", "unfold", "logit_normalize", "trapezoid"),
 )
 def ordered(call: Call) -> Result:
-    """The order along some dimensions matters: those are pinned, the others pass."""
+    """The order along some dimensions matters: those are pinned, the others stay as they are."""
     dims = call.dims("self")
     named = next((call.arguments[key] for key in ("dim", "dims", "dimension") if key in call.arguments), None)
     if not dims:
@@ -378,7 +379,7 @@ def ordered(call: Call) -> Result:
 
 
 def _passing(call: Call, dims: Dims, axes: set[int], reason: str) -> Result:
-    """Outputs whose other dimensions are those of the input, whether the pinned ones stay, shrink or go."""
+    """Outputs with the input's other dimensions, whether the pinned ones stay, shrink or vanish."""
     results: list[Dims] = []
     for shape in call.shapes:
         if len(shape) >= len(dims):

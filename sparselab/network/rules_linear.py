@@ -10,7 +10,7 @@ from sparselab.network.rules import broadcast, rule
 
 
 def contract(call: Call, left: Dims, right: Dims) -> Dims:
-    """``(..., rows, inner) @ (..., inner, columns)``: the inner dimensions are one, all the others pass."""
+    """``(..., rows, inner) @ (..., inner, columns)``: the inner dimensions are the same one."""
     batch, rows, columns = broadcast(left[:-2], right[:-2]), left[-2:-1], right[-1:] if len(right) > 1 else ()
     inner = right[-2] if len(right) > 1 else right[-1]
     unify(left[-1], inner)
@@ -34,7 +34,7 @@ def addmm(call: Call) -> Result:
 
 @rule("cdist", "_cdist_forward", "_euclidean_dist")
 def cdist(call: Call) -> Result:
-    """Distances of all rows of one to all rows of the other: contracted as in a matrix product."""
+    """Distances between all rows of both inputs; dimensions as in a matrix product."""
     left, right = (value.dims for value in call.tensors())
     return contract(call, left, (*right[:-2], right[-1], right[-2]))
 
@@ -79,7 +79,7 @@ def einsum(call: Call) -> Result:
 
 
 def _spelled(letters: str, count: int) -> list[str]:
-    """One name a dimension; those of ``...`` are numbered from the last."""
+    """One name for each dimension; those of ``...`` are numbered from the last."""
     before, dots, after = letters.partition("...")
     missing = count - len(before) - len(after)
     return [*before, *(str(n) for n in range(missing, 0, -1) if dots), *after]
@@ -90,7 +90,7 @@ def _spelled(letters: str, count: int) -> list[str]:
 
 @rule("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution")
 def convolution(call: Call) -> Result:
-    """Channels are contracted within each of ``groups``; the window pins space, unless it is a single point."""
+    """Channels are contracted within each group; the window pins space, unless it is one point."""
     weight, groups = call.dims("weight"), int(call["groups"])
     transposed = "transpose" in call.name or bool(call.arguments.get("transposed"))
     *batch, channels = call.dims("input")[: -(len(weight) - 2)]
@@ -140,7 +140,7 @@ def _single_point(call: Call, kernel: Dims) -> bool:
 
 @rule("scaled_dot_product_attention")
 def attention(call: Call) -> Result:
-    """``softmax(q @ k.T + mask) @ v``: the width is contracted with that of k, the values' width passes."""
+    """``softmax(q @ k.T + mask) @ v``: q and k share their width; the output has that of v."""
     query, key, value = (call.dims(name) for name in ("query", "key", "value"))
     if call.arguments.get("enable_gqa") and len(query) > 2:
         key, value = (_repeated_heads(call, query, dims) for dims in (key, value))
@@ -171,7 +171,7 @@ def _repeated_heads(call: Call, query: Dims, dims: Dims) -> Dims:
 
 @rule("glu")
 def glu(call: Call) -> Result:
-    """The first half times the sigmoid of the second: the halves are one."""
+    """The first half times the sigmoid of the second: the halves are the same dimension."""
     dims = call.dims("self")
     axis = call["dim"] % len(dims)
     size, reason = call.shape[axis], call.why("cut across by glu")
@@ -225,7 +225,7 @@ def im2col(call: Call) -> Result:
 
 @rule("col2im")
 def col2im(call: Call) -> Result:
-    """Columns put back where windows stood, and added: the other way round."""
+    """The reverse of ``im2col``: columns are put back where the windows were, and added."""
     *batch, columns, positions = call.dims("self")
     reason = call.why("moved over by the window of fold")
     pin(positions, reason)

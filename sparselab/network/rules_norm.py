@@ -1,4 +1,4 @@
-"""Rules of what reduces: sums, softmax, norms, pooling and everything that slides a window over space."""
+"""Rules of what reduces: sums, softmax, norms, pooling and other windows over space."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _reduced(call: Call, dims: Dims, axes: set[int]) -> Result:
 
 @rule("max", "min", "maximum", "minimum")
 def extremum(call: Call) -> Result:
-    """Elementwise of two tensors, a reduction of one; its positions, when they are used, depend on the order."""
+    """Elementwise for two tensors, a reduction for one. The order matters if the index is used."""
     if len(call.tensors()) == 2:
         return pointwise(call)
     if 1 in call.used:
@@ -56,7 +56,7 @@ def extremum(call: Call) -> Result:
 
 @rule("softmax", "log_softmax", "_softmax", "_log_softmax", "softmin")
 def softmax(call: Call) -> Result:
-    """Elementwise but for a sum over one dimension, which exists beside what the others are."""
+    """Elementwise, except for a sum over one dimension, which has only the others."""
     dims = call.dims("self")
     if dims:
         axis = call["dim"] % len(dims)
@@ -69,7 +69,7 @@ def softmax(call: Call) -> Result:
 
 @rule("batch_norm", "native_batch_norm", "cudnn_batch_norm", "instance_norm", "_native_batch_norm_legit_no_training")
 def batch_norm(call: Call) -> Result:
-    """One statistic, scale and shift a channel (dimension 1)."""
+    """One statistic, scale and shift for each channel (dimension 1)."""
     dims = call.dims("input")
     channel = dims[1] if len(dims) > 1 else dims[0]
     for name in ("weight", "bias", "running_mean", "running_var"):
@@ -81,7 +81,7 @@ def batch_norm(call: Call) -> Result:
 
 @rule("group_norm")
 def group_norm(call: Call) -> Result:
-    """Statistics over the channels of each group: channels may move within their group, and groups as wholes."""
+    """Statistics over each group: channels may move within it, and groups as wholes."""
     dims, groups = call.dims("input"), int(call["num_groups"])
     channel = dims[1]
     for name in ("weight", "bias"):
@@ -89,7 +89,7 @@ def group_norm(call: Call) -> Result:
             unify(channel, value.dims[0])
     width = size_of(channel) // groups
     outer = blocks(channel, width)
-    if outer is None:  # a group straddles the parts of a concat: what it holds of each is made of smaller blocks
+    if outer is None:  # a group straddles the parts of a concat: try smaller blocks
         width = math.gcd(width, *_edges(channel))
         outer = blocks(channel, width) if width > 1 else None
         reason = call.why(f"cut across by the {groups} groups of group_norm")
@@ -105,8 +105,11 @@ def _edges(dim: Dim) -> list[int]:
 
 
 def blocks(dim: Dim, width: int) -> Dim | None:
-    """``dim`` seen as blocks of ``width``: the dimension of the blocks. The blocks of different parts of a concat need
-    not be alike inside, which is why this is less than ``take_tail``. ``None`` when a block would straddle parts."""
+    """The dimension of the blocks when ``dim`` is cut into blocks of ``width``.
+
+    Unlike with ``take_tail``, the blocks of different parts of a concat need not be alike
+    inside. ``None`` when a block would straddle parts.
+    """
     *outer, last = factors_of(dim) or (None,)
     if last is None or not isinstance(last.link, Concat) or last.size % width or last.size == width:
         cut = take_tail(dim, width)
@@ -118,7 +121,7 @@ def blocks(dim: Dim, width: int) -> Dim | None:
 
 @rule("layer_norm", "rms_norm", "native_layer_norm", "_fused_rms_norm")
 def layer_norm(call: Call) -> Result:
-    """Statistics over the last dimensions; scale and shift join those."""
+    """Statistics over the last dimensions; scale and shift have the same dimensions."""
     dims, count = call.dims("input"), len(call["normalized_shape"])
     scaled = [value.dims for name in ("weight", "bias") if isinstance(value := call.arguments.get(name), Value)]
     call.notes.add(dims[:-count])
@@ -139,7 +142,7 @@ def weight_norm(call: Call) -> Result:
 
 @rule("cosine_similarity")
 def cosine_similarity(call: Call) -> Result:
-    """A contraction of both inputs, which are broadcast first."""
+    """A contraction of both inputs, after broadcasting."""
     dims = broadcast(*(value.dims for value in call.tensors()))
     call.notes.add(dims)
     return _reduced(call, dims, {call["dim"] % len(dims)})
@@ -149,7 +152,7 @@ def cosine_similarity(call: Call) -> Result:
 
 
 def over_space(call: Call) -> Result:
-    """A window, a grid or a padding over the last dimensions: those are pinned, batch and channels pass."""
+    """A window or padding over the last dimensions, which pins them; batch and channels stay."""
     match = re.search(r"([123])d", call.name)
     assert match is not None
     space = int(match[1])
@@ -196,7 +199,7 @@ for _name in _WINDOWS:
 
 @rule("grid_sampler", "grid_sampler_2d")
 def grid_sampler(call: Call) -> Result:
-    """Channels pass; the grid names places in space."""
+    """Channels stay; the grid names places in space."""
     batch, channels, *space = call.dims("input")
     grid = call.dims("grid")
     reason = call.why("sampled by a grid")

@@ -1,4 +1,4 @@
-"""What an order of an axis is worth: its search problems over all the weights that it enters as input channels."""
+"""The search problems of an axis: what its orders are worth in all the weights that read it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Rows = Callable[[Indices | slice], Tensor]
 Scores = Callable[[LayerWeight], Rows]
 """The matrix of a weight's scores."""
 
-MAX_SCORES = 2**24  # of one axis that are searched at once: some 9 bytes each while a search runs
+MAX_SCORES = 2**24  # of one axis, searched at once: some 9 bytes each while a search runs
 _BLOCK = 2**22  # scores of one weight that are counted at once
 
 
@@ -57,10 +57,10 @@ def consumers_of(analysis: Analysis, layers: Sequence[LayerWeight]) -> list[Cons
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """Where an order belongs: to one ``context`` of an axis, whose index ``units[k]`` is unit ``k`` of the problem.
+    """Where an order belongs: to one ``context`` of an axis.
 
-    ``whole``, where given, yields problems of the same units that add up to what an order is worth; what was searched is a
-    sample of them.
+    Index ``units[k]`` of the axis is unit ``k`` of the problem. Where only a sample was searched,
+    ``whole`` yields problems of the same units that add up to what an order is really worth.
     """
 
     context: int
@@ -68,13 +68,16 @@ class Place:
     whole: Callable[[], Iterator[SearchProblem]] | None = None
 
     def order(self, found: Indices) -> Indices:
-        """The axis's order that an order of the problem's units is."""
+        """The order of the axis's indices that an order of the problem's units means."""
         order = np.empty_like(self.units)
         order[self.units] = self.units[found]
         return order
 
     def counted(self, result: SearchResult) -> SearchResult:
-        """The result with its values counted on the whole, and the order that there was if that one is worth no less."""
+        """The result with its values counted on all scores.
+
+        The identity takes the place of an order that turns out to be worth no more.
+        """
         if self.whole is None:
             return result
         baseline = retained = ideal = 0.0
@@ -87,10 +90,11 @@ class Place:
 
 
 @dataclass(frozen=True, eq=False)
-class Objective:
-    """One context's problem, ``None`` where no units fill groups, and the ``place`` of the order to be found.
+class PlacedProblem:
+    """One context's problem and the ``place`` of the order that is to be found.
 
-    ``consumers`` are the names of the weights whose scores the problem holds.
+    ``problem`` is ``None`` where no units fill groups. ``consumers`` are the names of the weights
+    whose scores it holds.
     """
 
     place: Place
@@ -100,9 +104,13 @@ class Objective:
 
 @dataclass(frozen=True, eq=False)
 class _Entry:
-    """How an axis enters a consumer: for some contexts (``in_columns``, over the outer leaves that the columns know) the
-    column of each unit, once for every copy of the axis: ``(contexts known, size, copies)``; and every row's context over
-    the outer leaves that the rows know."""
+    """How an axis enters a consumer.
+
+    ``columns`` ``(contexts known, size, copies)`` has, for every context over the outer leaves that
+    the columns know (``column_leaves``), the column of each unit, once for every copy of the axis.
+    ``row_context`` has every row's context over the outer leaves that the rows know
+    (``row_leaves``).
+    """
 
     consumer: Consumer
     columns: Indices
@@ -111,101 +119,134 @@ class _Entry:
     row_leaves: tuple[Leaf, ...]
 
 
-def objectives(
-    axis: Axis, consumers: Sequence[Consumer], scores: Scores, m: int, *, seed: int = 0, max_scores: int = MAX_SCORES
-) -> Iterator[Objective]:
-    """A search problem for each context of ``axis`` over all ``consumers`` that it enters; none where there are none.
+@dataclass(frozen=True, eq=False)
+class _Reading:
+    """How the scores of the weights that read ``axis`` (its ``entries``) become search problems.
 
-    A problem holds only the columns of the groups of ``m`` that the axis touches, so the retained saliency of different
-    axes adds up. Scores are computed a consumer at a time and dropped with the iterator. Where there are more than
-    ``max_scores``, a random sample of every consumer's rows is searched: a residual stream has so many rows that a share
-    of them tells what all would, and all of them would take the memory of the model once more.
+    ``units`` numbers the indices of the axis in the order in which they stand in its largest
+    consumer: index ``units[k]`` is unit ``k`` of every problem. ``m`` is the size of a group.
     """
-    entries = [entry for consumer in consumers if consumer.reads(axis) and (entry := _entry(axis, consumer))]
+
+    axis: Axis
+    entries: Sequence[_Entry]
+    scores: Scores
+    units: Indices
+    m: int
+
+    @classmethod
+    def of(cls, axis: Axis, entries: Sequence[_Entry], scores: Scores, m: int) -> _Reading:
+        """With the units in the order of the largest consumer."""
+        largest = max(entries, key=lambda entry: entry.consumer.layer.weight.numel())
+        return cls(axis, entries, scores, np.argsort(largest.columns[0, :, 0], kind="stable"), m)
+
+    def whole(self, context: int, matrices: Sequence[Tensor]) -> SearchProblem | None:
+        """The problem of one context, of all scores; ``None`` where no units fill groups."""
+        terms = [
+            term
+            for entry, matrix in zip(self.entries, matrices, strict=True)
+            for term in self._terms(entry, matrix, context)
+        ]
+        problem = SearchProblem(tuple(terms), self.axis.size)
+        return problem if problem.has_searchable(self.m) else None
+
+    def in_parts(self, context: int) -> Iterator[SearchProblem]:
+        """Problems of some rows each that add up to that of all."""
+        for entry in self.entries:
+            layer, read = entry.consumer.layer, self.scores(entry.consumer.layer)
+            step = max(1, _BLOCK // layer.weight.shape[layer.channel_dim])
+            for start in range(0, len(entry.row_context), step):
+                rows = slice(start, start + step)
+                part = replace(entry, row_context=entry.row_context[rows])
+                terms = self._terms(part, _wide(read(rows)), context)
+                yield SearchProblem(tuple(terms), self.axis.size)
+
+    def sampled(self, context: int, share: float, rng: np.random.Generator) -> SearchProblem | None:
+        """A problem of one matrix: a random ``share`` of every weight's rows, and of those the
+        columns in which the units fill groups; ``None`` where there are none."""
+        parts: list[Matrix] = []
+        for entry in self.entries:
+            count = len(entry.row_context)
+            rows = np.sort(rng.choice(count, max(1, int(share * count)), replace=False))
+            part = replace(entry, row_context=entry.row_context[rows])
+            matrix = _wide(self.scores(entry.consumer.layer)(rows))
+            for term in self._terms(part, matrix, context):
+                columns = np.asarray(term.columns)
+                if fills_groups(columns, self.m):
+                    span = slice(columns[0], columns[-1] + 1)
+                    parts.append(torch.as_tensor(term.saliency)[:, span].cpu().numpy())
+        return SearchProblem.from_matrix(np.concatenate(parts)) if parts else None
+
+    def _terms(self, entry: _Entry, matrix: Tensor, context: int) -> Iterator[Term]:
+        """What one weight adds to the problem of a context: a term for every copy of the axis."""
+        outer = self.axis.outer
+        index = dict(zip(outer, np.unravel_index(context, [leaf.size for leaf in outer]), strict=True))
+        columns = entry.columns[_ravel([(leaf, index[leaf]) for leaf in entry.column_leaves])]
+        touched = _groups_of(columns, self.m)
+        row_context = _ravel([(leaf, index[leaf]) for leaf in entry.row_leaves])
+        rows = np.flatnonzero(entry.row_context == row_context)
+        part = matrix if len(rows) == matrix.shape[0] else matrix[rows]
+        if len(touched) < matrix.shape[1]:
+            start, stop = int(touched[0]), int(touched[-1]) + 1
+            part = part[:, start:stop] if stop - start == len(touched) else part[:, touched]
+            columns = np.searchsorted(touched, columns)
+        for copy in range(columns.shape[1]):
+            yield Term(part, columns[self.units, copy])
+
+
+def placed_problems(
+    axis: Axis,
+    consumers: Sequence[Consumer],
+    scores: Scores,
+    m: int,
+    *,
+    seed: int = 0,
+    max_scores: int = MAX_SCORES,
+) -> Iterator[PlacedProblem]:
+    """A search problem for each context of ``axis`` over all ``consumers`` that it enters.
+
+    None where it enters none. A problem holds only the columns of the groups of ``m`` that the axis
+    touches, so the retained saliency of different axes adds up. Scores are computed for one
+    consumer at a time and dropped with the iterator. Where there are more than ``max_scores``, a
+    random sample of every consumer's rows is searched, drawn with ``seed``: a residual stream has
+    so many rows that a share of them tells what all would, and all of them would take the memory of
+    the model once more.
+    """
+    reading = [consumer for consumer in consumers if consumer.reads(axis)]
+    entries = [entry for consumer in reading if (entry := _entry(axis, consumer))]
     if not entries:
         return
-    largest = max(entries, key=lambda entry: entry.consumer.layer.weight.numel())
-    units = np.argsort(largest.columns[0, :, 0], kind="stable")  # in the order in which they stand there
+    read = _Reading.of(axis, entries, scores, m)
     names = tuple(entry.consumer.name for entry in entries)
     share = max_scores / sum(entry.consumer.layer.weight.numel() for entry in entries)
     if share < 1:
         rng = np.random.default_rng(seed)
         for context in range(axis.contexts):
-            whole = functools.partial(_whole, axis, entries, scores, context, units, m)
-            sample = _sample(axis, entries, scores, context, units, m, share, rng)
-            yield Objective(Place(context, units, whole), sample, names)
+            place = Place(context, read.units, functools.partial(read.in_parts, context))
+            yield PlacedProblem(place, read.sampled(context, share, rng), names)
         return
     matrices = [_wide(scores(entry.consumer.layer)(slice(None))) for entry in entries]
     for context in range(axis.contexts):
-        terms = [
-            term for entry, matrix in zip(entries, matrices) for term in _terms(axis, entry, matrix, context, units, m)
-        ]
-        problem = SearchProblem(tuple(terms), axis.size)
-        yield Objective(Place(context, units), problem if problem.has_searchable(m) else None, names)
+        yield PlacedProblem(Place(context, read.units), read.whole(context, matrices), names)
 
 
 def _wide(matrix: Tensor) -> Tensor:
-    """Numpy knows no bfloat16."""
+    """In float32 or float64: numpy knows no bfloat16."""
     return matrix if matrix.dtype == torch.float64 else matrix.float()
 
 
-def _whole(
-    axis: Axis, entries: Sequence[_Entry], scores: Scores, context: int, units: Indices, m: int
-) -> Iterator[SearchProblem]:
-    """Problems of some rows each that add up to that of all."""
-    for entry in entries:
-        layer, read = entry.consumer.layer, scores(entry.consumer.layer)
-        step = max(1, _BLOCK // layer.weight.shape[layer.channel_dim])
-        for start in range(0, len(entry.row_context), step):
-            rows = slice(start, start + step)
-            part = replace(entry, row_context=entry.row_context[rows])
-            matrix = _wide(read(rows))
-            yield SearchProblem(tuple(_terms(axis, part, matrix, context, units, m)), axis.size)
-
-
-def _sample(
-    axis: Axis,
-    entries: Sequence[_Entry],
-    scores: Scores,
-    context: int,
-    units: Indices,
-    m: int,
-    share: float,
-    rng: np.random.Generator,
-) -> SearchProblem | None:
-    """A random ``share`` of every weight's rows, those columns that the units fill groups in, in one matrix."""
-    parts: list[Matrix] = []
-    for entry in entries:
-        rows = np.sort(rng.choice(len(entry.row_context), max(1, int(share * len(entry.row_context))), replace=False))
-        part = replace(entry, row_context=entry.row_context[rows])
-        matrix = _wide(scores(entry.consumer.layer)(rows))
-        for term in _terms(axis, part, matrix, context, units, m):
-            columns = np.asarray(term.columns)
-            if fills_groups(columns, m):
-                parts += [torch.as_tensor(term.saliency)[:, columns[0] : columns[-1] + 1].cpu().numpy()]
-    return SearchProblem.from_matrix(np.concatenate(parts)) if parts else None
-
-
 def touched_columns(axis: Axis, consumer: Consumer, m: int) -> Indices:
-    """The columns of all groups of ``m`` in which ``axis`` enters ``consumer``, rising; none where it cannot be searched."""
+    """The columns of all groups of ``m`` in which ``axis`` enters ``consumer``, rising.
+
+    None where the axis cannot be searched there.
+    """
     entry = _entry(axis, consumer)
-    groups = np.unique(entry.columns // m) if entry else np.empty(0, np.int64)
-    touched: Indices = (groups[:, None] * m + np.arange(m)).ravel()
+    return _groups_of(entry.columns, m) if entry else np.empty(0, np.int64)
+
+
+def _groups_of(columns: Indices, m: int) -> Indices:
+    """All columns of the groups of ``m`` that ``columns`` stand in, rising."""
+    touched: Indices = (np.unique(columns // m)[:, None] * m + np.arange(m)).ravel()
     return touched
-
-
-def _terms(axis: Axis, entry: _Entry, matrix: Tensor, context: int, units: Indices, m: int) -> Iterator[Term]:
-    index = dict(zip(axis.outer, np.unravel_index(context, [leaf.size for leaf in axis.outer]), strict=True))
-    columns = entry.columns[_ravel([(leaf, index[leaf]) for leaf in entry.column_leaves])]
-    touched = (np.unique(columns // m)[:, None] * m + np.arange(m)).ravel()
-    rows = np.flatnonzero(entry.row_context == _ravel([(leaf, index[leaf]) for leaf in entry.row_leaves]))
-    part = matrix if len(rows) == matrix.shape[0] else matrix[rows]
-    if len(touched) < matrix.shape[1]:
-        start, stop = int(touched[0]), int(touched[-1]) + 1
-        part = part[:, start:stop] if stop - start == len(touched) else part[:, touched]
-        columns = np.searchsorted(touched, columns)
-    for copy in range(columns.shape[1]):
-        yield Term(part, columns[units, copy])
 
 
 def _ravel(indices: Sequence[tuple[Leaf, np.intp | int]]) -> int:
@@ -216,8 +257,11 @@ def _ravel(indices: Sequence[tuple[Leaf, np.intp | int]]) -> int:
 
 
 def _entry(axis: Axis, consumer: Consumer) -> _Entry | None:
-    """How ``axis`` enters ``consumer``; ``None`` when a column has two coordinates in it (a flattened product of the
-    axis with itself), which no search can use."""
+    """How ``axis`` enters ``consumer``.
+
+    ``None`` when a column has two coordinates in it (a flattened product of the axis with itself):
+    no search can use that.
+    """
     dims, channel_dim = consumer.member.dims, consumer.layer.channel_dim
     columns = coordinates((dims[channel_dim],))
     unit = _flat(columns, axis.leaves)
@@ -244,7 +288,10 @@ def _entry(axis: Axis, consumer: Consumer) -> _Entry | None:
 
 
 def _flat(occurrences: Sequence[Occurrence], leaves: Sequence[Leaf]) -> Indices | None:
-    """The row-major index over ``leaves`` at every position, -1 where one is absent; ``None`` where one is met twice."""
+    """The row-major index over ``leaves`` at every position, -1 where one is absent.
+
+    ``None`` where a position has two coordinates in the same leaf.
+    """
     flat: Indices | None = None
     for leaf in leaves:
         found = np.stack([occurrence.index for occurrence in occurrences if occurrence.leaf is leaf])

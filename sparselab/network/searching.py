@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-import numpy as np
-
+from sparselab.core import measures
 from sparselab.core.interrupts import interrupts_noticed
 from sparselab.core.patterns import Pattern
 from sparselab.network.analysis import Analysis
 from sparselab.network.axes import Indices
 from sparselab.network.free_axes import Axis
-from sparselab.network.in_turn import BothWays, touches
+from sparselab.network.in_turn import TransposableWeights, touches
 from sparselab.network.named_axes import layer_scores, whole_scores
-from sparselab.network.search_problems import Consumer, Place, objectives
+from sparselab.network.search_problems import Consumer, Place, placed_problems
 from sparselab.permutation import SearchProblem, SearchResult, search_permutation
 from sparselab.permutation.problem import LARGEST_BLOCK, MAX_CHANNELS
 from sparselab.permutation.search import check_backend
@@ -23,13 +22,24 @@ from sparselab.saliency import ModelSaliency
 
 
 def searchable(pattern: Pattern) -> bool:
-    """Whether orders can be judged by the masks of ``pattern`` itself: those along the channels, and small 2d ones."""
-    return pattern.calculator == "1d" or (pattern.calculator == "2d_best" and (pattern.m or 0) <= LARGEST_BLOCK)
+    """Whether orders can be judged by the masks of ``pattern`` itself.
+
+    Those along the channels can, and of the transposable ones the best of small blocks.
+    """
+    return pattern.calculator == "1d" or (_is_transposable(pattern) and (pattern.m or 0) <= LARGEST_BLOCK)
+
+
+def _is_transposable(pattern: Pattern) -> bool:
+    """Of the patterns that can be searched, whether a weight's rows matter as its columns do."""
+    return pattern.calculator == "2d_best"
 
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """How to search. Raises ``ValueError`` for a pattern, or a backend for it, that no order can be searched with."""
+    """How to search.
+
+    Raises ``ValueError`` for a pattern, or a backend for it, that no order can be searched with.
+    """
 
     pattern: Pattern
     strategy: str | Strategy
@@ -41,8 +51,8 @@ class SearchSettings:
         n, m = self.pattern.require_nm("permute")
         if not searchable(self.pattern):
             raise ValueError(
-                f"permute searches orders for '{n}:{m}' and, with M up to {LARGEST_BLOCK}, for 'm{m}n{n}_2d_best'; got "
-                f"'{self.pattern}', which the order for '{n}:{m}' helps too"
+                f"permute searches orders for '{n}:{m}' and, with M up to {LARGEST_BLOCK}, for "
+                f"'m{m}n{n}_2d_best'; got '{self.pattern}', which the order for '{n}:{m}' helps too"
             )
         check_backend(self.pattern, self.backend)
 
@@ -58,62 +68,134 @@ class SearchSettings:
         )
 
 
-@dataclass
+@dataclass(frozen=True)
+class Worth:
+    """The saliency retained along an axis: before (``baseline``), after, and with no structure."""
+
+    baseline: float
+    retained: float
+    ideal: float
+
+    @property
+    def efficacy(self) -> float:
+        """Percent of the way from the baseline to the ideal; 100 where there is no way to go."""
+        return measures.efficacy(self.retained, self.baseline, self.ideal)
+
+
+@dataclass(frozen=True, eq=False)
 class AxisSearch:
-    """What was found for one axis."""
+    """What was found for one axis: ``orders`` ``(contexts, size)``, and what they are ``worth``.
+
+    ``worth`` is ``None`` where nothing was searched. ``status`` and ``reason`` are those of the
+    report.
+    """
 
     axis: Axis
     consumers: tuple[Consumer, ...]
     orders: Indices
-    searched: bool = False
-    baseline: float = 0.0
-    retained: float = 0.0
-    ideal: float = 0.0
+    worth: Worth | None = None
     seconds: float = 0.0
     status: str = "kept"
     reason: str = "no better order was found"
 
-    def add(self, place: Place, result: SearchResult) -> None:
-        """One context's result."""
-        order = place.order(result.order)
-        self.orders[place.context] = order
-        self.searched = True
-        self.baseline += result.baseline
-        self.retained += result.retained
-        self.ideal += result.ideal
-        self.seconds += result.seconds
-        if (order != np.arange(self.axis.size)).any():
-            self.status, self.reason = "permuted", ""
+    @classmethod
+    def of(
+        cls, axis: Axis, consumers: tuple[Consumer, ...], orders: Indices, worth: Worth | None, seconds: float
+    ) -> AxisSearch:
+        """``permuted`` if the orders move anything, else ``kept``."""
+        search = cls(axis, consumers, orders, worth, seconds)
+        moves = (orders != axis.identity()).any()
+        return replace(search, status="permuted", reason="") if moves else search
+
+    def rolled_back(self) -> AxisSearch:
+        """The search of an axis that had to stay where it was."""
+        worth = self.worth and replace(self.worth, retained=self.worth.baseline)
+        return AxisSearch(
+            self.axis,
+            self.consumers,
+            self.axis.identity(),
+            worth,
+            self.seconds,
+            "rolled_back",
+            "moving it changed the model's outputs",
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Searches:
+    """What was found for every axis of a network.
+
+    For 2d masks also what each weight, by name, retains ``before`` and ``after`` all of it: the
+    rows of a weight may have moved although its input channels are pinned.
+    """
+
+    axes: tuple[AxisSearch, ...] = ()
+    before: Mapping[str, float] = field(default_factory=dict)
+    after: Mapping[str, float] = field(default_factory=dict)
 
     @property
-    def efficacy(self) -> float:
-        """Percent of the way from the baseline to the ideal."""
-        room = self.ideal - self.baseline
-        return 100.0 * (self.retained - self.baseline) / room if room > 1e-12 * abs(self.ideal) else 100.0
+    def orders(self) -> dict[Axis, Indices]:
+        """The orders of the axes that are to move."""
+        return {search.axis: search.orders for search in self.axes if search.status == "permuted"}
+
+    def rolled_back(self, blamed: Collection[Axis]) -> Searches:
+        """The searches without the moves of the axes to blame."""
+        return replace(
+            self, axes=tuple(search.rolled_back() if search.axis in blamed else search for search in self.axes)
+        )
 
 
-def search_each(axes: Sequence[Axis], consumers: Sequence[Consumer], settings: SearchSettings) -> list[AxisSearch]:
+def search_axes(
+    analysis: Analysis, axes: Sequence[Axis], consumers: Sequence[Consumer], settings: SearchSettings
+) -> Searches:
+    """An order for every axis that matters to what the ``consumers`` retain."""
+    if _is_transposable(settings.pattern):
+        return search_in_turn(analysis, axes, consumers, settings)
+    return Searches(search_each(axes, consumers, settings))
+
+
+def search_each(
+    axes: Sequence[Axis], consumers: Sequence[Consumer], settings: SearchSettings
+) -> tuple[AxisSearch, ...]:
     """An order for every axis that a consumer reads."""
     searches: list[AxisSearch] = []
     with interrupts_noticed() as raise_if_interrupted:
         for number, axis in enumerate(axes):
             readers = tuple(consumer for consumer in consumers if consumer.reads(axis))
-            if not readers:
-                continue
-            searches.append(search := AxisSearch(axis, readers, axis.identity()))
-            if axis.size > MAX_CHANNELS:
-                search.reason = f"{axis.size} units are more than the {MAX_CHANNELS} that can be searched"
-                continue
-            found = _search_one(axis, readers, settings, number, raise_if_interrupted)
-            if not found:
-                search.reason = f"its units do not fill groups of {settings.m} in any weight that reads it"
-            for place, result in found:  # what was searched is no longer in memory
-                search.add(place, place.counted(result))
-                raise_if_interrupted()
-    return searches
+            if readers:
+                searches.append(_search_one(axis, readers, settings, number, raise_if_interrupted))
+    return tuple(searches)
 
 
 def _search_one(
+    axis: Axis,
+    readers: tuple[Consumer, ...],
+    settings: SearchSettings,
+    number: int,
+    raise_if_interrupted: Callable[[], None],
+) -> AxisSearch:
+    orders = axis.identity()
+    if axis.size > MAX_CHANNELS:
+        reason = f"{axis.size} units are more than the {MAX_CHANNELS} that can be searched"
+        return AxisSearch(axis, readers, orders, reason=reason)
+    found = _search_contexts(axis, readers, settings, number, raise_if_interrupted)
+    if not found:
+        reason = f"its units do not fill groups of {settings.m} in any weight that reads it"
+        return AxisSearch(axis, readers, orders, reason=reason)
+    counted = []
+    for place, result in found:  # what was searched is no longer in memory
+        counted.append(place.counted(result))
+        orders[place.context] = place.order(counted[-1].order)
+        raise_if_interrupted()
+    worth = Worth(
+        sum(result.baseline for result in counted),
+        sum(result.retained for result in counted),
+        sum(result.ideal for result in counted),
+    )
+    return AxisSearch.of(axis, readers, orders, worth, sum(result.seconds for result in counted))
+
+
+def _search_contexts(
     axis: Axis,
     readers: Sequence[Consumer],
     settings: SearchSettings,
@@ -123,33 +205,24 @@ def _search_one(
     """What was found for each context in which there is something to search."""
     found = []
     scores = layer_scores(settings.saliency)
-    for objective in objectives(axis, readers, scores, settings.m, seed=settings.seed + number):
-        if objective.problem is not None:
-            place = objective.place
-            found.append((place, settings.search(objective.problem, 1_000 * number + place.context)))
+    for placed in placed_problems(axis, readers, scores, settings.m, seed=settings.seed + number):
+        if placed.problem is not None:
+            seed = 1_000 * number + placed.place.context
+            found.append((placed.place, settings.search(placed.problem, seed)))
         raise_if_interrupted()
     return found
 
 
-@dataclass(frozen=True, eq=False)
-class InTurn:
-    """The searches of axes for 2d masks, and what each weight, by name, retains ``before`` and ``after`` all of them."""
-
-    searches: list[AxisSearch]
-    before: dict[str, float]
-    after: dict[str, float]
-
-
 def search_in_turn(
     analysis: Analysis, axes: Sequence[Axis], consumers: Sequence[Consumer], settings: SearchSettings
-) -> InTurn:
-    """An order for every axis that moves a consumer's columns or rows (``BothWays``)."""
+) -> Searches:
+    """An order for every axis that moves a consumer's columns or rows (``TransposableWeights``)."""
     along = replace(settings, pattern=Pattern.nm(*settings.pattern.require_nm("permute")))
-    # Searching an axis is one step of many here, so a descent does: the next round goes on where it ended.
+    # Searching an axis is one step of many here, so a descent does: the next round goes on from there.
     step = replace(settings, strategy="channel_swap") if settings.strategy == "auto" else settings
     by_axis = {search.axis: search for search in search_each(axes, consumers, along)}
     scores = {consumer.name: whole_scores(consumer.layer, settings.saliency) for consumer in consumers}
-    weights = BothWays(analysis, axes, consumers, scores, settings.pattern)
+    weights = TransposableWeights(analysis, axes, consumers, scores, settings.pattern)
     none = {axis: axis.identity() for axis in axes}
     with interrupts_noticed() as raise_if_interrupted:
 
@@ -159,20 +232,17 @@ def search_in_turn(
 
         start = none | {axis: search.orders for axis, search in by_axis.items()}
         orders = weights.alternate([none, start], search_one)
-    searches = []
-    for axis in axes:
-        if not any(touches(axis, consumer) for consumer in consumers):
-            continue
-        found = by_axis.get(axis) or AxisSearch(axis, (), axis.identity())
-        search = AxisSearch(axis, found.consumers, orders[axis], bool(found.consumers), seconds=found.seconds)
-        if (orders[axis] != axis.identity()).any():
-            search.status, search.reason = "permuted", ""
-        if search.searched:
-            search.baseline, search.ideal = weights.worth(axis, none)
-            search.retained, _ = weights.worth(axis, orders)
-        searches.append(search)
-    return InTurn(
-        searches,
+
+    def searched(axis: Axis) -> AxisSearch:
+        if (found := by_axis.get(axis)) is None:
+            return AxisSearch.of(axis, (), orders[axis], None, 0.0)
+        baseline, ideal = weights.worth(axis, none)
+        retained, _ = weights.worth(axis, orders)
+        worth = Worth(baseline, retained, ideal)
+        return AxisSearch.of(axis, found.consumers, orders[axis], worth, found.seconds)
+
+    return Searches(
+        tuple(searched(axis) for axis in axes if any(touches(axis, consumer) for consumer in consumers)),
         {consumer.name: weights.retained(none, [consumer]) for consumer in consumers},
         {consumer.name: weights.retained(orders, [consumer]) for consumer in consumers},
     )

@@ -23,15 +23,16 @@ _OUR_FOLDERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
 
 class UntraceableError(RuntimeError):
-    """``torch.export`` could not follow a model; the message says which line of it, and what to do."""
+    """``torch.export`` could not trace a model; the message names the line and the way out."""
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A traced model: its ``module`` of ATen operators and, for every placeholder, what it stands for.
+    """A traced model: its ``module`` of ATen operators, and what every placeholder stands for.
 
-    ``tensors`` maps a placeholder to the name of the parameter or persistent buffer it is; ``constants`` to the tensor it
-    always is; placeholders in neither are inputs of the model. ``outputs`` are the ways to the tensors in its output.
+    ``tensors`` maps a placeholder to the name of a parameter or persistent buffer, ``constants`` to
+    a tensor that is always the same; placeholders in neither are inputs of the model. ``outputs``
+    are the paths to the tensors in its output.
     """
 
     module: GraphModule
@@ -41,7 +42,7 @@ class Graph:
 
 
 def as_call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Example inputs as ``(args, kwargs)``: a tuple or list is positional, a mapping is by keyword."""
+    """Example inputs as ``(args, kwargs)``: a tuple or list is positional, a mapping by keyword."""
     if isinstance(example_inputs, Mapping):
         return (), dict(example_inputs)
     if isinstance(example_inputs, (tuple, list)):
@@ -50,12 +51,12 @@ def as_call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def tensors_in(value: Any) -> list[Tensor]:
-    """Every tensor in an output: of containers, dataclasses and the attributes of any other object."""
+    """Every tensor in an output: in containers, dataclasses and the attributes of other objects."""
     return [tensor for _, tensor in _named_tensors(value, "", set())]
 
 
 def _named_tensors(value: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor in an output, with the way to it such as ``logits`` or ``hidden_states.3``."""
+    """Every tensor in an output, with its path such as ``logits`` or ``hidden_states.3``."""
     if isinstance(value, Tensor):
         yield path, value
         return
@@ -74,7 +75,7 @@ def _named_tensors(value: Any, path: str, seen: set[int]) -> Iterator[tuple[str,
 
 
 class _TensorsOut(nn.Module):
-    """A model whose output is the flat tuple of the tensors in the output of ``model``; ``tell`` hears their paths."""
+    """``model`` with the flat tuple of the tensors in its output; ``tell`` is told their paths."""
 
     def __init__(self, model: nn.Module, tell: Callable[[list[str]], None]) -> None:
         super().__init__()
@@ -90,8 +91,8 @@ class _TensorsOut(nn.Module):
 def trace(model: nn.Module, example_inputs: Any) -> Graph:
     """The graph of ``model`` on ``example_inputs``, in the mode (training or not) that it is in.
 
-    Nothing is printed and the model is left as it was, also by an error. Raises ``UntraceableError`` naming the line of
-    the user's code that ``torch.export`` stopped at.
+    Nothing is printed, and the model is left as it was, also after an error. Raises
+    ``UntraceableError`` naming the line of the user's code at which ``torch.export`` stopped.
     """
     args, kwargs = as_call(example_inputs)
     paths: list[list[str]] = [[]]
@@ -100,7 +101,7 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
     try:
         with quietly(), restored(model), _no_fused_attention():
             program = torch.export.export(wrapped, args, kwargs, strict=False)
-    except Exception as error:  # whatever the user's code or torch.export raises
+    except Exception as error:  # anything that the user's code or torch.export raises
         raise UntraceableError(_explain(error)) from error
     tensors: dict[str, str] = {}
     constants: dict[str, Tensor] = {}
@@ -141,7 +142,7 @@ def source_line(stack_trace: str | None) -> str | None:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Nothing printed, logged or warned of meanwhile: torch reports at length what its callers may be ready for."""
+    """Print, log and warn of nothing meanwhile: torch does so at length, even where all is well."""
     level = logging.root.manager.disable
     with (
         warnings.catch_warnings(),
@@ -158,8 +159,10 @@ def quietly() -> Iterator[None]:
 
 @contextlib.contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
-    """Put every attribute of every module back, with what its lists and dicts hold: a forward may store tensors in them,
-    and a traced one stores fake tensors."""
+    """Put back every attribute of every module, and the content of its lists, dicts and sets.
+
+    A forward pass may store tensors in them, and while it is traced those are fake tensors.
+    """
     modules = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
     before: list[tuple[Any, Any]] = [(module.__dict__, dict(module.__dict__)) for module in modules]
     before += [(held, held.copy()) for _, own in before for held in own.values() if type(held) in _CONTAINERS]
@@ -173,7 +176,7 @@ def restored(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_fused_attention() -> Iterator[None]:
-    """Attention in the operators it is made of; the fused ones compute the same."""
+    """Attention as the operators that it consists of, not as one fused operator."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -1,27 +1,27 @@
-"""The proof: the outputs before and after, and the axes to blame when they differ."""
+"""The proof: outputs before and after, and the axes to blame if they differ."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sparselab.core.models import buffers_kept, cuda_devices, evaluating
 from sparselab.network.free_axes import Axis
 from sparselab.network.tracing import as_call, restored, tensors_in
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 2e-1}
-"""How much of the largest output rounding may change, by the lowest dtype that the computation passes through."""
+"""How far rounding may move outputs, relative to the largest, by the lowest dtype on the way."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far outputs are apart: at most ``absolute``; ``relative`` to the largest value of the same output."""
+    """The largest gap: ``absolute``, and ``relative`` to the largest value of the same output."""
 
     absolute: float = 0.0
     relative: float = 0.0
@@ -29,7 +29,11 @@ class Difference:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the verification found: the difference of what is left, the tolerance, and the axes that had to go."""
+    """What the verification found.
+
+    ``difference`` is what remains without the ``blamed`` axes, and ``tolerance`` what ``dtype``,
+    the lowest on the way, explains.
+    """
 
     difference: Difference
     tolerance: float
@@ -38,7 +42,10 @@ class Verdict:
 
 
 def compare(before: Sequence[Tensor], after: Sequence[Tensor]) -> Difference:
-    """The largest differences between two lists of outputs; NaN and infinities must stand in the same places."""
+    """The largest differences between two lists of outputs.
+
+    Infinite when NaN and infinities are not in the same places.
+    """
     worst = Difference()
     for old, new in zip(before, after, strict=True):
         if old.numel() == 0:
@@ -55,10 +62,11 @@ def compare(before: Sequence[Tensor], after: Sequence[Tensor]) -> Difference:
 
 
 class Witness:
-    """A model whose outputs are asked for again and again: on the example inputs and on random ones like them.
+    """A model whose outputs are compared: on the example inputs and on random ones like them.
 
-    With ``copied`` a float64 copy of the model where memory allows, else the model itself in its own dtype. ``dtype`` is the
-    lowest floating-point dtype that its outputs pass through, as far as is known.
+    With ``copied`` it is a float64 copy of the model where memory allows, else the model itself in
+    its own dtype. ``dtype`` is the lowest floating-point dtype on the way to its outputs, as far as
+    known.
     """
 
     def __init__(
@@ -73,7 +81,7 @@ class Witness:
         self.before: list[list[Tensor] | None] = []
         try:
             self.before = self._outputs()
-        except Exception:  # code that fixes a dtype: the copy is of no use, the model itself is
+        except Exception:  # code that fixes a dtype: the copy cannot run, the model itself can
             if not self.is_copy:
                 raise
             self.is_copy, self.model = False, model
@@ -102,13 +110,15 @@ class Witness:
     def _outputs(self) -> list[list[Tensor] | None]:
         """The outputs on each call; ``None`` for random inputs that the model does not accept."""
         results: list[list[Tensor] | None] = []
-        with restored(self.model), _evaluating(self.model), torch.no_grad():
+        random_state_kept = torch.random.fork_rng(cuda_devices(self.model))
+        with restored(self.model), evaluating(self.model), random_state_kept, torch.no_grad():
             for number, call in enumerate(self._calls):
                 args, kwargs = as_call(_as_dtype(call, torch.float64) if self.is_copy else call)
                 torch.manual_seed(0)  # a model that draws random numbers draws the same each time
                 try:
-                    with _buffers_kept(self.model):
-                        results.append([tensor.detach().clone() for tensor in tensors_in(self.model(*args, **kwargs))])
+                    with buffers_kept(self.model):
+                        found = tensors_in(self.model(*args, **kwargs))
+                        results.append([tensor.detach().clone() for tensor in found])
                 except Exception:
                     if number == 0:
                         raise
@@ -117,10 +127,11 @@ class Witness:
 
 
 def verify(witness: Witness, axes: Sequence[Axis], moved: Callable[[Sequence[Axis]], Any]) -> Verdict:
-    """Whether moving ``axes`` leaves the outputs as they were, and which axes do not.
+    """Which of ``axes`` change the outputs when they are moved, and how far the others do.
 
-    ``moved(axes)`` is a context manager in which the witness's model has those axes moved. Axes to blame are found by
-    bisection: one run of the model when all is well, about ``2 log2(axes)`` for each culprit.
+    ``moved(axes)`` is a context manager in which the witness's model has those axes moved. Axes to
+    blame are found by bisection. The model runs once if all is well, and about ``2 log2(axes)``
+    times for each axis to blame.
     """
 
     def difference(some: Sequence[Axis]) -> Difference:
@@ -145,37 +156,10 @@ def verify(witness: Witness, axes: Sequence[Axis], moved: Callable[[Sequence[Axi
         if passes(found):
             return Verdict(found, witness.tolerance, witness.dtype, tuple(blamed))
         bad = culprits(kept[: len(kept) // 2]) + culprits(kept[len(kept) // 2 :]) if len(kept) > 1 else list(kept)
-        bad = bad or list(kept)  # only together they do harm: none is trusted
+        bad = bad or list(kept)  # they change outputs only together: none is trusted
         blamed += bad
         kept = [axis for axis in kept if axis not in bad]
     return Verdict(Difference(), witness.tolerance, witness.dtype, tuple(blamed))
-
-
-@contextlib.contextmanager
-def _buffers_kept(model: nn.Module) -> Iterator[None]:
-    """What the buffers hold put back: a model that counts in them would answer the next call differently."""
-    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    try:
-        yield
-    finally:
-        for buffer, content in before:
-            if not torch.equal(buffer, content):
-                buffer.copy_(content)
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and the random state put back afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices):
-        try:
-            for module, _ in modes:
-                module.training = False
-            yield
-        finally:
-            for module, mode in modes:
-                module.training = mode
 
 
 def _double_copy(model: nn.Module) -> nn.Module | None:
@@ -195,7 +179,7 @@ def _double_copy(model: nn.Module) -> nn.Module | None:
 
 
 def _free_memory(device: torch.device) -> float:
-    """Bytes that can be had on a device now; infinite where there is no telling."""
+    """The bytes that are free on a device now; infinite where that is not known."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     try:
@@ -215,7 +199,7 @@ def _as_dtype(inputs: Any, dtype: torch.dtype) -> Any:
 
 
 def _random_like(inputs: Any, seed: int) -> Any:
-    """Inputs of the same shapes: normal numbers of the same mean and spread, other integers drawn from those there."""
+    """Inputs of the same shapes: normal numbers of the same mean and spread; integers redrawn."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(x: Any) -> Any:

@@ -1,1 +1,1 @@
-"""The few numeric primitives, once a backend: what strategies and masks are made of."""
+"""The few numeric primitives that strategies and masks are made of, written once for each backend."""

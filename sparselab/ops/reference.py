@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from sparselab.ops.backend import Doubles, Floats, Ints
+from sparselab.ops.matrix import Doubles, Floats, Ints
 from sparselab.ops.swaps import TableSwaps
 
 
-def load(values: Floats, n: int, m: int) -> ReferenceHandle:
-    """A handle on ``values``, ``(channels, rows)``."""
-    return ReferenceHandle(values, n, m)
+def load(values: Floats, n: int, m: int) -> ReferenceMatrix:
+    """Load ``values``, ``(channels, rows)``."""
+    return ReferenceMatrix(values, n, m)
 
 
-class ReferenceHandle:
-    """The primitives of ``sparselab.ops.backend.Handle``, each as its definition."""
+class ReferenceMatrix:
+    """The primitives of ``sparselab.ops.matrix.LoadedMatrix``, each as its definition."""
 
     scale = 1.0
 
@@ -26,35 +26,35 @@ class ReferenceHandle:
 
     @property
     def overhead(self) -> float:
-        """See ``Handle``; none, so that it makes as many moves as the CPU's."""
+        """See ``LoadedMatrix``; none, so that it makes as many moves as the CPU's."""
         return 0.0
 
     side_by_side = 1
 
     def retained(self, order: Ints) -> float:
-        """See ``Handle``."""
+        """See ``LoadedMatrix``."""
         return float(self.group_table(order.reshape(-1, self.m)).sum())
 
     def channel_sums(self) -> Doubles:
-        """See ``Handle``."""
+        """See ``LoadedMatrix``."""
         sums: Doubles = self._values.sum(axis=1, dtype=np.float64)
         return sums
 
     def group_table(self, groups: Ints) -> Doubles:
-        """See ``Handle``."""
+        """See ``LoadedMatrix``."""
         ranked = np.sort(self._values[groups], axis=1)  # (groups, m, rows)
         retained: Doubles = ranked[:, self.m - self.n :].sum(axis=(1, 2))
         return retained
 
     def completions(self, prefixes: Ints) -> Floats:
-        """See ``Handle``."""
+        """See ``LoadedMatrix``."""
         groups = np.empty((len(prefixes), self.channels, self.m), np.int64)
         groups[:, :, :-1] = prefixes[:, None]
         groups[:, :, -1] = np.arange(self.channels)
         return self.group_table(groups.reshape(-1, self.m)).reshape(len(prefixes), -1).astype(np.float32)
 
     def best_partitions(self, order: Ints, sets: Ints, subsets: Ints, parts: Ints) -> tuple[Doubles, Ints]:
-        """See ``Handle``."""
+        """See ``LoadedMatrix``."""
         now = self.group_table(order.reshape(-1, self.m)[sets].reshape(-1, self.m)).reshape(len(sets), -1).sum(axis=1)
         channels = np.sort(order.reshape(-1, self.m)[sets].reshape(len(sets), -1), axis=1)
         values = self.group_table(channels[:, subsets].reshape(-1, self.m)).reshape(len(sets), len(subsets))
@@ -63,27 +63,18 @@ class ReferenceHandle:
         return totals.max(axis=1) - now, np.take_along_axis(channels, chosen, axis=1)
 
     def table(self, order: Ints, slots: Ints, channels: Ints) -> Floats:
-        """See ``Handle``."""
+        """See ``LoadedMatrix``."""
         groups = order.reshape(-1, self.m)[slots // self.m]
         replaced = np.repeat(groups[:, None], len(channels), axis=1)
         replaced[np.arange(len(slots)), :, slots % self.m] = channels
         return self.group_table(replaced.reshape(-1, self.m)).reshape(len(slots), -1).astype(np.float32)
 
-    def swap_gains(self, order: Ints, slots: Ints) -> Floats:
-        """See ``Handle``."""
-        gains = np.zeros((len(slots), self.channels))
-        before = self.retained(order)
-        for row, slot in enumerate(slots):
-            for other in range(self.channels):
-                gains[row, other] = self.retained(_swapped(order, slot, other)) - before
-        return gains.astype(np.float32)
-
     def swaps(self, order: Ints, slots: Ints) -> TableSwaps:
-        """See ``Handle``."""
+        """See ``LoadedMatrix``."""
         return TableSwaps(self, order, slots)
 
     def anneal(self, orders: Ints, steps: int, hot: float, cold: float, seeds: Ints) -> Ints:
-        """See ``Handle``."""
+        """See ``LoadedMatrix``."""
         cooling = np.geomspace(hot, cold, steps) if hot > 0 else np.zeros(steps)
         return np.stack([self._anneal(order, cooling, seed) for order, seed in zip(orders, seeds)])
 
@@ -101,7 +92,7 @@ class ReferenceHandle:
         return best
 
     def assign(self, orders: Ints, noise: Doubles, seeds: Ints) -> Ints:
-        """See ``Handle``."""
+        """See ``LoadedMatrix``."""
         return np.stack([self._assign(order, noise, seed) for order, seed in zip(orders, seeds)])
 
     def _assign(self, order: Ints, noise: Doubles, seed: int) -> Ints:

@@ -1,23 +1,23 @@
-"""Swaps of two channels of different groups, from the table that holds them all: the numpy way, for any handle."""
+"""Swaps of two channels of different groups, from the table that holds them all: in numpy, for any matrix."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sparselab.ops.backend import Handle, Ints
+from sparselab.ops.matrix import Ints, LoadedMatrix
 
 
 class TableSwaps:
-    """``sparselab.ops.backend.Swaps`` on ``handle.table``: 4 bytes a pair of slots, and some five times that for a moment."""
+    """``sparselab.ops.matrix.Swaps`` on ``matrix.table``: 4 bytes per pair of slots, and some five times that for a moment."""
 
-    def __init__(self, handle: Handle, order: Ints, slots: Ints) -> None:
-        self._handle, self._slots, self._order = handle, slots, order.copy()
+    def __init__(self, matrix: LoadedMatrix, order: Ints, slots: Ints) -> None:
+        self._matrix, self._slots, self._order = matrix, slots, order.copy()
         self._channels = order[slots]  # the table's columns stay with the channels, wherever they go
         self._column = np.arange(len(slots))  # ... so this is which column sits in which slot now
-        self._group = self._column // handle.m
-        self._table = handle.table(order, slots, self._channels)
-        self.values = handle.group_table(self._channels.reshape(-1, handle.m))
+        self._group = self._column // matrix.m
+        self._table = matrix.table(order, slots, self._channels)
+        self.values = matrix.group_table(self._channels.reshape(-1, matrix.m))
         first, second = np.triu_indices(len(slots), 1)
         apart = self._group[first] != self._group[second]
         self._first, self._second = first[apart].astype(np.int32), second[apart].astype(np.int32)
@@ -42,12 +42,12 @@ class TableSwaps:
 
     def make(self, pairs: Ints) -> Ints:
         """See ``Swaps``."""
-        m = self._handle.m
+        m = self._matrix.m
         one, two = pairs.T
         self._column[one], self._column[two] = self._column[two], self._column[one]
         self._order[self._slots] = self._channels[self._column]
         touched = np.unique(self._group[pairs])
         stale = (touched[:, None] * m + np.arange(m)).ravel()
-        self._table[stale] = self._handle.table(self._order, self._slots[stale], self._channels)
-        self.values[touched] = self._handle.group_table(self._order[self._slots[stale]].reshape(-1, m))
+        self._table[stale] = self._matrix.table(self._order, self._slots[stale], self._channels)
+        self.values[touched] = self._matrix.group_table(self._order[self._slots[stale]].reshape(-1, m))
         return self._order

@@ -14,23 +14,23 @@ from itertools import combinations
 
 import numpy as np
 
-from sparselab.ops.backend import Doubles, Floats, Ints, power_of_two
 from sparselab.ops.jit import jit
 from sparselab.ops.masks import block_choices
-from sparselab.ops.reference import ReferenceHandle
+from sparselab.ops.matrix import Doubles, Floats, Ints, power_of_two
+from sparselab.ops.reference import ReferenceMatrix
 from sparselab.ops.threads import map_blocks, row_blocks
 
 _BASES = 2**22
 """Entries of the largest table of bases: 16 MiB."""
 
 
-def load(values: Floats, n: int, m: int) -> BothWaysHandle:
-    """A handle on ``values``, ``(channels, rows)``, with rows divisible by ``m``, which is at most 4 or so."""
-    return BothWaysHandle(values, n, m)
+def load(values: Floats, n: int, m: int) -> TransposableMatrix:
+    """Load ``values``, ``(channels, rows)``, with rows divisible by ``m``, which is at most 4 or so."""
+    return TransposableMatrix(values, n, m)
 
 
-class BothWaysHandle(ReferenceHandle):
-    """See ``sparselab.ops.backend.Handle``; what is retained is what the best 2d mask of each block keeps."""
+class TransposableMatrix(ReferenceMatrix):
+    """See ``sparselab.ops.matrix.LoadedMatrix``; what is retained is what the best 2d mask of each block keeps."""
 
     def __init__(self, values: Floats, n: int, m: int) -> None:
         self.channels, self.rows = values.shape
@@ -45,12 +45,12 @@ class BothWaysHandle(ReferenceHandle):
 
     @property
     def overhead(self) -> float:
-        """See ``Handle``."""
+        """See ``LoadedMatrix``."""
         groups = self.channels // self.m
         return float(1e-3 + 2e-10 * groups * self.rows * (groups * len(self._picked) + len(self._ways)))
 
     def group_table(self, groups: Ints) -> Doubles:
-        """See ``Handle``."""
+        """See ``LoadedMatrix``."""
         values = np.empty(len(groups))
         for part in row_blocks(len(groups), self._prefixes_at_once):
             bases = self._bases(groups[part, :-1])
@@ -58,26 +58,16 @@ class BothWaysHandle(ReferenceHandle):
         return values
 
     def completions(self, prefixes: Ints) -> Floats:
-        """See ``Handle``."""
+        """See ``LoadedMatrix``."""
         return self._completed(prefixes, self._picked)
 
     def table(self, order: Ints, slots: Ints, channels: Ints) -> Floats:
-        """See ``Handle``."""
+        """See ``LoadedMatrix``."""
         groups = order.reshape(-1, self.m)[slots // self.m]
         stays = np.arange(self.m) != (slots % self.m)[:, None]
         return self._completed(
             groups[stays].reshape(len(slots), -1), np.ascontiguousarray(self._picked[:, :, channels])
         )
-
-    def swap_gains(self, order: Ints, slots: Ints) -> Floats:
-        """See ``Handle``."""
-        group = np.arange(self.channels) // self.m
-        value = self.group_table(order.reshape(-1, self.m))
-        there = self.table(order, slots, order) - value[group[slots], None]
-        here = self.table(order, np.arange(self.channels), order[slots]) - value[group, None]
-        gains = there + here.T
-        gains[group[slots][:, None] == group] = 0
-        return gains.astype(np.float32)
 
     def _anneal(self, order: Ints, cooling: Doubles, seed: int) -> Ints:
         rng = np.random.default_rng(seed)

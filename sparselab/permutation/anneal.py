@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from sparselab.permutation.annealed_assignment import swap_spread
+from sparselab.permutation.option_checks import require_at_least, require_temperatures
 from sparselab.permutation.rounds import rounds
 from sparselab.permutation.strategy import Search
 
@@ -25,10 +26,10 @@ class Anneal:
     cold: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.chains < 1:
-            raise ValueError(f"strategy 'anneal': steps and chains must be at least 1, got {self}")
-        if not 0 < self.cold <= self.hot < np.inf:
-            raise ValueError(f"strategy 'anneal': temperatures must be finite, 0 < cold <= hot, got {self}")
+        require_at_least(1, "anneal", steps=self.steps, chains=self.chains)
+        require_temperatures("anneal", hot=self.hot, cold=self.cold)
+        if self.cold > self.hot:
+            raise ValueError(f"strategy 'anneal': cold must be at most hot={self.hot}, got {self.cold}")
 
     def __call__(self, search: Search) -> None:
         """Cool down once, over all steps or all the time there is."""
@@ -36,10 +37,14 @@ class Anneal:
         orders = np.tile(search.best, (self.chains, 1))
         for share, steps, expected in rounds(search, self.steps, search.time_limit):
             hot, cold = (spread * self.temperature(at) for at in (share, share + steps / expected))
-            orders = search.handle.anneal(orders, steps, hot, cold, search.rng.integers(2**62, size=self.chains))
+            orders = search.matrix.anneal(orders, steps, hot, cold, search.rng.integers(2**62, size=self.chains))
             for order in orders:
                 search.offer(order)
             search.evaluations += steps * self.chains
+
+    def toy(self) -> Anneal:
+        """See ``OffersToy``: a few swaps."""
+        return replace(self, steps=1000, chains=1)
 
     def temperature(self, share: float) -> float:
         """The temperature when ``share`` of the way is gone, in spreads of a swap's gain."""

@@ -17,11 +17,12 @@ they hand on: between rounds the worst quarter goes on from the best quarter (Hu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sparselab.ops.backend import Doubles, Ints
+from sparselab.ops.matrix import Doubles, Ints
+from sparselab.permutation.option_checks import require_at_least, require_temperatures
 from sparselab.permutation.problem import Order
 from sparselab.permutation.rounds import rounds
 from sparselab.permutation.strategy import Search
@@ -44,14 +45,16 @@ class AnnealedAssignment:
     cold: float | None = None
 
     def __post_init__(self) -> None:
-        if self.moves < 1 or self.chains < 1:
-            raise ValueError(f"strategy 'annealed_assignment': moves and chains must be at least 1, got {self}")
-        if not all(temperature is None or 0 < temperature < np.inf for temperature in (self.hot, self.cold)):
-            raise ValueError(f"strategy 'annealed_assignment': temperatures must be positive and finite, got {self}")
+        require_at_least(1, "annealed_assignment", moves=self.moves, chains=self.chains)
+        require_temperatures("annealed_assignment", hot=self.hot, cold=self.cold)
 
     def __call__(self, search: Search) -> None:
         """Cool down once, over all moves or all the time there is."""
         self.run(search, search.time_limit)
+
+    def toy(self) -> AnnealedAssignment:
+        """See ``OffersToy``: a few moves."""
+        return replace(self, moves=100, chains=1)
 
     def run(self, search: Search, until: float | None) -> None:
         """Cool down once, over all moves, or until ``until`` seconds after the search began."""
@@ -59,8 +62,8 @@ class AnnealedAssignment:
         orders = np.tile(search.best, (self.chains, 1))
         for share, moves, expected in rounds(search, self.moves, until):
             noise = spread * self.temperatures(share, moves, expected)
-            orders = search.handle.assign(orders, noise, search.rng.integers(2**62, size=self.chains))
-            values = search.handle.group_table(orders.reshape(-1, search.handle.m)).reshape(self.chains, -1).sum(axis=1)
+            orders = search.matrix.assign(orders, noise, search.rng.integers(2**62, size=self.chains))
+            values = search.matrix.group_table(orders.reshape(-1, search.matrix.m)).reshape(self.chains, -1).sum(axis=1)
             for order, value in zip(orders, values):
                 search.offer(order, float(value))
             orders = orders[survivors(values)]
@@ -90,14 +93,14 @@ def survivors(values: Doubles) -> Ints:
 
 def swap_spread(search: Search, order: Order) -> float:
     """The standard deviation of what swapping two random channels of different groups adds."""
-    m, rng = search.handle.m, search.rng
+    m, rng = search.matrix.m, search.rng
     one = rng.integers(search.groups, size=_SAMPLE)
     two = (one + rng.integers(1, search.groups, size=_SAMPLE)) % search.groups
     groups = order.reshape(-1, m)
-    value = search.handle.group_table(groups)
+    value = search.matrix.group_table(groups)
     left, right = groups[one], groups[two]
     slot = rng.integers(m, size=(2, _SAMPLE))
     row = np.arange(_SAMPLE)
     left[row, slot[0]], right[row, slot[1]] = right[row, slot[1]], left[row, slot[0]]
-    gains = search.handle.group_table(left) + search.handle.group_table(right) - value[one] - value[two]
+    gains = search.matrix.group_table(left) + search.matrix.group_table(right) - value[one] - value[two]
     return float(gains.std())

@@ -2,7 +2,7 @@
 
 The snake is the start of Zhang et al., "Plug-and-Play: An Efficient Post-training Pruning Method for Large Language
 Models" (ICLR 2024), section 3.2 (RIA): channels ranked by their sum are dealt to the groups forth and back, so that
-strong ones do not meet; then assignments, one channel a group, refine.
+strong ones do not meet; then assignments, one channel per group, refine.
 """
 
 from __future__ import annotations
@@ -37,20 +37,24 @@ class Assignment:
         """Converged when ``4 M`` looks, 8 moves apart, saw no gain: each slot was tried some 32 times by then."""
         order = snake(search) if self.start == "snake" else search.best
         search.offer(order)
-        value, idle = search.handle.retained(order), 0
-        while idle < _PATIENCE * search.handle.m and search.running():
+        value, idle = search.matrix.retained(order), 0
+        while idle < _PATIENCE * search.matrix.m and search.running():
             seeds = search.rng.integers(2**62, size=1)
-            order = search.handle.assign(order[None], np.zeros(_MOVES), seeds)[0]
+            order = search.matrix.assign(order[None], np.zeros(_MOVES), seeds)[0]
             search.evaluations += _MOVES
-            reached = search.handle.retained(order)
+            reached = search.matrix.retained(order)
             search.offer(order, reached)
             idle = 0 if reached > value * (1 + _ROUNDING) else idle + 1
             value = max(value, reached)
 
+    def toy(self) -> Assignment:
+        """See ``OffersToy``, a descent being short."""
+        return self
+
 
 def snake(search: Search) -> Order:
     """Channels by falling sum, dealt to the groups forth and back."""
-    m, groups = search.handle.m, search.groups
-    ranked = np.argsort(-search.handle.channel_sums(), kind="stable").reshape(m, groups)
+    m, groups = search.matrix.m, search.groups
+    ranked = np.argsort(-search.matrix.channel_sums(), kind="stable").reshape(m, groups)
     ranked[1::2] = ranked[1::2, ::-1].copy()
     return np.ascontiguousarray(ranked.T).ravel().astype(np.int64)

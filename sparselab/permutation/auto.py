@@ -34,11 +34,11 @@ class Auto:
 
     def __call__(self, search: Search) -> None:
         """Choose by size, then search."""
-        channels, limit = search.handle.channels, search.time_limit
+        channels, limit = search.matrix.channels, search.time_limit
         if channels <= exhaustive.MAX_CHANNELS:
             Exhaustive()(search)
             return
-        provable = channels <= optimal.MAX_CHANNELS and Covering.fits(channels, search.handle.m)
+        provable = channels <= optimal.MAX_CHANNELS and Covering.fits(channels, search.matrix.m)
         if provable and limit is not None and limit >= _PROOF_SECONDS:
             Optimal()(search)
             return
@@ -46,10 +46,14 @@ class Auto:
             ChannelSwap()(search)
         chains = _CHAINS if channels <= _RUGGED else 2
         if limit is not None:
-            chains = max(chains, min(search.handle.side_by_side, _MOST_CHAINS))
+            chains = max(chains, min(search.matrix.side_by_side, _MOST_CHAINS))
         AnnealedAssignment(moves(search), chains).run(search, None if limit is None else _ANNEALED * limit)
         if channels <= WINDOW:
             ChannelSwap()(search)
+
+    def toy(self) -> Auto:
+        """See ``OffersToy``, its work following from the size."""
+        return self
 
 
 def usual_seconds(rows: int, channels: int) -> float:
@@ -68,10 +72,10 @@ def usual_seconds(rows: int, channels: int) -> float:
 
 def moves(search: Search) -> int:
     """How many assignment moves of each chain fill the usual seconds on a usual core of 2025."""
-    handle, groups = search.handle, search.groups
-    seconds = usual_seconds(handle.rows, handle.channels)
-    width = max(64, handle.rows)
+    matrix, groups = search.matrix, search.groups
+    seconds = usual_seconds(matrix.rows, matrix.channels)
+    width = max(64, matrix.rows)
     product = 3.6e-12 * groups**2 * width
-    boundaries = 8e-11 * groups * width * handle.n * handle.m
+    boundaries = 8e-11 * groups * width * matrix.n * matrix.m
     matching = 1.5e-9 * groups**2 + 3e-6
-    return int(min(40_000, max(24, seconds / (product + boundaries + matching + handle.overhead))))
+    return int(min(40_000, max(24, seconds / (product + boundaries + matching + matrix.overhead))))

@@ -19,14 +19,14 @@ def prove_bound(search: Search) -> None:
     for groups of up to 4 there are few enough to price). Else, and where the units share groups with other columns,
     none.
     """
-    handle = search.handle
-    if search.upper_bound is not None or search.exact is not None or search.groups < 2 or not handle.rows:
+    matrix = search.matrix
+    if search.upper_bound is not None or search.exact is not None or search.groups < 2 or not matrix.rows:
         return
-    if handle.channels <= exhaustive.MAX_CHANNELS:
+    if matrix.channels <= exhaustive.MAX_CHANNELS:
         Exhaustive()(search)
-    elif handle.channels <= MAX_CHANNELS and Covering.fits(handle.channels, handle.m):
-        covering = Covering(handle, lambda: True)
+    elif matrix.channels <= MAX_CHANNELS and Covering.fits(matrix.channels, matrix.m):
+        covering = Covering(matrix, lambda: True)
         try:
-            covering.solve(np.stack([np.arange(handle.channels), search.best]))
+            covering.solve(np.stack([np.arange(matrix.channels), search.best]))
         finally:  # an interrupt leaves the bound of the rounds that are done
             search.prove(covering.bound)

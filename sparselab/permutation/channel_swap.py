@@ -5,11 +5,12 @@ Pool and Yu, "Channel Permutations for N:M Sparsity" (NeurIPS 2021), section 3; 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sparselab.permutation.option_checks import require_at_least
 from sparselab.permutation.problem import Order
 from sparselab.permutation.strategy import Search
 
@@ -29,8 +30,7 @@ class ChannelSwap:
     escapes: int = 0
 
     def __post_init__(self) -> None:
-        if self.escapes < 0:
-            raise ValueError(f"strategy 'channel_swap': escapes must not be negative, got {self.escapes}")
+        require_at_least(0, "channel_swap", escapes=self.escapes)
 
     def __call__(self, search: Search) -> None:
         """Descend, escape, descend ..."""
@@ -41,21 +41,25 @@ class ChannelSwap:
             for slots in _windows(search):
                 if search.running():
                     improved |= _descend(search, order, slots, self.escapes)
-            improved &= search.handle.channels > WINDOW
+            improved &= search.matrix.channels > WINDOW
+
+    def toy(self) -> ChannelSwap:
+        """See ``OffersToy``: an escape at most."""
+        return replace(self, escapes=min(self.escapes, 1))
 
 
 def _windows(search: Search) -> list[NDArray[np.int64]]:
     """The slots of random sets of whole groups, at most ``WINDOW`` slots each; all of them where they fit."""
-    m = search.handle.m
-    count = -(-search.handle.channels // WINDOW)
+    m = search.matrix.m
+    count = -(-search.matrix.channels // WINDOW)
     groups = np.arange(search.groups) if count == 1 else search.rng.permutation(search.groups)
     return [(np.sort(part)[:, None] * m + np.arange(m)).ravel() for part in np.array_split(groups, count)]
 
 
 def _descend(search: Search, order: Order, slots: NDArray[np.int64], escapes: int) -> bool:
     """Greedy swaps within ``slots`` to convergence, in place; whether any gained."""
-    m = search.handle.m
-    swaps = search.handle.swaps(order, slots)
+    m = search.matrix.m
+    swaps = search.matrix.swaps(order, slots)
     least = _ROUNDING * float(swaps.values.mean())
     start = search.value
     while search.running():
@@ -69,5 +73,5 @@ def _descend(search: Search, order: Order, slots: NDArray[np.int64], escapes: in
             after = (one // m + 1) * m  # the other groups' slots, around the end
             pairs = np.array([[one, (after + int(search.rng.integers(len(slots) - m))) % len(slots)]])
         order[:] = swaps.make(pairs)
-        search.offer(order, float(swaps.values.sum()) if len(slots) == search.handle.channels else None)
+        search.offer(order, float(swaps.values.sum()) if len(slots) == search.matrix.channels else None)
     return search.value > start

@@ -23,7 +23,7 @@ import numpy as np
 from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
-from sparselab.ops.backend import Doubles, Floats, Handle, Ints
+from sparselab.ops.matrix import Doubles, Floats, Ints, LoadedMatrix
 
 MAX_GROUPS = 200_000_000
 _HELD = 2**26  # table entries kept between rounds (256 MiB); above, every round computes them again
@@ -37,10 +37,10 @@ _ROUNDING = 4e-6  # float32 tables against float64, relative
 class Covering:
     """The linear program of one matrix, its columns and its best duals so far.
 
-    ``bound`` is in units of the handle and never too low, rounding included. Refuses more than 2*10^8 groups.
+    ``bound`` is in units of the matrix and never too low, rounding included. Refuses more than 2*10^8 groups.
     """
 
-    handle: Handle
+    matrix: LoadedMatrix
     running: Callable[[], bool]
     bound: float = field(init=False, default=np.inf)
     duals: Doubles = field(init=False)
@@ -54,10 +54,10 @@ class Covering:
 
     def solve(self, orders: Ints) -> None:
         """Generate columns until none gains or time is up, from ``orders`` ``(k, channels)`` and what is one channel away."""
-        m, channels = self.handle.m, self.handle.channels
+        m, channels = self.matrix.m, self.matrix.channels
         groups = [orders.reshape(-1, m), *(self._one_away(order) for order in orders)]
         self.columns = np.unique(np.sort(np.concatenate(groups), axis=1), axis=0)
-        self.values = self.handle.group_table(self.columns)
+        self.values = self.matrix.group_table(self.columns)
         scale = float(self.values.mean()) or 1.0
         while True:
             duals = self._restricted()
@@ -69,13 +69,13 @@ class Covering:
             self.columns = np.unique(np.concatenate([self.columns, found]), axis=0)
             if gain <= _TOLERANCE * scale or len(self.columns) == known or not self.running():
                 break
-            self.values = self.handle.group_table(self.columns)
+            self.values = self.matrix.group_table(self.columns)
 
     def _one_away(self, order: Ints) -> Ints:
         """For every slot of ``order`` its group with the channels in that slot that it would retain most with."""
-        m, channels = self.handle.m, self.handle.channels
+        m, channels = self.matrix.m, self.matrix.channels
         slots = np.arange(channels)
-        worth = self.handle.table(order, slots, slots)
+        worth = self.matrix.table(order, slots, slots)
         worth[slots[:, None], order.reshape(-1, m)[slots // m]] = -np.inf  # already in the group
         count = min(_NEIGHBOURS, channels - m)
         fitting = np.argpartition(-worth, count - 1, axis=1)[:, :count]
@@ -95,16 +95,16 @@ class Covering:
         """The duals of the program over the columns there are."""
         solution = linprog(
             -self.values,
-            A_eq=_incidence(self.columns, self.handle.channels),  # type: ignore[call-overload]
-            b_eq=np.ones(self.handle.channels),
+            A_eq=_incidence(self.columns, self.matrix.channels),  # type: ignore[call-overload]
+            b_eq=np.ones(self.matrix.channels),
         )
         duals: Doubles = -np.asarray(solution.eqlin.marginals)
         return duals
 
     def _price(self, duals: Doubles) -> tuple[float, Ints]:
-        """The largest reduced gain of all groups, and the groups that gain most, at most one a prefix."""
-        wanted = 8 * self.handle.channels
-        gains, groups = np.empty(0), np.empty((0, self.handle.m), np.int64)
+        """The largest reduced gain of all groups, and the groups that gain most, at most one per prefix."""
+        wanted = 8 * self.matrix.channels
+        gains, groups = np.empty(0), np.empty((0, self.matrix.m), np.int64)
         for prefixes, reduced in self._reduced(duals):
             last = reduced.argmax(axis=1)
             best = reduced[np.arange(len(last)), last]
@@ -120,11 +120,11 @@ class Covering:
         charge = duals.astype(np.float32)
         for prefixes, table in self._tables():
             reduced = table - duals[prefixes].sum(axis=1, dtype=np.float64).astype(np.float32)[:, None] - charge
-            reduced[np.arange(self.handle.channels) <= prefixes[:, -1:]] = -np.inf
+            reduced[np.arange(self.matrix.channels) <= prefixes[:, -1:]] = -np.inf
             yield prefixes, reduced
 
     def _tables(self) -> Iterator[tuple[Ints, Floats]]:
-        if comb(self.handle.channels, self.handle.m - 1) * self.handle.channels <= _HELD:
+        if comb(self.matrix.channels, self.matrix.m - 1) * self.matrix.channels <= _HELD:
             yield from self._held
         else:
             yield from self._computed()
@@ -134,10 +134,10 @@ class Covering:
         return list(self._computed())
 
     def _computed(self) -> Iterator[tuple[Ints, Floats]]:
-        prefixes = combinations(range(self.handle.channels - 1), self.handle.m - 1)
+        prefixes = combinations(range(self.matrix.channels - 1), self.matrix.m - 1)
         while block := list(islice(prefixes, _BLOCK)):
             chosen = np.array(block, np.int64)
-            yield chosen, self.handle.completions(chosen)
+            yield chosen, self.matrix.completions(chosen)
 
 
 def best_cover(columns: Ints, values: Doubles, channels: int, seconds: float | None) -> tuple[Ints | None, float]:

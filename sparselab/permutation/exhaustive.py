@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 
-from sparselab.ops.backend import Doubles, Ints
+from sparselab.ops.matrix import Doubles, Ints
 from sparselab.permutation.strategy import Search
 
 MAX_CHANNELS = 16
@@ -23,18 +23,22 @@ class Exhaustive:
 
     def __call__(self, search: Search) -> None:
         """Score every group once, then solve."""
-        channels, m = search.handle.channels, search.handle.m
+        channels, m = search.matrix.channels, search.matrix.m
         if channels > MAX_CHANNELS:
             raise ValueError(
                 f"strategy 'exhaustive' takes up to {MAX_CHANNELS} channels, got {channels}: 'optimal' proves up to 64, "
                 "'auto' finds good orders of any number"
             )
         groups = np.array(list(combinations(range(channels), m)), np.int64)
-        values = search.handle.group_table(groups)
+        values = search.matrix.group_table(groups)
         search.evaluations += len(groups)
         order, value = _best_cover(groups, values, channels)
         search.offer(order)
         search.prove(value)
+
+    def toy(self) -> Exhaustive:
+        """See ``OffersToy``."""
+        return self
 
 
 def _best_cover(groups: Ints, values: Doubles, channels: int) -> tuple[Ints, float]:

@@ -13,3 +13,7 @@ class Identity:
 
     def __call__(self, search: Search) -> None:
         """Nothing to do: a search starts from the identity."""
+
+    def toy(self) -> Identity:
+        """See ``OffersToy``."""
+        return self

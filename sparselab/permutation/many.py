@@ -7,15 +7,17 @@ import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
+from sparselab.core.interrupts import interrupted_afterwards
 from sparselab.core.patterns import Pattern
 from sparselab.ops.threads import at_most, on_the_same_gpu, thread_count
 from sparselab.permutation.auto import usual_seconds
+from sparselab.permutation.coercion import Searchable, as_problem
+from sparselab.permutation.judges import Judge
 from sparselab.permutation.problem import SearchProblem
 from sparselab.permutation.result import SearchResult
-from sparselab.permutation.search import Searchable, as_problem, check_search, search_permutation, warm_up
+from sparselab.permutation.searching import SearchOptions, run_search
 from sparselab.permutation.strategy import Callback, Strategy
 from sparselab.saliency import Saliency
 
@@ -43,26 +45,25 @@ def search_permutations(
     earlier result. ``time_limit`` is for all of them together, shared out by their size.
 
     ``progress`` counts the problems that are done. ``callback(seconds, retained)`` is called from several threads.
-    Memory is that of the searches that run at a time. ``KeyboardInterrupt`` ends all searches; each result is then the best so far
-    (``interrupted``), and problems whose search had not begun keep the order given (``identity``). Raises ``ValueError`` for anything that
-    ``search_permutation`` refuses, naming which of the problems it is, before anything is searched.
+    Memory is that of the searches that run at a time. ``KeyboardInterrupt`` ends all searches; each result is then the
+    best so far (``interrupted``), and problems whose search had not begun keep the order given (``identity``). Raises
+    ``ValueError`` for anything that ``search_permutation`` refuses, naming which of the problems it is, before anything
+    is searched.
 
     >>> import torch
     >>> [len(result.order) for result in search_permutations([torch.rand(4, 8), torch.rand(16, 32)])]
     [8, 32]
     """
-    parsed, chosen = check_search(pattern, strategy, backend, time_limit)
-    problems = [_problem(number, item, saliency, parsed) for number, item in enumerate(matrices_or_problems)]
-    if time_limit is not None:
-        warm_up(chosen, parsed, backend)
-    options = {"strategy": strategy, "backend": backend, "bound": bound}
-    return _Batch(problems, parsed, seed, options, callback, time_limit).run(progress)
+    options = SearchOptions(pattern, strategy, seed, backend, time_limit, bound)
+    problems = [_problem(number, item, saliency, options.judge) for number, item in enumerate(matrices_or_problems)]
+    options.warm_up(backend)
+    return _Batch(problems, options, callback).run(progress)
 
 
-def _problem(number: int, item: Searchable, saliency: Saliency, pattern: Pattern) -> SearchProblem:
+def _problem(number: int, item: Searchable, saliency: Saliency, judge: Judge) -> SearchProblem:
     try:
         problem = as_problem(item, saliency)
-        problem.check(pattern)
+        problem.check(judge)
     except ValueError as error:
         raise ValueError(f"problem {number}: {error}") from error
     return problem
@@ -73,11 +74,8 @@ class _Batch:
     """Searches that share the threads, and the time, that there are."""
 
     problems: list[SearchProblem]
-    pattern: Pattern
-    seed: int
-    options: dict[str, Any]
+    options: SearchOptions
     callback: Callback | None
-    time_limit: float | None
     started: float = field(init=False, default_factory=time.perf_counter)
     stopped: threading.Event = field(init=False, default_factory=threading.Event)
     work: dict[int, float] = field(init=False)  # of each problem whose search has not ended, in usual seconds
@@ -86,8 +84,7 @@ class _Batch:
         threads = thread_count()
         self.side_by_side = max(1, min(len(self.problems), threads // _CHAINS if threads > _CHAINS else threads))
         self.threads_each = max(1, threads // self.side_by_side)
-        rows = [sum(len(consumer.saliency) for consumer in problem.consumers) for problem in self.problems]
-        self.work = {k: usual_seconds(rows[k], problem.size) for k, problem in enumerate(self.problems)}
+        self.work = {k: usual_seconds(problem.rows, problem.size) for k, problem in enumerate(self.problems)}
 
     def run(self, progress: bool) -> list[SearchResult]:
         """All results."""
@@ -98,29 +95,30 @@ class _Batch:
         name, initializer = "sparselab-search", on_the_same_gpu()
         with bar, ThreadPoolExecutor(self.side_by_side, name, initializer) as pool:
             try:
-                futures = {number: pool.submit(self._search, number) for number in largest_first}
-                for future in futures.values():
-                    future.add_done_callback(lambda _: bar.update())
                 with contextlib.suppress(KeyboardInterrupt):  # the best orders so far are what was asked for
+                    with interrupted_afterwards():  # every search has to be known, or nobody would wait for it
+                        futures = {number: pool.submit(self._search, number) for number in largest_first}
+                    for future in futures.values():
+                        future.add_done_callback(lambda _: bar.update())
                     wait(futures.values(), return_when=FIRST_EXCEPTION)
             finally:
                 self.stopped.set()
         return [futures[number].result() for number in range(len(self.problems))]
 
     def _search(self, number: int) -> SearchResult:
-        options = {**self.options, "time_limit": self._share(number), "callback": self._report}
+        options = replace(self.options, seed=self.options.seed + number, time_limit=self._share(number))
         if self.stopped.is_set():
-            options |= {"strategy": "identity", "bound": False}
+            options = replace(options, strategy="identity", bound=False)
         with at_most(self.threads_each):
-            result = search_permutation(self.problems[number], self.pattern, seed=self.seed + number, **options)
+            result = run_search(self.problems[number], options, time.perf_counter(), self._report)
         del self.work[number]
         return result
 
     def _share(self, number: int) -> float | None:
-        """The seconds that a search which begins now may take: its share of what is left, of every place at the table."""
-        if self.time_limit is None:
+        """The seconds that a search which begins now may take: of what is left, its share among those that still run."""
+        if self.options.time_limit is None:
             return None
-        left = max(1e-3, self.time_limit - (time.perf_counter() - self.started))
+        left = max(1e-3, self.options.time_limit - (time.perf_counter() - self.started))
         return left * min(1.0, self.side_by_side * self.work[number] / sum(list(self.work.values())))
 
     def _report(self, seconds: float, retained: float) -> None:

@@ -28,20 +28,24 @@ class Optimal:
 
     def __call__(self, search: Search) -> None:
         """Anneal, bound, cover."""
-        handle = search.handle
-        if handle.channels > MAX_CHANNELS or not Covering.fits(handle.channels, handle.m):
+        matrix = search.matrix
+        if matrix.channels > MAX_CHANNELS or not Covering.fits(matrix.channels, matrix.m):
             raise ValueError(
-                f"strategy 'optimal' takes up to {MAX_CHANNELS} channels in groups of up to 4, got {handle.channels} in "
-                f"groups of {handle.m}: 'auto' finds good orders of any number, bound=True says how good"
+                f"strategy 'optimal' takes up to {MAX_CHANNELS} channels in groups of up to 4, got {matrix.channels} in "
+                f"groups of {matrix.m}: 'auto' finds good orders of any number, bound=True says how good"
             )
         AnnealedAssignment(moves=_MOVES, chains=_STARTS).run(search, None)
-        covering = Covering(handle, search.running)
-        covering.solve(np.stack([np.arange(handle.channels), search.best]))
-        columns = covering.near(min(0.0, handle.retained(search.best) - covering.bound))
+        covering = Covering(matrix, search.running)
+        covering.solve(np.stack([np.arange(matrix.channels), search.best]))
+        columns = covering.near(min(0.0, matrix.retained(search.best) - covering.bound))
         search.prove(covering.bound)
         if len(columns) > _MAX_COLUMNS or not search.running():
             return
-        order, bound = best_cover(columns, handle.group_table(columns), handle.channels, search.left())
+        order, bound = best_cover(columns, matrix.group_table(columns), matrix.channels, search.left())
         if order is not None:
             search.offer(order)
-        search.prove(max(bound, handle.retained(search.best)))
+        search.prove(max(bound, matrix.retained(search.best)))
+
+    def toy(self) -> Optimal:
+        """See ``OffersToy``."""
+        return self

@@ -12,16 +12,14 @@ import torch
 from numpy.typing import NDArray
 
 from sparselab.core.patterns import Pattern
-from sparselab.ops.masks import best_blocks
-from sparselab.ops.threads import map_blocks
+from sparselab.permutation.judges import LARGEST_BLOCK as LARGEST_BLOCK
+from sparselab.permutation.judges import Judge, judge_of
 
 Order = NDArray[np.int64]
 Matrix = NDArray[Any]
 
 MAX_CHANNELS = 16_384
 MAX_ELEMENTS = 2**28
-LARGEST_BLOCK = 4  # of 2d masks: beyond, there are too many to try
-_BLOCK = 2**20  # elements recounted at once in float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +77,11 @@ class SearchProblem:
         channels = matrix.shape[-1] if matrix.ndim else 0
         return cls((Term(matrix, np.arange(channels, dtype=np.int64)),), channels)
 
+    @property
+    def rows(self) -> int:
+        """The rows of all consumers."""
+        return sum(len(consumer.saliency) for consumer in self.consumers)
+
     @cached_property
     def consumers(self) -> tuple[_Consumer, ...]:
         """The distinct saliency matrices, each with all the runs of columns that move in it."""
@@ -102,19 +105,18 @@ class SearchProblem:
                 raise ValueError("two terms on one saliency name the same column: a column is one unit's")
         return tuple(found.values())
 
-    def check(self, pattern: str | Pattern) -> tuple[int, int]:
+    def check(self, pattern: str | Pattern | Judge) -> tuple[int, int]:
         """The N and M of a pattern that orders can be judged by; ``ValueError`` for another one.
 
-        Every consumer's channels must divide into groups of M. For 2d masks rows must divide into blocks of M too, and M is
-        at most 4.
+        Every consumer's channels must divide into groups of M. For 2d masks rows must divide into blocks of M too, and
+        M is at most 4.
         """
-        parsed = Pattern.parse(pattern)
-        n, m = parsed.require_nm("a permutation search")
-        if parsed.both_ways and m > LARGEST_BLOCK:
-            raise ValueError(
-                f"orders are judged by 2d masks up to M = {LARGEST_BLOCK}, got M = {m}: search for '{n}:{m}', whose order "
-                "helps 2d masks too"
-            )
+        judge = self._judge(pattern)
+        return judge.n, judge.m
+
+    def _judge(self, pattern: str | Pattern | Judge) -> Judge:
+        judge = judge_of(pattern)
+        m, multiple = judge.m, judge.row_multiple
         for consumer in self.consumers:
             rows, channels = consumer.saliency.shape
             if channels % m:
@@ -123,12 +125,12 @@ class SearchProblem:
                     f"{channels} channels do not divide into groups of {m}: pad the scores with zero columns to "
                     f"{padded}, or leave this consumer out"
                 )
-            if rows % parsed.block_rows:
+            if rows % multiple:
                 raise ValueError(
-                    f"{rows} rows do not divide into blocks of {m}: pad the scores with rows of zeros, or leave this "
-                    "consumer out"
+                    f"{rows} rows do not divide into blocks of {multiple}: pad the scores with rows of zeros, or leave "
+                    "this consumer out"
                 )
-        return n, m
+        return judge
 
     def has_searchable(self, m: int) -> bool:
         """Whether any run of columns fills whole groups: if not, there is nothing to search."""
@@ -154,7 +156,7 @@ class SearchProblem:
         """Whether what strategies search is, up to a constant, the whole objective."""
         return all(fills_groups(run, m) for _, run in self._runs())
 
-    def retained(self, order: Any = None, pattern: str | Pattern = "2:4") -> float:
+    def retained(self, order: Any = None, pattern: str | Pattern | Judge = "2:4") -> float:
         """Retained saliency of all consumers with the units in ``order`` (``None``: as they are), counted in float64.
 
         Exact for any columns: groups are cut along the flat columns of each consumer, whatever shares them. For a 2d
@@ -162,25 +164,24 @@ class SearchProblem:
         """
         return sum(self.retained_each(order, pattern))
 
-    def retained_each(self, order: Any = None, pattern: str | Pattern = "2:4") -> list[float]:
+    def retained_each(self, order: Any = None, pattern: str | Pattern | Judge = "2:4") -> list[float]:
         """The share of each of ``consumers`` in ``retained``."""
-        n, m = self.check(pattern)
-        count = _retained_both_ways if Pattern.parse(pattern).both_ways else _retained
+        judge = self._judge(pattern)
         index = np.arange(self.size) if order is None else np.asarray(order)
         return [
-            consumer.weight * count(consumer.saliency, _moved(consumer, index), n, m) for consumer in self.consumers
+            consumer.weight * judge.retained(consumer.saliency, _moved(consumer, index)) for consumer in self.consumers
         ]
 
-    def ideal_each(self, pattern: str | Pattern = "2:4") -> list[float]:
+    def ideal_each(self, pattern: str | Pattern | Judge = "2:4") -> list[float]:
         """The share of each of ``consumers`` in ``ideal``."""
-        n, m = self.check(pattern)
-        return [consumer.weight * _ideal(consumer.saliency, n, m) for consumer in self.consumers]
+        judge = self._judge(pattern)
+        return [consumer.weight * judge.ideal(consumer.saliency) for consumer in self.consumers]
 
     def total_each(self) -> list[float]:
         """The saliency of each of ``consumers``, counted in float64."""
         return [consumer.weight * float(consumer.saliency.sum(dtype=np.float64)) for consumer in self.consumers]
 
-    def ideal(self, pattern: str | Pattern = "2:4") -> float:
+    def ideal(self, pattern: str | Pattern | Judge = "2:4") -> float:
         """Saliency that keeping the best N/M of every row would retain, with no structure, counted in float64."""
         return sum(self.ideal_each(pattern))
 
@@ -217,7 +218,7 @@ def _as_columns(columns: Any, size: int, channels: int, what: str) -> NDArray[np
     index = np.asarray(columns)
     if index.shape != (size,) or not np.issubdtype(index.dtype, np.integer):
         raise ValueError(
-            f"{what}: columns must be {size} integers, one a unit, got {index.dtype} of shape {index.shape}"
+            f"{what}: columns must be {size} integers, one per unit, got {index.dtype} of shape {index.shape}"
         )
     if index.min() < 0 or index.max() >= channels:
         raise ValueError(f"{what}: column {index.max()} is outside the {channels} columns of the scores")
@@ -237,34 +238,3 @@ def _moved(consumer: _Consumer, order: Order) -> NDArray[np.int64]:
     for run in consumer.runs:
         columns[run] = run[order]
     return columns
-
-
-def _row_blocks(matrix: Matrix, multiple: int = 1) -> Iterator[Matrix]:
-    step = max(1, _BLOCK // max(1, matrix.shape[1] * multiple)) * multiple
-    return (matrix[start : start + step] for start in range(0, len(matrix), step))
-
-
-def _retained(matrix: Matrix, columns: NDArray[np.int64], n: int, m: int) -> float:
-    def count(block: Matrix) -> float:
-        groups = block[:, columns].reshape(len(block), -1, m)
-        return float(np.partition(groups, m - n, axis=2)[:, :, m - n :].sum(dtype=np.float64))
-
-    return sum(map_blocks(count, _row_blocks(matrix)))
-
-
-def _retained_both_ways(matrix: Matrix, columns: NDArray[np.int64], n: int, m: int) -> float:
-    total = 0.0
-    for block in _row_blocks(matrix, m):
-        moved = block[:, columns]
-        total += float(moved[best_blocks(torch.from_numpy(moved), n, m).numpy()].sum(dtype=np.float64))
-    return total
-
-
-def _ideal(matrix: Matrix, n: int, m: int) -> float:
-    pruned = matrix.shape[1] // m * (m - n)
-
-    def count(block: Matrix) -> float:
-        kept = np.partition(block, pruned, axis=1)[:, pruned:] if pruned else block
-        return float(kept.sum(dtype=np.float64))
-
-    return sum(map_blocks(count, _row_blocks(matrix)))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from sparselab.permutation.option_checks import require_at_least
 from sparselab.permutation.strategy import Search
 
 
@@ -14,13 +15,16 @@ class RandomOrders:
     tries: int = 1000
 
     def __post_init__(self) -> None:
-        if self.tries < 0:
-            raise ValueError(f"strategy 'random': tries must not be negative, got {self.tries}")
+        require_at_least(0, "random", tries=self.tries)
 
     def __call__(self, search: Search) -> None:
-        """One order a try, until there is no time left."""
+        """Offer one order per try, until there is no time left."""
         for _ in range(self.tries):
             if not search.running():
                 return
-            search.offer(search.rng.permutation(search.handle.channels))
+            search.offer(search.rng.permutation(search.matrix.channels))
             search.evaluations += 1
+
+    def toy(self) -> RandomOrders:
+        """See ``OffersToy``: one try."""
+        return replace(self, tries=1)

@@ -1,4 +1,4 @@
-"""What a search hands back."""
+"""What a search returns."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ class SearchResult:
 
     ``order`` is int64 ``(size,)``: position ``p`` gets the unit that was at ``order[p]``, so ``permuted =
     matrix[:, order]``. ``baseline``, ``retained`` and ``ideal`` are saliency sums counted in float64: in the order
-    found, in the order given, and keeping the best N/M of every row with no structure. ``evaluations`` counts scored
-    groups and moves, in each strategy's own unit. ``history`` holds ``(seconds, retained)`` at every improvement.
+    given, in the order found, and keeping the best N/M of every row with no structure. ``evaluations`` counts scored
+    groups and moves, in each strategy's own unit. ``history`` holds ``(seconds, retained)`` at every improvement: it
+    starts at ``baseline``, never falls and ends at ``retained``; what lies between is counted in float32.
     ``upper_bound`` is what no order can exceed, where ``bound=True`` asked for it or the strategy proved it.
     ``interrupted`` says that a ``KeyboardInterrupt`` ended the search.
     """

@@ -7,7 +7,7 @@ earlier one changed, and only sets that a change touched are scored again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations
 from math import comb, factorial
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparselab.ops.threads import row_blocks
+from sparselab.permutation.option_checks import require_at_least
 from sparselab.permutation.problem import Order
 from sparselab.permutation.strategy import Search
 
@@ -23,10 +24,11 @@ Ints = NDArray[np.int64]
 
 MAX_PARTITIONS = 20_000
 MAX_SETS = 50_000  # sets of groups held at once; above it they are drawn
-_DRAWN = 2048  # sets drawn a round
+_DRAWN = 2048  # sets drawn per round
 _PATIENCE = 4  # rounds of drawn sets without a gain before it counts as converged
 _SCORES = 2**31  # rows of groups that are scored between looks at the clock: tenths of a second
 _LEAST_SETS = 256  # ... but for so many sets, which keep all threads busy
+_TOY_ESCAPES = 100
 _ROUNDING = 1e-6  # relative to the mean group: a smaller gain is rounding
 
 
@@ -35,7 +37,7 @@ class StripeGroups:
     """Best partitions of every ``size`` channels (whole groups) to convergence, then ``escapes`` times a random kick.
 
     ``size`` is a multiple of M; ``None`` means two groups. A kick swaps one channel between the halves of a random set.
-    The best order ever met is kept. Where there are more than 50,000 sets, 2,048 random ones are scored a round until
+    The best order ever met is kept. Where there are more than 50,000 sets, 2,048 random ones are scored per round until
     four rounds in a row gain nothing.
     """
 
@@ -43,12 +45,11 @@ class StripeGroups:
     escapes: int = 0
 
     def __post_init__(self) -> None:
-        if self.escapes < 0:
-            raise ValueError(f"strategy 'stripe_groups': escapes must not be negative, got {self.escapes}")
+        require_at_least(0, "stripe_groups", escapes=self.escapes)
 
     def __call__(self, search: Search) -> None:
         """Descend, kick, descend ..."""
-        m = search.handle.m
+        m = search.matrix.m
         size = 2 * m if self.size is None else self.size
         _check(size, m)
         members = min(size // m, search.groups)
@@ -57,6 +58,10 @@ class StripeGroups:
             _descend(search, sets, self.escapes)
         else:
             _descend_drawn(search, members, self.escapes)
+
+    def toy(self) -> StripeGroups:
+        """See ``OffersToy``: escapes enough to meet every way of scoring sets."""
+        return replace(self, escapes=min(self.escapes, _TOY_ESCAPES))
 
 
 def _check(size: int, m: int) -> None:
@@ -103,14 +108,14 @@ def _solve(search: Search, order: Order, sets: Ints) -> tuple[NDArray[np.float64
 
     Sets that there is no time for gain nothing.
     """
-    m = search.handle.m
+    m = search.matrix.m
     subsets, parts = partitions(sets.shape[1] * m, m)
     gains, dealt = np.zeros(len(sets)), np.zeros((len(sets), sets.shape[1] * m), np.int64)
-    at_once = max(_LEAST_SETS, _SCORES // (len(subsets) * max(1, search.handle.rows)))
+    at_once = max(_LEAST_SETS, _SCORES // (len(subsets) * max(1, search.matrix.rows)))
     for part in row_blocks(len(sets), at_once):
         if not search.running():
             break
-        gains[part], dealt[part] = search.handle.best_partitions(order, sets[part], subsets, parts)
+        gains[part], dealt[part] = search.matrix.best_partitions(order, sets[part], subsets, parts)
         search.evaluations += len(sets[part])
     return gains, dealt
 
@@ -133,12 +138,12 @@ def _apply(order: Order, sets: Ints, gains: NDArray[np.float64], dealt: Ints, le
 
 
 def _least(search: Search) -> float:
-    return _ROUNDING * search.handle.retained(search.best) / search.groups
+    return _ROUNDING * search.matrix.retained(search.best) / search.groups
 
 
 def _kick(search: Search, order: Order, chosen: Ints) -> Ints:
     """Swap a random channel of the first half of a set's groups with one of the second half, in place; those changed."""
-    m, middle = search.handle.m, len(chosen) // 2
+    m, middle = search.matrix.m, len(chosen) // 2
     one, two = search.rng.choice(chosen[:middle]), search.rng.choice(chosen[middle:])
     slots = [one * m + search.rng.integers(m), two * m + search.rng.integers(m)]
     order[slots] = order[slots[::-1]]
@@ -150,7 +155,7 @@ def _descend(search: Search, sets: Ints, escapes: int) -> None:
     gains, dealt = _solve(search, order, sets)
     idle = 0
     while True:
-        changed = _apply(order, sets, gains, dealt, least, search.handle.m)
+        changed = _apply(order, sets, gains, dealt, least, search.matrix.m)
         if not len(changed) or idle > _PATIENCE * len(order):
             idle = 0
             if escapes == 0:
@@ -168,7 +173,7 @@ def _descend_drawn(search: Search, members: int, escapes: int) -> None:
     order, least, idle = search.best.copy(), _least(search), 0
     while search.running():
         sets = np.stack([search.rng.choice(search.groups, members, replace=False) for _ in range(_DRAWN)])
-        changed = _apply(order, sets, *_solve(search, order, sets), least, search.handle.m)
+        changed = _apply(order, sets, *_solve(search, order, sets), least, search.matrix.m)
         search.offer(order)
         idle = 0 if len(changed) else idle + 1
         if idle == _PATIENCE:

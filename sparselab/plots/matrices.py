@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -12,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from sparselab.plots.columns import require_columns
+from sparselab.plots.columns import quantity, require_columns
 from sparselab.plots.style import COLOURS, MARKERS, Figure, style
 
 
@@ -268,18 +269,13 @@ def running_searches(frame: pd.DataFrame, bound: float | None = None) -> Figure:
 
 
 def training_curves(frame: pd.DataFrame) -> Figure:
-    """Runs side by side while they train: accuracy, loss, magnitude retained and mask entries that flip, a line a run.
+    """Runs side by side while they train: two metrics, magnitude retained and mask entries that flip, one line per run.
 
-    ``frame`` has ``run, step, quantity, value`` with the quantities ``top1``, ``loss``, ``retained_percent`` and
-    ``flipped_percent``; a quantity without rows is an empty panel that says so.
+    ``frame`` has ``run, step, quantity, value`` with the quantities ``retained_percent``, ``flipped_percent`` and those of
+    the task: of these the first two are drawn, by ``attrs["quantities"]`` or else in the order in which they come. A
+    quantity without rows is an empty panel that says so.
     """
     require_columns(frame, ("run", "step", "quantity", "value"), "training_curves")
-    panels = (
-        ("top1", "Accuracy", "top-1, %"),
-        ("loss", "Loss", "cross-entropy, held out"),
-        ("retained_percent", "Retained magnitude", "% of the sum of |w|"),
-        ("flipped_percent", "Mask entries that flip", "% at a recomputation"),
-    )
     runs = list(dict.fromkeys(frame["run"]))
     columns = 1 if any(len(str(run)) > 34 for run in runs) else 2
     with style():
@@ -288,18 +284,12 @@ def training_curves(frame: pd.DataFrame) -> Figure:
         figure.subplots_adjust(
             left=0.125, right=0.985, bottom=0.09, top=0.93 - 0.036 * -(-len(runs) // columns), wspace=0.32, hspace=0.25
         )
-        for axes, (quantity, title, label) in zip(places.flat, panels):
-            chosen = frame[frame["quantity"] == quantity]
-            for run, rows in chosen.groupby("run", sort=False):
-                number = runs.index(run)
-                colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-                points = rows.sort_values("step")
-                axes.plot(points["step"], points["value"], color=colour, marker=marker, ms=3, lw=1.3, label=str(run))
-            if chosen.empty:
-                axes.text(0.5, 0.5, "nothing yet", transform=axes.transAxes, ha="center", color="#666666")
-            if quantity == "flipped_percent":
-                axes.set_ylim(bottom=0)
+        for axes, (name, title, label) in zip(places.flat, _panels_of(frame)):
+            _draw_runs(axes, frame[frame["quantity"] == name], runs)
             axes.set(title=title, ylabel=label)
+            axes.set_visible(bool(name) or len(frame.attrs.get("quantities", ())) != 1)  # a task may have one metric
+            if name == "flipped_percent":
+                axes.set_ylim(bottom=0)
         for axes in places[1]:
             axes.set_xlabel("step")
         handles = {label: handle for axes in places.flat for handle, label in zip(*axes.get_legend_handles_labels())}
@@ -308,3 +298,29 @@ def training_curves(frame: pd.DataFrame) -> Figure:
                 handles.values(), handles.keys(), ncols=columns, loc="upper left", bbox_to_anchor=(0.115, 0.995)
             )
     return figure
+
+
+_OF_MASKS = {
+    "retained_percent": ("Retained magnitude", "% of the sum of |w|"),
+    "flipped_percent": ("Mask entries that flip", "% at a recomputation"),
+}
+
+
+def _panels_of(frame: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """Quantity, title and label of the four panels; what nothing measures has no name."""
+    said = [each["name"] for each in frame.attrs.get("quantities", ())]
+    of_task = [name for name in said or dict.fromkeys(frame["quantity"]) if not str(name).endswith("_percent")]
+    first, second = [*map(str, of_task), "", ""][:2]
+    told = [(name, quantity(frame, name).label, "on held-out data" if name else "") for name in (first, second)]
+    return [*told, *((name, *words) for name, words in _OF_MASKS.items())]
+
+
+def _draw_runs(axes: Axes, rows: pd.DataFrame, runs: Sequence[str]) -> None:
+    """One quantity over the steps, one line per run; each run looks alike in all panels."""
+    for run, points in rows.groupby("run", sort=False):
+        number = runs.index(run)
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        points = points.sort_values("step")
+        axes.plot(points["step"], points["value"], color=colour, marker=marker, ms=3, lw=1.3, label=str(run))
+    if rows.empty:
+        axes.text(0.5, 0.5, "nothing yet", transform=axes.transAxes, ha="center", color="#666666")

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from sparselab.core.files import read_checkpoint
 from sparselab.core.layers import layer_weights
-from sparselab.core.patterns import Pattern
 from sparselab.core.weight_matrix import to_slices
-from sparselab.masks import calculator
+from sparselab.masks import AnyPattern, MaskCalculator, calculator
 from sparselab.reports.values import values_of
 
 
@@ -28,7 +27,7 @@ class _Stored:
     channel_dims: tuple[int, ...]
 
 
-def check(model: nn.Module | Mapping[str, Any] | str | Path, pattern: str | Pattern = "2:4") -> pd.DataFrame:
+def check(model: nn.Module | Mapping[str, Any] | str | Path, pattern: AnyPattern = "2:4") -> pd.DataFrame:
     """Is every layer really N:M, and would a 2:4 kernel take it? A row a layer.
 
     ``model``: a module, a state dict, or a file (``.safetensors``, or what ``torch.save`` wrote, read with
@@ -47,17 +46,16 @@ def check(model: nn.Module | Mapping[str, Any] | str | Path, pattern: str | Patt
     >>> check(layer)[["layer", "violations", "sparse"]].to_dict("records")
     [{'layer': 'weight', 'violations': 1, 'sparse': False}]
     """
-    pattern = Pattern.parse(pattern)
-    n, _ = pattern.require_nm("check")
-    calculator(pattern)
+    calculate = calculator(pattern)
+    calculate.violations(torch.zeros(0, *calculate.multiples))  # a pattern without groups is refused here
     rows = []
     for stored in _stored_weights(model):
-        counted = {dim: _violations(stored.weight, pattern, dim) for dim in stored.channel_dims}
-        channel_dim = min(counted, key=lambda dim: counted[dim][0] > 0)
-        violations, groups = counted[channel_dim]
-        reason = _kernel_refusal(stored.weight, pattern, channel_dim)
-        if violations:
-            reason = f"{violations} of {groups} groups keep more than {n}"
+        counted = {dim: calculate.violations(to_slices(stored.weight, dim)) for dim in stored.channel_dims}
+        channel_dim = min(counted, key=lambda dim: counted[dim].count > 0)
+        found = counted[channel_dim]
+        reason = _kernel_refusal(stored.weight, calculate, channel_dim)
+        if found.count:
+            reason = f"{found.count} of {found.groups} groups {found.rule}"
         rows.append(
             {
                 "layer": stored.name,
@@ -65,9 +63,9 @@ def check(model: nn.Module | Mapping[str, Any] | str | Path, pattern: str | Patt
                 "dtype": str(stored.weight.dtype).removeprefix("torch."),
                 "channel_dim": channel_dim,
                 "density": float((stored.weight != 0).sum()) / max(1, stored.weight.numel()),
-                "groups": groups,
-                "violations": violations,
-                "sparse": violations == 0,
+                "groups": found.groups,
+                "violations": found.count,
+                "sparse": found.count == 0,
                 "kernel": reason is None,
                 "reason": reason or "",
             }
@@ -85,40 +83,23 @@ def check(model: nn.Module | Mapping[str, Any] | str | Path, pattern: str | Patt
         "reason",
     ]
     frame = pd.DataFrame(rows, columns=columns).astype({"sparse": bool, "kernel": bool})
-    frame.attrs = {"pattern": str(pattern)}
+    frame.attrs = {"pattern": str(calculate)}
     return frame
-
-
-def _violations(weight: Tensor, pattern: Pattern, channel_dim: int) -> tuple[int, int]:
-    """How many groups hold more than N non-zeros, and how many groups there are: of columns, for 2d patterns of rows as well,
-    and for V:N:M the blocks, which hold four columns at most."""
-    n, m = pattern.require_nm("check")
-    slices = to_slices(weight, channel_dim) != 0
-    over = [
-        _groups(side, m).sum(-1) > n for side in ([slices, slices.transpose(1, 2)] if pattern.both_ways else [slices])
-    ]
-    if pattern.v is not None:
-        used = _groups(slices.transpose(1, 2), pattern.v).any(-1).transpose(1, 2)
-        over.append(_groups(used, m).sum(-1) > 4)
-    return sum(int(groups.sum()) for groups in over), sum(groups.numel() for groups in over)
-
-
-def _groups(slices: Tensor, size: int) -> Tensor:
-    """The last dimension cut into groups of ``size``, the last one filled up: ``(..., groups, size)``."""
-    padded = torch.nn.functional.pad(slices, (0, -slices.shape[-1] % size))
-    return padded.reshape(*padded.shape[:-1], padded.shape[-1] // size, size)
 
 
 # What torch.sparse.to_sparse_semi_structured asks of a matrix through cuSPARSELt: rows and columns multiples of this.
 _KERNEL_MULTIPLE = {torch.float16: 16, torch.bfloat16: 16, torch.int8: 32, torch.float8_e4m3fn: 32}
 
 
-def _kernel_refusal(weight: Tensor, pattern: Pattern, channel_dim: int) -> str | None:
+def _kernel_refusal(weight: Tensor, calculate: MaskCalculator, channel_dim: int) -> str | None:
     channels = weight.shape[channel_dim]
-    if pattern.n is not None and channels <= pattern.n:
-        return f"too few input channels ({channels}) for a group to hold more than {pattern.n}: nothing to prune here"
-    if (pattern.n, pattern.m) != (2, 4):
-        return f"kernels exist for 2:4, not for {pattern.n}:{pattern.m}"
+    if calculate.nm is not None and channels <= calculate.nm[0]:
+        return (
+            f"too few input channels ({channels}) for a group to hold more than {calculate.nm[0]}: "
+            "nothing to prune here"
+        )
+    if calculate.nm != (2, 4):
+        return f"kernels exist for 2:4, not for {_sizes(calculate)}"
     if weight.shape[2:].numel() > 1:
         return "PyTorch's kernel multiplies matrices: a convolution wider than 1x1 needs TensorRT"
     multiple = _KERNEL_MULTIPLE.get(weight.dtype, 16)
@@ -126,6 +107,10 @@ def _kernel_refusal(weight: Tensor, pattern: Pattern, channel_dim: int) -> str |
     if rows % multiple or channels % multiple:
         return f"{rows} x {channels}: the kernel wants multiples of {multiple}"
     return None
+
+
+def _sizes(calculate: MaskCalculator) -> str:
+    return str(calculate) if calculate.nm is None else "{}:{}".format(*calculate.nm)
 
 
 def _stored_weights(model: nn.Module | Mapping[str, Any] | str | Path) -> Iterator[_Stored]:

@@ -6,22 +6,22 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sparselab import saliency as saliency_module
 from sparselab.core import measures
-from sparselab.core.layers import layer_weights, why_not
-from sparselab.core.patterns import Pattern
+from sparselab.core.layers import LayerWeight, layer_weights
 from sparselab.core.weight_matrix import to_matrix
-from sparselab.masks import calculator, create_mask
+from sparselab.masks import AnyPattern, MaskCalculator, calculator, create_mask
+from sparselab.masks.eligibility import why_not
 from sparselab.reports.values import values_of
 from sparselab.saliency import ModelSaliency
 
 
 def magnitude_report(
-    model: nn.Module, pattern: str | Pattern, *, saliency: ModelSaliency = "magnitude", rule: str = "divisible"
+    model: nn.Module, pattern: AnyPattern, *, saliency: ModelSaliency = "magnitude", rule: str = "divisible"
 ) -> pd.DataFrame:
-    """What ``pattern`` would keep of every layer: a row a layer, in the order of the modules. Changes nothing.
+    """What ``pattern`` would keep of every layer: one row per layer, in the order of the modules. Changes nothing.
 
     Columns: ``layer, type, shape, rows, channels, weights, eligible, reason, total, retained, ideal, lost_percent``.
     ``reason`` says why a layer is not eligible; its ``retained, ideal, lost_percent`` are NaN. ``total`` is the sum
@@ -33,53 +33,40 @@ def magnitude_report(
     >>> magnitude_report(nn.Linear(8, 4), "2:4")[["layer", "channels", "eligible"]].to_dict("records")
     [{'layer': 'weight', 'channels': 8, 'eligible': True}]
     """
-    pattern = Pattern.parse(pattern)
-    calculator(pattern)
-    rows = []
-    for layer in layer_weights(model):
-        reason = why_not(layer.module, layer.attribute, pattern, rule)
-        weight = values_of(layer)
-        criterion = "magnitude" if reason else saliency_module.for_layer(saliency, layer.name)
-        scores = saliency_module.scores(weight, criterion)
-        matrix = to_matrix(scores, layer.channel_dim)
-        row: dict[str, Any] = {
-            "layer": layer.name,
-            "type": type(layer.module).__name__,
-            "shape": tuple(weight.shape),
-            "rows": matrix.shape[0],
-            "channels": matrix.shape[1],
-            "weights": weight.numel(),
-            "eligible": reason is None,
-            "reason": reason or "",
-            "total": float(matrix.sum(dtype=torch.float64)),
-            "retained": float("nan"),
-            "ideal": float("nan"),
-        }
-        if reason is None:
-            try:
-                mask = create_mask(weight, pattern, channel_dim=layer.channel_dim, saliency=scores)
-            except ValueError as error:
-                raise ValueError(f"layer {layer.name!r}: {error}") from error
-            row["retained"] = measures.retained(scores, mask)
-            row["ideal"] = measures.ideal(matrix, pattern.density)
-        rows.append(row)
-    columns = [
-        "layer",
-        "type",
-        "shape",
-        "rows",
-        "channels",
-        "weights",
-        "eligible",
-        "reason",
-        "total",
-        "retained",
-        "ideal",
-    ]
-    frame = pd.DataFrame(rows, columns=columns).astype({"eligible": bool})
+    calculate = calculator(pattern)
+    rows = [_row(layer, calculate, saliency, rule) for layer in layer_weights(model)]
+    frame = pd.DataFrame(rows, columns=_COLUMNS).astype({"eligible": bool})
     frame["lost_percent"] = _lost_percent(frame["retained"], frame["total"])
-    frame.attrs = {"pattern": str(pattern), "whole_model": _whole_model(frame)}
+    frame.attrs = {"pattern": str(calculate), "whole_model": _whole_model(frame)}
     return frame
+
+
+_COLUMNS = [
+    *("layer", "type", "shape", "rows", "channels", "weights", "eligible", "reason"),
+    *("total", "retained", "ideal"),
+]
+
+
+def _row(layer: LayerWeight, calculate: MaskCalculator, saliency: ModelSaliency, rule: str) -> tuple[Any, ...]:
+    """What ``_COLUMNS`` say of one layer."""
+    reason = why_not(layer.module, layer.attribute, calculate, rule)
+    weight = values_of(layer)
+    criterion = "magnitude" if reason else saliency_module.for_layer(saliency, layer.name)
+    scores = saliency_module.scores(weight, criterion)
+    matrix = to_matrix(scores, layer.channel_dim)
+    kept = (float("nan"),) * 2 if reason else _kept(layer, weight, scores, calculate)
+    size = (tuple(weight.shape), *matrix.shape, weight.numel())
+    total = float(matrix.sum(dtype=torch.float64))
+    return (layer.name, type(layer.module).__name__, *size, reason is None, reason or "", total, *kept)
+
+
+def _kept(layer: LayerWeight, weight: Tensor, scores: Tensor, calculate: MaskCalculator) -> tuple[float, float]:
+    """The saliency that the mask retains, and that the best share of every row would."""
+    try:
+        mask = create_mask(weight, calculate, channel_dim=layer.channel_dim, saliency=scores)
+    except ValueError as error:
+        raise ValueError(f"layer {layer.name!r}: {error}") from error
+    return measures.retained(scores, mask), measures.ideal(to_matrix(scores, layer.channel_dim), calculate.density)
 
 
 def _lost_percent(retained: pd.Series[float], total: pd.Series[float]) -> pd.Series[float]:

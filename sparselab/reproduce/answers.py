@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sparselab.core.models import evaluating, to_device
+from sparselab.metrics import Metric, Top1, measure
+from sparselab.metrics.classification import correct, logits_of
 from sparselab.tasks import Task
-from sparselab.tasks.task import logits_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,18 +25,34 @@ class Answers:
     @property
     def right(self) -> Tensor:
         """Which examples have their highest logit at their label, bool."""
-        return self.logits.argmax(1) == self.labels
+        return correct(self.logits, self.labels)
 
     @property
     def top1(self) -> float:
         """Percent of the examples."""
-        return 100 * float(self.right.double().mean())
+        return self.score(Top1())
+
+    def score(self, metric: Metric) -> float:
+        """What ``metric`` makes of these answers: any that looks at logits and labels alone."""
+        return measure([metric], _Says(self.logits), [((None, self.labels), len(self.labels))])[metric.name]
 
     def divergence_from(self, reference: Answers) -> float:
         """Mean Kullback-Leibler divergence from the reference's class probabilities to these, in nats; 0 if they agree."""
         theirs = F.log_softmax(reference.logits.double(), 1)
         ours = F.log_softmax(self.logits.double(), 1)
         return float((theirs.exp() * (theirs - ours)).sum(1).mean())
+
+
+class _Says(nn.Module):
+    """A network that has answered already."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, inputs: None) -> Tensor:
+        """What it answered."""
+        return self.logits
 
 
 def answers(task: Task, model: nn.Module, *, batch_size: int = 250) -> Answers:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sparselab.ops.backend import resolve
+from sparselab.ops.backends import resolve
 from sparselab.permutation import search_permutation, warm_up
 from sparselab.reproduce.section import Settings
 from sparselab.reproduce.trials import run_trials

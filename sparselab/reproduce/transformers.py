@@ -9,13 +9,14 @@ import pandas as pd
 import torch
 from torch import nn
 
-from sparselab.core.models import evaluating, to_device
+from sparselab.core.models import to_device
+from sparselab.metrics.classification import predicted
 from sparselab.network.permuting import permute
 from sparselab.network.report import PermutationReport
+from sparselab.reproduce.answers import answers
 from sparselab.reproduce.section import Section, Settings, markdown_table
 from sparselab.reproduce.trials import run_trials
 from sparselab.tasks import Task, dense_baseline, get_task
-from sparselab.tasks.task import logits_of
 
 TITLE = "A transformer"
 CHANNELS = {None: "as trained", "auto": "permuted"}
@@ -50,7 +51,8 @@ class Comparison:
 @dataclass(frozen=True)
 class Agreement:
     """How far two networks agree on a task's evaluation data: ``top1`` of each, how many ``predictions`` differ, and the
-    largest difference of their logits beside the ``largest`` logit."""
+    largest difference of their logits beside the ``largest`` logit.
+    """
 
     top1: tuple[float, float]
     predictions: int
@@ -60,18 +62,13 @@ class Agreement:
 
 def agreement(task: Task, first: nn.Module, second: nn.Module, *, batch_size: int = 250) -> Agreement:
     """Both networks in evaluation mode, as they are, in their own dtype."""
-    right = [0, 0]
-    predictions, difference, largest = 0, 0.0, 0.0
-    with evaluating(first), evaluating(second), torch.no_grad():
-        for indices in torch.split(torch.arange(len(task.eval_data)), batch_size):
-            batch = to_device(task.eval_data[indices], next(first.parameters()).device)
-            (one, labels), (two, _) = logits_of(first, batch), logits_of(second, batch)
-            right = [count + int((found.argmax(1) == labels).sum()) for count, found in zip(right, (one, two))]
-            predictions += int((one.argmax(1) != two.argmax(1)).sum())
-            difference = max(difference, float((one.double() - two.double()).abs().max()))
-            largest = max(largest, float(one.abs().max()))
-    share = 100 / len(task.eval_data)
-    return Agreement((share * right[0], share * right[1]), predictions, difference, largest)
+    one, two = (answers(task, network, batch_size=batch_size) for network in (first, second))
+    return Agreement(
+        top1=(one.top1, two.top1),
+        predictions=int((predicted(one.logits) != predicted(two.logits)).sum()),
+        difference=float((one.logits.double() - two.logits.double()).abs().max()),
+        largest=float(one.logits.abs().max()),
+    )
 
 
 def run(settings: Settings) -> Section:

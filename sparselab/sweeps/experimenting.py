@@ -1,4 +1,4 @@
-"""``experiment``: a grid of trials becomes a frame, a row a trial, and nothing that finished is lost."""
+"""``experiment``: a grid of trials becomes a frame, one row per trial, and nothing that finished is lost."""
 
 from __future__ import annotations
 
@@ -39,16 +39,18 @@ def experiment(
     version: str | int | None = None,
     **inputs: Any,
 ) -> pd.DataFrame:
-    """Run every combination of ``inputs`` and hand back a frame, a row a trial.
+    """Run every combination of ``inputs`` and hand back a frame, one row per trial.
 
     ``task`` is a callable: it gets a ``Trial``, a frozen mapping of the inputs with attribute access, and returns a dict
-    of numbers and strings, which become columns. A value that is a ``DataFrame`` is a time series: see ``history``. Every
+    of numbers and strings, which become columns. A value that is a ``DataFrame`` is a time series: see ``history``; one that
+    is a ``sl.tasks.Quantity`` (or a tuple of them) says of a column which way is better, and is no column itself. Every
     list, range, generator or 1-d array among ``inputs`` is an axis; strings, tuples and scalars are one value.
     ``trials`` are explicit inputs, each combined with the axes; ``where(trial)`` chooses. Trials that are equal run once.
 
     The frame has ``task``, the inputs (``seed``, 0 unless given, among them), the metrics, ``seconds_total,
     peak_memory_mb, backend, device, threads, versions``, then ``state`` (``done`` or ``failed``), ``error``,
-    ``traceback`` and ``key``. ``attrs`` says how it was made and which column is what.
+    ``traceback`` and ``key``. ``attrs`` says how it was made, which column is what, and in ``quantities`` which way is
+    better; the first of them is the headline, which figures draw and the progress bar shows.
 
     A trial that raises is a row with ``state="failed"``. Each is seeded with its ``seed`` and runs on
     ``inputs["threads"]`` threads, else on as many as torch has here, so that the same seed gives the same row wherever
@@ -89,7 +91,7 @@ def experiment(
         opened.begin(sweep.key, made)
         interrupted = _run(sweep, opened, executor, resume=resume, retry_failed=retry_failed, progress=progress)
         attrs = {**made, "store": str(path.resolve()), "interrupted": interrupted}
-        return frame_of(opened.records(job.key for job in sweep.jobs), attrs)
+        return frame_of(opened.records(job.key for job in sweep.jobs), attrs, opened.quantities())
 
 
 @dataclass(frozen=True)

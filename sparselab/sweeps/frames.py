@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from sparselab.core.fingerprint import Cell
+from sparselab.metrics.metric import Quantity
 from sparselab.sweeps.store import Record, Series, Store
 
 _TEXTS = ("error", "traceback", "key")
@@ -25,11 +27,16 @@ def load(store: str | Path) -> pd.DataFrame:
     and ``ValueError`` for one that is not a store.
     """
     with Store(store, create=False) as opened:
-        return frame_of(opened.records(), {"store": str(Path(store).resolve()), "sweeps": opened.sweeps()})
+        attrs = {"store": str(Path(store).resolve()), "sweeps": opened.sweeps()}
+        return frame_of(opened.records(), attrs, opened.quantities())
 
 
-def frame_of(records: Iterable[Record], attrs: dict[str, Any]) -> pd.DataFrame:
+def frame_of(
+    records: Iterable[Record], attrs: dict[str, Any], quantities: Mapping[str, Sequence[Quantity]]
+) -> pd.DataFrame:
     """The frame of ``records``; ``attrs`` says how it was made, and gets the columns by what they are.
+
+    ``quantities`` are what each task says of what it measures: see ``shared``.
 
     Integers, floats and truth values have their own types (the nullable ones where a trial lacks the value), names are
     categoricals in the order in which they come, and an input that was ``None`` is a missing value.
@@ -47,8 +54,19 @@ def frame_of(records: Iterable[Record], attrs: dict[str, Any]) -> pd.DataFrame:
     columns["traceback"] = pd.Series([row.outcome.traceback for row in rows], dtype="str")
     columns["key"] = pd.Series([row.key for row in rows], dtype="str")
     frame = pd.DataFrame(columns)
-    frame.attrs |= {**attrs, "inputs": inputs, "metrics": metrics, "measured": measured}
+    said = shared([quantities.get(task, ()) for task in _names([row.task] for row in rows)])
+    frame.attrs |= {**attrs, "inputs": inputs, "metrics": metrics, "measured": measured, "quantities": said}
     return frame
+
+
+def shared(tasks: Sequence[Sequence[Quantity]]) -> list[dict[str, Any]]:
+    """What several tasks say of what they measure, as a frame's ``attrs`` keep it: ``name, label, higher_is_better``.
+
+    The headline comes first; nothing, where they have different ones, or none: no column is then what all are about.
+    """
+    if len({quantities[0] if quantities else None for quantities in tasks}) != 1:
+        return []
+    return [asdict(quantity) for quantity in {each.name: each for one in tasks for each in one}.values()]
 
 
 def _names(parts: Iterable[Any]) -> list[str]:
@@ -96,7 +114,7 @@ def history(frame: pd.DataFrame, store: str | Path | None = None) -> pd.DataFram
     joined = about.drop(columns=clash).merge(series, on="key", how="right")
     kept = [name for name in inputs if name not in clash]
     ordered = joined[[*kept, "key", "tracker", *placed, "quantity", "value"]]
-    ordered.attrs = {"store": str(where), "inputs": kept}
+    ordered.attrs = {"store": str(where), "inputs": kept, "quantities": frame.attrs.get("quantities", [])}
     return ordered
 
 

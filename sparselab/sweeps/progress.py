@@ -1,4 +1,4 @@
-"""A bar over the trials, with the best so far."""
+"""A progress bar over the trials, with the best headline so far."""
 
 from __future__ import annotations
 
@@ -8,20 +8,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from sparselab.metrics.metric import Quantity
 from sparselab.sweeps.store import Outcome
-
-_LESS_IS_BETTER = ("loss", "error", "seconds", "perplexity", "time")
-_MAIN = "finetuned_top1"
 
 
 @dataclass
 class Best:
-    """The best value so far of the metric that a sweep is about: the first number that its trials report.
+    """The best headline so far: the first quantity that the trials speak of and report.
 
-    Less is better for a metric named after a loss, an error or a time.
+    Where they do not say which way is better there is no best: then the last value of the first number is shown.
     """
 
-    name: str | None = None
+    shown: Quantity | None = None
     value: float = float("nan")
     failures: int = 0
 
@@ -29,19 +27,21 @@ class Best:
         """Take a finished trial into account."""
         self.failures += outcome.state == "failed"
         numbers = {k: float(v) for k, v in outcome.metrics.items() if isinstance(v, (int, float))}
-        if self.name is None and numbers:
-            self.name = _MAIN if _MAIN in numbers else next(iter(numbers))
-        value = numbers.get(self.name or "")
-        if value is not None and not math.isnan(value) and (math.isnan(self.value) or self._better(value)):
+        if self.shown is None:
+            said = [quantity for quantity in outcome.quantities if quantity.name in numbers]
+            self.shown = next(iter([*said, *map(Quantity, numbers)]), None)
+        if self.shown is None:
+            return
+        value = numbers.get(self.shown.name, math.nan)
+        if not math.isnan(value) and (math.isnan(self.value) or self.shown.better(value, than=self.value) is not False):
             self.value = value
 
-    def _better(self, value: float) -> bool:
-        less = any(word in (self.name or "").lower() for word in _LESS_IS_BETTER)
-        return value < self.value if less else value > self.value
-
     def __str__(self) -> str:
-        parts = [f"best {self.name} {self.value:.4g}"] if not math.isnan(self.value) else []
-        return ", ".join([*parts, *([f"{self.failures} failed"] if self.failures else [])])
+        parts = [f"{self.failures} failed"] if self.failures else []
+        if self.shown is not None and not math.isnan(self.value):
+            which = "last" if self.shown.higher_is_better is None else "best"
+            parts.insert(0, f"{which} {self.shown.name} {self.value:.4g}")
+        return ", ".join(parts)
 
 
 class Bar:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +19,14 @@ from sparselab.core.measures import efficacy
 from sparselab.core.models import to_device
 from sparselab.core.patterns import Pattern
 from sparselab.core.registry import unknown_name
+from sparselab.metrics import Quantity, describe
+from sparselab.metrics.metric import Batch, as_metrics
 from sparselab.permutation.strategy import STRATEGIES
 from sparselab.reports import magnitude_report
 from sparselab.saliency import FROM_ACTIVATIONS, ModelSaliency, check_name
 from sparselab.sweeps.trial import Trial
 from sparselab.tasks import TASKS, Task, activations, dense_baseline, evaluate, get_task, recalibrate, train
-from sparselab.tasks.task import Batch, Data
+from sparselab.tasks.task import Data
 from sparselab.trackers import MagnitudeTracker, MaskChurnTracker, Tracker
 from sparselab.trackers.accuracy import MetricsTracker
 from sparselab.training.schedules import SCHEDULES
@@ -86,7 +88,7 @@ class PruningRun:
         return [self.name, __version__, digest(about)]
 
     def __call__(self, trial: Trial) -> dict[str, Any]:
-        """Metrics: ``dense_top1, pruned_top1, finetuned_top1`` (percent; every metric of the task has these three),
+        """Every metric of the task in three phases, the headline first (``dense_top1, pruned_top1, finetuned_top1``),
         ``retained_percent`` of the magnitude of the pruned layers, ``efficacy`` of their permutation, ``density`` of their
         weights, ``sparse_layers``, and the seconds of each phase. ``pruned_*`` is measured after the first masks with batch
         norm re-estimated, before any fine-tuning. Time series: ``accuracy``, ``magnitude`` and ``mask_churn``.
@@ -96,18 +98,19 @@ class PruningRun:
             model, dense = dense_baseline(run.task, seed=trial.seed, device=_device(trial))
         sparsifier = run.prune(model)
         pruned = evaluate(run.task, model)
-        trackers = run.trackers(model, sparsifier)
+        trackers = run.trackers(model, sparsifier, tuple(dense))
         finetuned = run.finetune(model, sparsifier, trackers.values())
         phases = {"dense": dense, "pruned": pruned, "finetuned": finetuned}
         metrics = {
             f"{phase}_{name}": measured[name]
-            for name in sorted(dense, reverse=True)  # top1 before loss
+            for name in dense
             for phase, measured in phases.items()
             if name in measured
         }
         layers = {"sparse_layers": len(sparsifier.masks), "density": _density(sparsifier)} if sparsifier else {}
         frames = {name: tracker.frame for name, tracker in trackers.items() if len(tracker.frame)}
-        return {**metrics, **run.worth, **layers, **run.seconds, "device": str(_device(trial)), **frames}
+        said = _in_phases(describe(as_metrics(run.task.metrics), dense), reversed(phases))
+        return {**metrics, **run.worth, **layers, **run.seconds, "device": str(_device(trial)), **frames, "said": said}
 
 
 @dataclass(frozen=True)
@@ -180,20 +183,31 @@ class _Phases:
             )
         return evaluate(self.task, model)
 
-    def trackers(self, model: nn.Module, sparsifier: Sparsifier | None) -> dict[str, Tracker]:
-        """What to follow while fine-tuning: ``track_every`` steps, 0 for nothing, by default some ten times a run."""
+    def trackers(self, model: nn.Module, sparsifier: Sparsifier | None, measured: Sequence[str]) -> dict[str, Tracker]:
+        """What to follow while fine-tuning, the quantities ``measured`` of the task among it.
+
+        Every ``track_every`` steps, 0 for nothing, by default some ten times a run.
+        """
         every = self.trial.get("track_every", max(1, -(-_steps(self.task, self.trial) // _POINTS)))
         if every == 0:
             return {}
         some = dataclasses.replace(self.task, eval_data=_First(self.task.eval_data, _TRACKED_EXAMPLES))
-        columns = tuple(evaluate(dataclasses.replace(some, eval_data=_First(self.task.eval_data, 2)), model))
-        trackers: dict[str, Tracker] = {"accuracy": MetricsTracker(lambda: evaluate(some, model), columns, every)}
+        trackers: dict[str, Tracker] = {"accuracy": MetricsTracker(lambda: evaluate(some, model), measured, every)}
         if sparsifier is not None:
             trackers["magnitude"] = MagnitudeTracker(sparsifier, every)
             trackers["mask_churn"] = MaskChurnTracker(sparsifier)
         for tracker in trackers.values():
             tracker.record()
         return trackers
+
+
+def _in_phases(quantities: Sequence[Quantity], phases: Iterable[str]) -> tuple[Quantity, ...]:
+    """The columns of ``quantities`` in every one of ``phases``, and then themselves, as time series call them."""
+    columns = [(phase, each) for phase in phases for each in quantities]
+    named = (
+        dataclasses.replace(each, name=f"{phase}_{each.name}", label=f"{phase} {each.label}") for phase, each in columns
+    )
+    return (*named, *quantities)
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,6 +248,7 @@ def _parts(source: Source) -> Any:
     if not isinstance(source, Task):
         return source
     fields = {field.name: getattr(source, field.name) for field in dataclasses.fields(source)}
+    fields["metrics"] = [metric.identity() for metric in as_metrics(source.metrics)]
     data = {name: fields.pop(name) for name in ("train_data", "eval_data", "example_inputs")}
     sizes = len(data["train_data"]), len(data["eval_data"])
     return [fields, sizes, source.train_data[torch.arange(min(8, sizes[0]))]]

@@ -9,12 +9,13 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from sparselab.core.fingerprint import Cell
+from sparselab.metrics.metric import Quantity
 
 FORMAT = 1
 _APPLICATION = 0x4E4D5357  # marks the file as ours, where `file` and SQLite look for it
@@ -46,6 +47,10 @@ CREATE TABLE IF NOT EXISTS sweeps (
     number    INTEGER NOT NULL,
     made      TEXT NOT NULL      -- a JSON object: how the sweep was made
 );
+CREATE TABLE IF NOT EXISTS tasks (
+    task       TEXT PRIMARY KEY,
+    quantities TEXT NOT NULL     -- a JSON array: what its trials measure, the headline first
+);
 """
 
 
@@ -59,7 +64,10 @@ class Series:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a trial. ``measured`` holds what differs from run to run: seconds, memory, machine."""
+    """What became of a trial. ``measured`` holds what differs from run to run: seconds, memory, machine.
+
+    ``quantities`` is what the trial says of its metrics and series: which way is better, the headline first.
+    """
 
     state: str
     metrics: Mapping[str, Cell] = field(default_factory=dict)
@@ -67,6 +75,7 @@ class Outcome:
     error: str | None = None
     traceback: str | None = None
     histories: Mapping[str, Series] = field(default_factory=dict)
+    quantities: Sequence[Quantity] = ()
 
 
 @dataclass(frozen=True)
@@ -163,6 +172,9 @@ class Store:
         values = (record.task, *(json.dumps(dict(part)) for part in (record.inputs, outcome.metrics, outcome.measured)))
         row = (record.key, sweep, position, *values, outcome.state, outcome.error, outcome.traceback)
         with self._transaction():
+            if outcome.quantities:
+                said = json.dumps([asdict(quantity) for quantity in outcome.quantities])
+                self._connection.execute("INSERT OR REPLACE INTO tasks VALUES (?, ?)", (record.task, said))
             if replace:
                 self._connection.execute("DELETE FROM histories WHERE key = ?", (record.key,))
                 self._connection.execute("DELETE FROM trials WHERE key = ?", (record.key,))
@@ -201,6 +213,11 @@ class Store:
             )
             for tracker, columns, values in rows:
                 yield key, tracker, Series(json.loads(columns), json.loads(values))
+
+    def quantities(self) -> dict[str, list[Quantity]]:
+        """What the trials of each task measure, the headline first; tasks that did not say are missing."""
+        rows = self._connection.execute("SELECT task, quantities FROM tasks")
+        return {task: [Quantity(**each) for each in json.loads(said)] for task, said in rows}
 
     def sweeps(self) -> list[dict[str, Any]]:
         """How each sweep in the store was made, oldest first."""

@@ -19,7 +19,8 @@ import torch
 
 from sparselab._version import __version__
 from sparselab.core.fingerprint import Cell, cell, printable
-from sparselab.ops.backend import resolve
+from sparselab.metrics.metric import Quantity
+from sparselab.ops.backends import resolve
 from sparselab.sweeps.grid import RESERVED
 from sparselab.sweeps.memory import cuda_in_use, peak_memory_mb, reset_peak_memory
 from sparselab.sweeps.store import Outcome, Series
@@ -73,8 +74,7 @@ def run_trial(task: Task, inputs: Mapping[str, Any], threads: int) -> Outcome:
         try:
             with random_of_this_thread(), reproducible(inputs["seed"], inputs.get("threads", threads)):
                 measured["threads"] = torch.get_num_threads()
-                metrics, histories = _split(task(Trial(inputs)), inputs)
-            outcome = Outcome("done", metrics, histories=histories)
+                outcome = _outcome(task(Trial(inputs)), inputs)
         except (Exception, SystemExit) as error:
             outcome = failed(error)
         measured = {"seconds_total": time.perf_counter() - start, **peak_memory_mb(), **_machine(), **measured}
@@ -166,14 +166,25 @@ def _integer(name: str, value: object, low: int, high: int) -> int:
     raise ValueError(f"{name}={value!r} must be an integer from {low} to {high}")
 
 
-def _split(returned: object, inputs: Mapping[str, Any]) -> tuple[dict[str, Cell], dict[str, Series]]:
-    """The metrics among what a task returned, and the time series: the values that are frames."""
+def _outcome(returned: object, inputs: Mapping[str, Any]) -> Outcome:
+    """What a task returned, sorted by type: numbers and texts, time series (frames), and what it says of them."""
     if not isinstance(returned, Mapping):
         raise TypeError(f"a task returns a dict of metrics, got {returned!r:.200} ({type(returned).__name__})")
     frames = {name: value for name, value in returned.items() if isinstance(value, pd.DataFrame)}
-    metrics = {name: _metric(name, value, inputs) for name, value in returned.items() if name not in frames}
-    histories = {name: _series(frame) for name, frame in frames.items()}
-    return {name: value for name, value in metrics.items() if name not in inputs}, histories
+    said = {name: _quantities(value) for name, value in returned.items() if name not in frames}
+    metrics = {name: _metric(name, returned[name], inputs) for name, quantities in said.items() if not quantities}
+    return Outcome(
+        "done",
+        {name: value for name, value in metrics.items() if name not in inputs},
+        histories={name: _series(frame) for name, frame in frames.items()},
+        quantities=[quantity for quantities in said.values() for quantity in quantities],
+    )
+
+
+def _quantities(value: object) -> tuple[Quantity, ...]:
+    """A ``Quantity`` or several in a tuple; nothing for any other value."""
+    several = value if isinstance(value, tuple) else (value,)
+    return several if all(isinstance(each, Quantity) for each in several) else ()
 
 
 def _metric(name: object, value: object, inputs: Mapping[str, Any]) -> Cell:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sparselab.core.registry import Registry
+from sparselab.metrics import CrossEntropy, Mean, Means, Metric, Quantity, Top1, TopK
 from sparselab.tasks.baseline import dense_baseline, fresh_model
 from sparselab.tasks.efficientnet_lite import efficientnet_lite0
 from sparselab.tasks.loop import Trained, activations, evaluate, recalibrate, train
@@ -21,6 +22,7 @@ TASKS: Registry[Callable[[], Task]] = Registry(
         "imagenet_folder": "sparselab.tasks.imagenet_folder:ImagenetFolder",
         "sentiment": "sparselab.tasks.sentiment:Sentiment",
     },
+    group="sparselab.tasks",
 )
 
 
@@ -39,9 +41,16 @@ __all__ = [
     "OPTIMIZERS",
     "TASKS",
     "Collated",
+    "CrossEntropy",
     "LabelledPictures",
+    "Mean",
+    "Means",
+    "Metric",
+    "Quantity",
     "Recipe",
     "Task",
+    "Top1",
+    "TopK",
     "Trained",
     "activations",
     "dense_baseline",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sparselab.core.fingerprint import digest
 from sparselab.core.folders import cache_dir
+from sparselab.metrics.metric import Means, Metric, as_metrics
 from sparselab.tasks.loop import evaluate, train
 from sparselab.tasks.task import Task
 
@@ -61,30 +62,40 @@ def fresh_model(task: Task, seed: int = 0) -> nn.Module:
 
 def fingerprint(task: Task, model: nn.Module, seed: int = 0, steps: int | None = None, trained_on: str = "cpu") -> str:
     """A hash of what decides the result of training ``model``, a fresh network of ``task``, on a type of device."""
-    digest = hashlib.sha256()
-
-    def add(*parts: Any) -> None:
-        for part in parts:
-            if isinstance(part, Tensor):
-                digest.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-            elif isinstance(part, dict):
-                for key, value in sorted(part.items()):
-                    add(key, value)
-            elif isinstance(part, (tuple, list)):
-                add(*part)
-            else:
-                digest.update(repr(part).encode())
-
-    add("2", task.name, task.version, repr(task.recipe), seed, steps, torch.__version__, trained_on)
-    add(dict(model.state_dict()), len(task.train_data), len(task.eval_data))
-    add(task.train_data[torch.arange(min(8, len(task.train_data)))])
     forwards = {_code(getattr(kind, "forward", None)) for kind in map(type, model.modules())}
-    add(repr(model), sorted(forwards))  # what has no weights, such as an activation
-    add(_code(task.loss), _code(task.augment), _code(task.metrics))
-    return digest.hexdigest()[:16]
+    parts = [
+        *("2", task.name, task.version, repr(task.recipe), seed, steps, torch.__version__, trained_on),
+        *(dict(model.state_dict()), len(task.train_data), len(task.eval_data)),
+        task.train_data[torch.arange(min(8, len(task.train_data)))],
+        *(repr(model), sorted(forwards)),  # what has no weights, such as an activation
+        *(_code(task.loss), _code(task.augment), *(_code_of(metric) for metric in as_metrics(task.metrics))),
+    ]
+    hashed = hashlib.sha256()
+    for content in _contents(parts):
+        hashed.update(content)
+    return hashed.hexdigest()[:16]
 
 
-def _code(function: Callable[..., Any] | None) -> str:
+def _contents(part: Any) -> Iterator[bytes]:
+    """The bytes of everything in ``part``, tensors by their values, in an order that its contents decide."""
+    if isinstance(part, Tensor):
+        yield part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    elif isinstance(part, dict):
+        for item in sorted(part.items()):
+            yield from _contents(item)
+    elif isinstance(part, (tuple, list)):
+        for each in part:
+            yield from _contents(each)
+    else:
+        yield repr(part).encode()
+
+
+def _code_of(metric: Metric) -> str:
+    """What a metric computes: a function alone counts as itself."""
+    return _code(metric.function) if isinstance(metric, Means) else _code(metric.identity())
+
+
+def _code(function: Any) -> str:
     """The digest of a function; only the name of one that is bound to what has none."""
     try:
         return digest(function)

@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from sparselab.core.models import cuda_devices, evaluating, to_device
+from sparselab.metrics import measure
+from sparselab.metrics.metric import Batch, as_metrics
 from sparselab.saliency import ActivationNorms, collect_activations
 from sparselab.tasks.optimizers import OPTIMIZERS, learning_rate_factor
-from sparselab.tasks.task import Batch, Recipe, Task
+from sparselab.tasks.task import Recipe, Task
 from sparselab.trackers.tracker import Tracker
 from sparselab.training.batchnorm import recalibrate_batchnorm
 from sparselab.training.sparsifier import Sparsifier
@@ -202,19 +204,23 @@ class _Run:
 
 
 def evaluate(task: Task, model: nn.Module, *, batch_size: int = 250, progress: bool = False) -> dict[str, float]:
-    """The task's metrics on its evaluation data: means over the examples. The model's mode is as before afterwards."""
+    """The task's metrics on its evaluation data, the headline first. The model's mode is as before afterwards.
+
+    The network runs once on every batch, however many metrics look at its answer.
+    """
     device = next(model.parameters()).device
-    sums: dict[str, float] = {}
     total = len(task.eval_data)
     if not total:
         raise ValueError(f"task {task.name!r} has no examples to evaluate on")
     bar = tqdm(total=total, desc="evaluating", disable=not progress, leave=False)
-    with bar, evaluating(model), torch.no_grad():
+
+    def batches() -> Iterator[tuple[Batch, int]]:
         for indices in torch.split(torch.arange(total), batch_size):
-            for name, value in task.metrics(model, to_device(task.eval_data[indices], device)).items():
-                sums[name] = sums.get(name, 0.0) + value * len(indices)
+            yield to_device(task.eval_data[indices], device), len(indices)
             bar.update(len(indices))
-    return {name: value / total for name, value in sums.items()}
+
+    with bar, evaluating(model):
+        return measure(as_metrics(task.metrics), model, batches())
 
 
 def recalibrate(task: Task, model: nn.Module, *, batches: int = 20, seed: int = 0) -> None:

@@ -63,7 +63,9 @@ class AdamW:
 
 
 OPTIMIZERS: Registry[MakesOptimizer] = Registry(
-    "optimizer", {name.lower(): f"sparselab.tasks.optimizers:{name}" for name in ("Sgd", "Adam", "AdamW")}
+    "optimizer",
+    {name.lower(): f"sparselab.tasks.optimizers:{name}" for name in ("Sgd", "Adam", "AdamW")},
+    group="sparselab.optimizers",
 )
 
 LEARNING_RATES: Mapping[str, Callable[[float], float]] = {

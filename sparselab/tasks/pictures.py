@@ -14,10 +14,14 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from sparselab.core.folders import data_dir
+from sparselab.metrics import Top1, measure
 from sparselab.tasks.efficientnet_lite import PICTURE_SIZE, scale_pixels
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+BATCH = 50
+"""Pictures that are scaled at a time."""
 
 _NAME = re.compile(r"(\d{1,3})_n\d{8}\.jpe?g", re.IGNORECASE)
 
@@ -56,7 +60,7 @@ class LabelledPictures:
         labels = [int(file.name.split("_")[0]) for file in files]
         return cls(torch.stack(pixels), torch.tensor(labels))
 
-    def batches(self, size: int = 50) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, size: int = BATCH) -> Iterator[tuple[Tensor, Tensor]]:
         """``(inputs, labels)`` batches, scaled for the network one at a time."""
         for pixels, labels in zip(torch.split(self.pixels, size), torch.split(self.labels, size)):
             yield scale_pixels(pixels), labels
@@ -81,9 +85,7 @@ def _centre_square(image: Image) -> Tensor:
 def top1(model: nn.Module, pictures: LabelledPictures, *, progress: bool = False) -> float:
     """Percent of pictures whose highest logit is their label. The model should be in evaluation mode."""
     device = next(model.parameters()).device
-    right = 0
-    with torch.no_grad(), tqdm(total=len(pictures), desc="top-1", disable=not progress, leave=False) as bar:
-        for inputs, labels in pictures.batches():
-            right += int((model(inputs.to(device)).argmax(1).cpu() == labels).sum())
-            bar.update(len(labels))
-    return 100 * right / len(pictures)
+    bar = tqdm(pictures.batches(), desc="top-1", total=-(-len(pictures) // BATCH), disable=not progress, leave=False)
+    batches = (((inputs.to(device), labels.to(device)), len(labels)) for inputs, labels in bar)
+    (percent,) = measure([Top1()], model, batches).values()
+    return percent

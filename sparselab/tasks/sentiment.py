@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from sparselab.core.folders import data_dir
-from sparselab.tasks.task import Batch, Recipe, Task
+from sparselab.metrics.metric import Batch
+from sparselab.tasks.task import Recipe, Task
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,18 +1,19 @@
-"""What a task is: a network, data, a loss, measures and a recipe. One frozen dataclass that fits in a cell."""
+"""What a task is: a network, data, a loss, metrics and a recipe. One frozen dataclass that fits in a cell."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset, default_collate
 
-Batch: TypeAlias = Any
-"""What ``loss`` and ``metrics`` take beside the model: for the built-in tasks ``(inputs, labels)``, or a dict."""
+from sparselab.metrics import Metric, measure
+from sparselab.metrics.classification import CLASSIFICATION, logits_of
+from sparselab.metrics.metric import Batch, Metrics, as_metrics
 
 
 class Data(Protocol):
@@ -65,15 +66,6 @@ class Recipe:
         return round(self.epochs * -(-examples // self.batch_size))
 
 
-def logits_of(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """``(logits, labels)`` of ``(inputs, labels)``, or of a dict with ``labels`` (Hugging Face models)."""
-    if isinstance(batch, Mapping):
-        inputs = {key: value for key, value in batch.items() if key != "labels"}
-        return model(**inputs).logits, batch["labels"]
-    inputs, labels = batch
-    return model(inputs), labels
-
-
 def classification_loss(model: nn.Module, batch: Batch) -> Tensor:
     """Mean cross-entropy."""
     logits, labels = logits_of(model, batch)
@@ -81,10 +73,8 @@ def classification_loss(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def classification_metrics(model: nn.Module, batch: Batch) -> dict[str, float]:
-    """``top1`` in percent and ``loss``, means over the batch."""
-    logits, labels = logits_of(model, batch)
-    right = (logits.argmax(1) == labels).double().mean()
-    return {"top1": 100 * float(right), "loss": float(F.cross_entropy(logits.detach().double(), labels))}
+    """``CLASSIFICATION`` over one batch."""
+    return measure(CLASSIFICATION, model, [(batch, 1)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,16 +82,18 @@ class Task:
     """A network to make sparse, and all that it takes to train and to judge it.
 
     ``model()`` makes a fresh network (seeded by the caller), ``loss(model, batch)`` a scalar tensor,
-    ``metrics(model, batch)`` means over the batch by name; ``top1`` (percent) is what tables and sweeps look for.
+    ``metrics`` say how good it is; the first is the headline, which tables, sweeps and figures are about. Beside metrics
+    (one or several) a function ``(model, batch) -> {name: mean over the batch}`` will do (``Means``).
     ``augment(batch, generator)``, where given, changes training batches. ``recipe`` trains the dense network, ``finetuning``
     the pruned one (``None``: the same recipe again, as ASP's authors advise). ``include`` are the layers to prune (names,
-    ``*`` allowed; ``None``: all that fit). Change ``version`` when a change should make cached baselines anew.
+    ``*`` allowed; ``None``: all that fit). Change ``version`` when a change should make cached baselines anew. Raises
+    ``ValueError`` for ``metrics`` that are none, or two of one name.
 
     >>> from torch.utils.data import TensorDataset
     >>> data = TensorDataset(torch.randn(8, 16), torch.randint(4, (8,)))
     >>> task = Task("mine", lambda: nn.Linear(16, 4), data, data, example_inputs=torch.randn(1, 16))
-    >>> task.finetuning_recipe == Recipe()
-    True
+    >>> task.headline.name, task.headline.higher_is_better, task.finetuning_recipe == Recipe()
+    ('top1', True, True)
     """
 
     name: str
@@ -109,13 +101,21 @@ class Task:
     train_data: Data
     eval_data: Data
     loss: Callable[[nn.Module, Batch], Tensor] = classification_loss
-    metrics: Callable[[nn.Module, Batch], Mapping[str, float]] = classification_metrics
+    metrics: Metrics = CLASSIFICATION
     example_inputs: Any = None
     recipe: Recipe = Recipe()
     finetuning: Recipe | None = None
     augment: Callable[[Batch, torch.Generator], Batch] | None = None
     include: tuple[str, ...] | None = None
     version: str = "1"
+
+    def __post_init__(self) -> None:
+        as_metrics(self.metrics)
+
+    @property
+    def headline(self) -> Metric:
+        """The metric that the task is about: the first."""
+        return as_metrics(self.metrics)[0]
 
     @property
     def finetuning_recipe(self) -> Recipe:

@@ -1,4 +1,4 @@
-"""Accuracy on held-out batches while training."""
+"""How good the model is on held-out batches while it trains."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from sparselab.metrics import CrossEntropy, Top1, TopK, measure
 from sparselab.trackers.tracker import Tracker, as_in_evaluation
 
 
@@ -30,29 +30,15 @@ class AccuracyTracker(Tracker):
         if k < 2:
             raise ValueError(f"AccuracyTracker(k={k}): top-1 is always there; k must be at least 2")
         self.model, self.batches, self.k = model, batches, k
-        self.columns = ("top1", f"top{k}", "loss")
+        self.metrics = (Top1(), TopK(k), CrossEntropy())
+        self.columns = tuple(metric.name for metric in self.metrics)
 
     def observe(self) -> Iterator[Mapping[str, Any]]:
-        """One pass over the batches."""
-        examples = first = among = 0
-        loss = 0.0
+        """One pass over the batches. Raises ``ValueError`` where they are used up."""
         device = next(self.model.parameters()).device
+        batches = (((x.to(device), labels.to(device)), len(labels)) for x, labels in self.batches)
         with as_in_evaluation(self.model):
-            for inputs, labels in self.batches:
-                logits, labels = self.model(inputs.to(device)), labels.to(device)
-                best = logits.topk(min(self.k, logits.shape[1]), dim=1).indices
-                hits = best == labels[:, None]
-                first += int(hits[:, 0].sum())
-                among += int(hits.sum())
-                loss += float(F.cross_entropy(logits.double(), labels, reduction="sum"))
-                examples += len(labels)
-        if not examples:
-            raise ValueError("AccuracyTracker has no batches to measure on: the iterable was empty (used up?)")
-        yield {
-            "top1": 100 * first / examples,
-            f"top{self.k}": 100 * among / examples,
-            "loss": loss / examples,
-        }
+            yield measure(self.metrics, self.model, batches)
 
 
 class MetricsTracker(Tracker):

@@ -33,17 +33,17 @@ class PermutationTracker(Tracker):
         seed: int = 0,
     ) -> None:
         super().__init__(every)
-        pattern = sparsifier.weights.pattern
-        if pattern is None or pattern.n is None:
+        calculator = sparsifier.weights.choice.calculator
+        if calculator is None or calculator.nm is None:
             raise ValueError("PermutationTracker needs a Sparsifier with an N:M pattern such as '2:4'")
         self.sparsifier, self.strategy, self.seed = sparsifier, STRATEGIES.resolve(strategy), seed
-        self.pattern = f"{pattern.n}:{pattern.m}"
+        self.pattern = "{}:{}".format(*calculator.nm)
 
     def observe(self) -> Iterator[Mapping[str, Any]]:
         """A search a layer."""
         weights = self.sparsifier.weights
         for layer in weights.layers:
-            saliency = scores(weights.dense(layer), for_layer(weights.saliency, layer.name))
+            saliency = scores(weights.dense(layer), for_layer(weights.choice.orders_by, layer.name))
             matrix = to_matrix(saliency, layer.channel_dim)
             result = search_permutation(matrix, self.pattern, strategy=self.strategy, seed=self.seed)
             yield {

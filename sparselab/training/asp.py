@@ -217,8 +217,8 @@ class ASP:
     @classmethod
     def _inputs(cls, sparsifier: Sparsifier, example_inputs: Any) -> Any:
         """Given, seen or guessed, in this order; ``None``, after a warning, when there are none."""
-        pattern = sparsifier.weights.pattern
-        if pattern is None or pattern.n is None:
+        calculator = sparsifier.weights.choice.calculator
+        if calculator is None or calculator.searched_as is None:
             _log.debug("channels are not permuted: the mask calculator has no groups of M to fill")
             return None
         seen = cls._watcher.seen if cls._watcher is not None else None

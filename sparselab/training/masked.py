@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
-from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparselab import saliency as saliency_module
 from sparselab.core import measures
 from sparselab.core.layers import LayerWeight
-from sparselab.core.patterns import Pattern
-from sparselab.masks import MaskCalculator, calculator, create_mask
+from sparselab.masks import MaskCalculator
 from sparselab.network.plan import Plan
-from sparselab.saliency import ModelSaliency
-from sparselab.training.permuted import moved_saliency
-from sparselab.training.selection import AnyPattern
+from sparselab.pruners import Pruned
+from sparselab.training.choice import Choice
 
 
 class MaskState(Enum):
@@ -52,15 +47,12 @@ class MaskedWeights:
     def __init__(
         self,
         layers: Sequence[LayerWeight],
-        pattern: AnyPattern,
-        saliency: ModelSaliency,
+        choice: Choice,
         keep_pruned: bool,
         before_first: Callable[[], None],
     ) -> None:
         self.layers = list(layers)
-        self.pattern = Pattern.parse(pattern) if isinstance(pattern, (str, Pattern)) else None
-        self._calculate = calculator(pattern) if isinstance(pattern, (str, Pattern, MaskCalculator)) else pattern
-        self.saliency = self._dense_saliency = saliency
+        self.choice = self._dense_choice = choice
         self.keep_pruned = keep_pruned
         self.state = MaskState.DENSE
         self.generation = 0
@@ -113,22 +105,21 @@ class MaskedWeights:
 
     # ------------------------------------------------------------------------------------------ what a schedule can do
 
-    def compute(self, keep: int | None = None, *, vanish: bool = True) -> None:
+    def compute(self, stage: MaskCalculator | None = None, *, vanish: bool = True) -> None:
         """New masks from the weights as they are, kept pruned values returned first; then prune by them.
 
-        ``keep`` is the N of this moment, where it is not the pattern's own. With ``vanish=False``
-        the masks are set but the weights stay, for ``apply(fade)`` to take. All masks are computed
-        before anything changes, and a failure or interruption while they are put in place puts back
-        what was there. ``RuntimeError`` after ``remove``.
+        ``stage`` is the calculator of this moment, where it is not the final one. With
+        ``vanish=False`` the masks are set but the weights stay, for ``apply(fade)`` to take. All
+        masks are computed before anything changes, and a failure or interruption while they are put
+        in place puts back what was there. ``RuntimeError`` after ``remove``.
         """
         self.require_buffers()
         # Masks that a checkpoint brought belong to weights that are where they should be.
         if self.state is MaskState.DENSE and not self.any_masked():
             self._before_first()
-        calculate = self._calculate if keep is None else self._keeping(keep)
         weights = [self.dense(layer) for layer in self.layers]
-        masks = [self.new_mask(layer, weight, calculate) for layer, weight in zip(self.layers, weights)]
-        self._put(weights, masks, vanish)
+        pruned = [self.choice(layer, weight, stage) for layer, weight in zip(self.layers, weights)]
+        self._put(weights, pruned, vanish)
 
     def unmask(self) -> None:
         """Turn masks off (all ones): kept pruned values come back, others start again from zero.
@@ -231,11 +222,11 @@ class MaskedWeights:
                 self.apply()
 
     def follow(self, plan: Plan) -> None:
-        """``plan`` has moved the dense weights: scores and norms that the user gave move likewise.
+        """``plan`` has moved the dense weights: scores and statistics move likewise.
 
         It is everything that has moved them since the Sparsifier was made.
         """
-        self.saliency = moved_saliency(self._dense_saliency, self.layers, plan)
+        self.choice = self._dense_choice.moved(self.layers, plan)
         self.plan = plan
 
     def state_dict(self) -> dict[str, Any]:
@@ -303,40 +294,22 @@ class MaskedWeights:
                 tensor.copy_(old)
             raise
 
-    def _put(self, weights: Sequence[Tensor], masks: Sequence[Tensor], vanish: bool) -> None:
-        """Put dense ``weights`` and their ``masks`` in place: all or, on any failure, none."""
-        shares = {layer.name: _share(weight, mask) for layer, weight, mask in zip(self.layers, weights, masks)}
+    def _put(self, weights: Sequence[Tensor], pruned: Sequence[Pruned], vanish: bool) -> None:
+        """Put what was decided for the dense ``weights`` in place: all or, on any failure, none."""
+        decided = list(zip(self.layers, weights, pruned))
+        shares = {layer.name: _share(weight, found.mask) for layer, weight, found in decided}
         with torch.no_grad(), self._all_or_nothing():
-            for layer, weight, mask in zip(self.layers, weights, masks):
+            for layer, weight, found in decided:
                 if self.keep_pruned:
-                    getattr(layer.module, pruned_buffer(layer)).copy_(torch.where(mask, 0, weight))
-                _mask(layer).copy_(mask)
-                layer.weight.copy_(torch.where(mask, weight, 0) if vanish else weight)
+                    getattr(layer.module, pruned_buffer(layer)).copy_(torch.where(found.mask, 0, weight))
+                _mask(layer).copy_(found.mask)
+                layer.weight.copy_(found.weight if vanish else torch.where(found.mask, found.weight, weight))
         self.shares, self.state = shares, MaskState.PRUNED if vanish else MaskState.FADING
         self.generation += 1
 
-    def _keeping(self, keep: int) -> MaskCalculator:
-        if self.pattern is None or self.pattern.m is None:
-            raise ValueError(f"keeping {keep} of every M needs an N:M pattern such as '2:4', got {self._calculate!r}")
-        density = float(Fraction(keep, self.pattern.m))
-        return calculator(dataclasses.replace(self.pattern, n=keep, density=density))
-
-    def new_mask(self, layer: LayerWeight, weight: Tensor, calculate: object = None) -> Tensor:
+    def new_mask(self, layer: LayerWeight, weight: Tensor) -> Tensor:
         """The mask that ``weight`` would get as the weight of ``layer``; nothing is changed."""
-        calculate = self._calculate if calculate is None else calculate
-        if not isinstance(calculate, MaskCalculator):
-            assert callable(calculate)
-            mask = calculate(weight)
-            if not isinstance(mask, Tensor) or mask.shape != weight.shape:
-                raise ValueError(
-                    f"layer {layer.name!r}: the mask function must return a tensor of shape {tuple(weight.shape)}"
-                )
-            return mask.to(weight.device).bool()
-        criterion = saliency_module.for_layer(self.saliency, layer.name)
-        try:
-            return create_mask(weight, calculate, channel_dim=layer.channel_dim, saliency=criterion)
-        except ValueError as error:
-            raise ValueError(f"layer {layer.name!r}: {error}") from error
+        return self.choice(layer, weight).mask
 
 
 def _state_of_older(state: Mapping[str, Any]) -> MaskState:

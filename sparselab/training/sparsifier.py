@@ -11,15 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparselab import saliency as saliency_module
 from sparselab.core.layers import Names, is_wrapped, layer_weights
 from sparselab.core.models import unwrap
-from sparselab.core.patterns import Pattern
+from sparselab.masks import AnyPattern
 from sparselab.permutation.strategy import Strategy
+from sparselab.pruners import Pruner
 from sparselab.saliency import ModelSaliency
+from sparselab.training.choice import Choice, Statistics
 from sparselab.training.masked import MaskedWeights, MaskState, mask_buffer, pruned_buffer
 from sparselab.training.schedules import SCHEDULES, Schedule
-from sparselab.training.selection import AnyPattern, Selection
+from sparselab.training.selection import Selection
 from sparselab.training.step_hooks import StepHooks
 
 if TYPE_CHECKING:
@@ -39,7 +40,9 @@ class Sparsifier:
 
     ``model`` may be wrapped (``torch.compile``, ``DistributedDataParallel``). ``pattern`` is a pattern, a mask calculator
     or a function ``weight -> mask``. ``include`` and ``exclude`` are names of weights or modules, ``*`` and ``?`` allowed.
-    ``saliency`` is a name, a callable, a tensor, or a mapping from weight name to any of these. ``rule`` is an eligibility
+    ``saliency`` is a name, a callable, a tensor, or a mapping from weight name to any of these. In place of it
+    ``pruner`` (a name with options, or an object) chooses masks and may change the weights that stay; the
+    ``statistics`` that either needs are what ``sl.statistics.collect`` returns. ``rule`` is an eligibility
     rule (``"divisible"``, ``"asp"``), ``layer_types`` the module types to prune, ``custom`` further types with the names
     of their weights.
 
@@ -65,9 +68,11 @@ class Sparsifier:
     def __init__(
         self,
         model: nn.Module,
-        pattern: AnyPattern = "2:4",
+        pattern: AnyPattern | Callable[[Tensor], Tensor] = "2:4",
         *,
         saliency: ModelSaliency = "magnitude",
+        pruner: str | Pruner | None = None,
+        statistics: Statistics | None = None,
         include: Iterable[str] | None = None,
         exclude: Iterable[str] | None = None,
         schedule: str | Schedule = "one_shot",
@@ -80,20 +85,19 @@ class Sparsifier:
     ) -> None:
         self.model = unwrap(model)
         self.schedule = SCHEDULES.resolve(schedule)
-        if isinstance(saliency, str):
-            saliency_module.scores(torch.empty(0), saliency)  # refuses a name that is none, or needs data
+        choice = Choice.of(pattern, saliency, pruner, statistics)
+        self.schedule.check(choice.calculator)
         self.permutation = _strategy(permutation)
         self.example_inputs = example_inputs
         self.permutation_report: PermutationReport | None = None
         self.step: int | None = None
         types = None if layer_types is None else tuple(layer_types)
         self._choose = Selection(Names.of(include, exclude), types, custom, rule)
-        chosen = self._choose(self.model, pattern)
+        chosen = self._choose(self.model, choice.calculator)
         self._reasons = {name: reason for name, (_, reason) in chosen.items()}
         layers = [layer for layer, reason in chosen.values() if reason is None]
         keep_pruned = keep_pruned or self.schedule.keep_pruned
-        self.weights = MaskedWeights(layers, pattern, saliency, keep_pruned, before_first=self._permute)
-        self.schedule.check(self.weights.pattern)
+        self.weights = MaskedWeights(layers, choice, keep_pruned, before_first=self._permute)
         self.weights.add_buffers()
         self._hooks = StepHooks(self._after_step, self._before_step, first=True)
 
@@ -143,9 +147,8 @@ class Sparsifier:
 
     def describe(self) -> dict[str, Any]:
         """What makes this run another than one with the same recipe: pattern, schedule and layers, as plain text."""
-        pattern = self.weights.pattern
         return {
-            "pattern": "a function" if pattern is None else str(pattern),
+            "pattern": str(self.weights.choice),
             "schedule": repr(self.schedule),
             "layers": sorted(self.masks),
         }
@@ -283,13 +286,13 @@ class Sparsifier:
 
     def _permute(self) -> None:
         """Permute the channels of the dense model, if there is something to trace it with."""
-        pattern = self.weights.pattern
+        choice = self.weights.choice
         if len(self.weights.plan):  # permuted before, by a call whose masks could not be computed
             return
-        if self.permutation is None or self.example_inputs is None or pattern is None or pattern.n is None:
+        pattern = None if choice.calculator is None else choice.calculator.searched_as
+        if self.permutation is None or self.example_inputs is None or pattern is None:
             return
         from sparselab.network.permuting import permute
-        from sparselab.network.searching import searchable
 
         known = {layer.name for layer in layer_weights(self.model)}
         layers = [layer for layer in self.weights.layers if layer.name in known]
@@ -299,9 +302,9 @@ class Sparsifier:
             self.permutation_report = permute(
                 self.model,
                 self.example_inputs,
-                pattern if searchable(pattern) else Pattern.nm(*pattern.require_nm("permutation")),  # which helps too
+                pattern,
                 strategy=self.permutation,
-                saliency=self.weights.saliency,
+                saliency=choice.orders_by,
                 optimizer=self.optimizers,
                 include=[layer.name for layer in layers],
             )

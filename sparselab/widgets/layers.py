@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sparselab import saliency as saliency_module
-from sparselab.core.layers import LayerWeight, layer_weights, why_not
+from sparselab.core.layers import LayerWeight, layer_weights
 from sparselab.core.patterns import Pattern
 from sparselab.core.weight_matrix import to_matrix
 from sparselab.masks import create_mask
+from sparselab.masks.eligibility import why_not
 from sparselab.saliency import ModelSaliency
 
 PATTERNS = (

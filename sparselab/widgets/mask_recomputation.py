@@ -23,9 +23,9 @@ from sparselab.widgets.working import WorkingPanel, state_of
 
 
 class MaskRecomputation(WorkingPanel):
-    """Fine-tune the same dense network under two or three schedules; see accuracy, loss, what masks retain and how many flip.
+    """Fine-tune the same dense network under two or three schedules; see how good it is, what masks retain, how many flip.
 
-    ``task`` is a name (``"digits"``) or a ``Task`` whose metrics have ``top1`` and ``loss``. State: ``schedules`` (one to
+    ``task`` is a name (``"digits"``) or a ``Task``; its first two metrics are drawn. State: ``schedules`` (one to
     four, as in ``Sparsifier(schedule=...)``), ``pattern``, ``steps``, ``seed``. ``run()`` starts in a thread, ``stop()``
     ends it and keeps what was seen, ``wait()`` waits. ``frame`` is ``run, step, quantity, value``, ``figure`` its picture.
     The dense network is trained first where it is not kept already (``dense_baseline``), or is ``dense``.
@@ -79,11 +79,11 @@ class MaskRecomputation(WorkingPanel):
     @property
     def frame(self) -> pd.DataFrame:
         """``run, step, quantity, value`` so far."""
-        return logic.curves(list(self._runs))
+        return logic.curves(list(self._runs), self.task)
 
     @property
     def figure(self) -> Figure:
-        """Accuracy, loss, retained magnitude and flips over the steps, a line a run."""
+        """The task's metrics, retained magnitude and flips over the steps, one line per run."""
         return matrices.training_curves(self.frame)
 
     def run(self) -> None:
@@ -136,11 +136,10 @@ class MaskRecomputation(WorkingPanel):
             self._status.value = f"{state}: {doing}, {job.seconds:.1f} s."
             return
         frame = self.frame
-        last = frame[frame["quantity"] == "top1"].groupby("run", sort=False)["value"].last()
-        reached = ", ".join(f"{name} {value:.1f} %" for name, value in last.items())
+        label, reached = logic.reached(frame)
         self._status.value = (
             f"{state}: run {len(runs)} of {len(self.schedules)}, step {runs[-1].steps} of {self.steps}, "
-            f"{job.seconds:.1f} s. Top-1: {html.escape(reached or 'not measured yet')}."
+            f"{job.seconds:.1f} s. {html.escape(f'{label}: {reached}')}."
         )
         if len(frame):
             self._picture.show(self.figure, f"Training under several schedules: {reached}")

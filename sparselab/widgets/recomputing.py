@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pandas as pd
 from torch import nn
 
-from sparselab.core.patterns import Pattern
+from sparselab.masks import calculator
+from sparselab.metrics import Quantity, describe
+from sparselab.metrics.metric import as_metrics
 from sparselab.tasks import Task, evaluate, train
 from sparselab.trackers import MagnitudeTracker, MaskChurnTracker, Tracker
 from sparselab.training.schedules import SCHEDULES
@@ -37,16 +39,15 @@ class Run:
 class Watch(Tracker):
     """Measures the task every ``every`` steps, and calls ``check`` at each step, which may end the run."""
 
-    columns = ("top1", "loss")
-
     def __init__(self, task: Task, model: nn.Module, run: Run, check: Check, every: int) -> None:
         super().__init__(every)
         self.task, self.model, self.run, self.check = task, model, run, check
 
     def observe(self) -> Iterator[Mapping[str, Any]]:
-        """Accuracy and loss on the held-out data."""
-        metrics = evaluate(self.task, self.model)
-        yield {name: metrics[name] for name in self.columns if name in metrics}
+        """The task's metrics on its held-out data."""
+        measured = evaluate(self.task, self.model)
+        self.columns = tuple(measured)
+        yield measured
 
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         self.check()
@@ -61,7 +62,7 @@ def require_schedules(schedules: Sequence[str], pattern: str) -> None:
     if len(set(schedules)) < len(schedules):
         raise ValueError("two of the schedules are the same: a run is compared with another")
     for schedule in schedules:
-        SCHEDULES.resolve(schedule).check(Pattern.parse(pattern))
+        SCHEDULES.resolve(schedule).check(calculator(pattern))
 
 
 def train_run(
@@ -89,10 +90,10 @@ def train_run(
     )
 
 
-def curves(runs: Sequence[Run]) -> pd.DataFrame:
-    """``run, step, quantity, value`` of every run so far: ``top1, loss``; over all layers ``retained_percent`` (of the
-    magnitude, by the mask of the moment), ``fresh_percent`` (by masks computed then) and ``flipped_percent`` (of all mask
-    entries, at each recomputation).
+def curves(runs: Sequence[Run], task: Task) -> pd.DataFrame:
+    """``run, step, quantity, value`` of every run so far: the metrics of ``task``; over all layers ``retained_percent``
+    (of the magnitude, by the mask of the moment), ``fresh_percent`` (by masks computed then) and ``flipped_percent`` (of all
+    mask entries, at each recomputation). ``attrs["quantities"]`` are the metrics, the headline first.
     """
     parts = [pd.DataFrame(columns=list(COLUMNS))]
     for run in runs:
@@ -100,7 +101,20 @@ def curves(runs: Sequence[Run]) -> pd.DataFrame:
             if name in run.trackers and run.trackers[name].rows:
                 part = summarise(run.trackers[name].frame).melt("step", var_name="quantity")
                 parts.append(part.assign(run=run.schedule)[list(COLUMNS)])
-    return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+    frame = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+    measured = dict.fromkeys(name for run in runs if "task" in run.trackers for name in run.trackers["task"].columns)
+    frame.attrs["quantities"] = [asdict(each) for each in describe(as_metrics(task.metrics), measured)]
+    return frame
+
+
+def reached(frame: pd.DataFrame) -> tuple[str, str]:
+    """What the headline is called, and its last value in every run of ``curves``, in words."""
+    said = frame.attrs["quantities"]
+    if not said:
+        return "Metrics", "not measured yet"
+    headline = Quantity(**said[0])
+    last = frame[frame["quantity"] == headline.name].groupby("run", sort=False)["value"].last()
+    return headline.label, ", ".join(f"{run} {value:.4g}" for run, value in last.items())
 
 
 def _of_task(frame: pd.DataFrame) -> pd.DataFrame:

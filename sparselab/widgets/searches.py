@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from sparselab import saliency as saliency_module
 from sparselab.core import measures
-from sparselab.core.layers import layer_weights, why_not
+from sparselab.core.layers import layer_weights
 from sparselab.core.patterns import Pattern
 from sparselab.core.weight_matrix import to_matrix
 from sparselab.masks import create_mask
+from sparselab.masks.eligibility import why_not
 from sparselab.network.named_axes import NetworkAxes
 from sparselab.network.plan import Plan
 from sparselab.permutation import SearchProblem, SearchResult, search_permutation
@@ -146,7 +147,8 @@ def run_search(
 ) -> None:
     """Search the order of ``matrix`` by ``trace.strategy``, writing into ``trace`` as it goes.
 
-    ``check`` is called at every candidate; what it raises to end the search (a ``KeyboardInterrupt``) leaves the best
+    Its points never fall. What is heard on the way is a float32 sum, rounded down; the result's history, which is
+    counted to the end, takes its place. ``check`` is called at every candidate; what it raises to end the search (a ``KeyboardInterrupt``) leaves the best
     order so far as the result.
     """
     baseline, ideal = matrix.problem.retained(None, pattern), matrix.problem.ideal(pattern)
@@ -157,10 +159,12 @@ def run_search(
             trace.points.append((at, value))
         check()
 
-    trace.result = search_permutation(
+    result = search_permutation(
         matrix.problem, pattern, strategy=trace.strategy, seed=seed, time_limit=seconds, callback=heard
     )
-    trace.points.append((max(trace.result.seconds, trace.points[-1][0]), trace.result.efficacy))
+    improved = [(at, measures.efficacy(kept, result.baseline, result.ideal)) for at, kept in result.history[1:]]
+    trace.points = [*trace.points[:1], *improved, (result.seconds, result.efficacy)]
+    trace.result = result
 
 
 def traces_frame(traces: Sequence[Trace]) -> pd.DataFrame:

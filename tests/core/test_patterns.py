@@ -49,11 +49,6 @@ def test_v_must_be_positive():
         Pattern.parse("0:2:8")
 
 
-def test_how_many_outputs_a_block_spans():
-    spans = {"2:4": 1, "m8n4_2d_fast": 8, "64:2:8": 64, "row,0.5": 1}
-    assert {text: Pattern.parse(text).block_rows for text in spans} == spans
-
-
 def test_densities():
     with pytest.raises(ValueError, match=r"density 1.5 must lie between 0 and 1"):
         Pattern.parse("unstructured,1.5")

@@ -1,4 +1,5 @@
 import dataclasses
+import importlib.metadata
 
 import pytest
 
@@ -59,3 +60,54 @@ def test_registry():
     assert registry.resolve(thing := object()) is thing
     with pytest.raises(ValueError, match=r"unknown thing 'dates'; valid: date, fraction. Did you mean 'date'?"):
         registry.get("dates")
+
+
+def test_names_can_be_added():
+    registry = Registry("thing", {"fraction": "fractions:Fraction"}, aliases={"day": "date"})
+    registry.register("mine", Recompute)
+    registry.register("later", "datetime:date")
+    assert registry.resolve("mine,7") == Recompute(7)
+    assert registry.get("later") is __import__("datetime").date
+    assert registry.names() == ["fraction", "later", "mine"]
+    assert "mine" in registry
+    assert "other" not in registry
+    registry.register("mine", Recompute)  # a cell that is run again
+    for name, message in (("fraction", "names the thing fractions:Fraction already"), ("day", "names the thing date")):
+        with pytest.raises(ValueError, match=message):
+            registry.register(name, Recompute)
+    for name in ("a,b", "a b", "a=b", ""):
+        with pytest.raises(ValueError, match="cannot name a thing: use letters, digits and _"):
+            registry.register(name, Recompute)
+
+
+def announced(monkeypatch, *points):
+    points = [importlib.metadata.EntryPoint(name, value, "sparselab.things") for name, value in points]
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points if group == "sparselab.things" else [])
+
+
+def test_installed_packages_add_names(monkeypatch):
+    announced(monkeypatch, ("when", "datetime:date"))
+    registry = Registry("thing", {"fraction": "fractions:Fraction"}, group="sparselab.things")
+    assert registry.names() == ["fraction", "when"]
+    assert registry.get("when") is __import__("datetime").date
+    with pytest.raises(ValueError, match=r"unknown thing 'whn'; valid: fraction, when. Did you mean 'when'"):
+        registry.get("whn")
+    with pytest.raises(ValueError, match="names the thing datetime:date already"):
+        registry.register("when", Recompute)
+
+
+def test_a_package_cannot_take_a_name_that_is_taken(monkeypatch):
+    announced(monkeypatch, ("fraction", "datetime:date"), ("new", "datetime:date"), ("new", "datetime:time"))
+    registry = Registry("thing", {"fraction": "fractions:Fraction"}, group="sparselab.things")
+    with pytest.warns(UserWarning, match="is left out") as warned:
+        assert registry.names() == ["fraction", "new"]
+    assert sorted(str(each.message) for each in warned) == [
+        "datetime:date is left out: the thing 'fraction' is fractions:Fraction already",
+        "datetime:time is left out: the thing 'new' is datetime:date already",
+    ]
+    assert registry.get("fraction") is __import__("fractions").Fraction
+
+
+def test_built_in_names_look_through_no_packages(monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: pytest.fail("packages were looked through"))
+    assert Registry("thing", {"fraction": "fractions:Fraction"}, group="sparselab.things").get("fraction")

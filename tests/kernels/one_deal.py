@@ -6,8 +6,8 @@ import sys
 
 import numpy as np
 
-from sparselab.ops.cuda.handle import _padded
 from sparselab.ops.cuda.kernels import Launcher
+from sparselab.ops.cuda.matrix import _padded
 
 
 def dealt(sums, device):

@@ -6,7 +6,7 @@ import torch
 
 from sparselab.masks import create_mask
 from sparselab.ops import cuda
-from sparselab.ops.backend import load
+from sparselab.ops.backends import load
 from sparselab.ops.cuda import masks
 from sparselab.ops.cuda.device import device_of, own_stream
 from sparselab.ops.cuda.kernels import Launcher
@@ -36,18 +36,17 @@ def test_primitives_are_the_cpus(n, m, channels, rows):
     orders, seeds = np.tile(order, (3, 1)), np.array([1, 2, 3])
     hot = 0.02 * theirs.retained(order) / channels
     for ask in (
-        lambda handle: handle.retained(order),
-        lambda handle: handle.channel_sums(),
-        lambda handle: handle.group_table(groups),
-        lambda handle: handle.table(order, slots, order),
-        lambda handle: handle.completions(groups[:5, :-1]),
-        lambda handle: handle.swap_gains(order, slots),
-        lambda handle: handle.anneal(orders, 500, hot, hot / 5, seeds),
-        lambda handle: handle.assign(orders, np.linspace(hot, 0, 20), seeds),
+        lambda matrix: matrix.retained(order),
+        lambda matrix: matrix.channel_sums(),
+        lambda matrix: matrix.group_table(groups),
+        lambda matrix: matrix.table(order, slots, order),
+        lambda matrix: matrix.completions(groups[:5, :-1]),
+        lambda matrix: matrix.anneal(orders, 500, hot, hot / 5, seeds),
+        lambda matrix: matrix.assign(orders, np.linspace(hot, 0, 20), seeds),
     ):
         np.testing.assert_array_equal(ask(ours), ask(theirs))
     if m <= 8:
-        found, expected = (handle.best_partitions(order, sets, *partitions(2 * m, m)) for handle in (ours, theirs))
+        found, expected = (matrix.best_partitions(order, sets, *partitions(2 * m, m)) for matrix in (ours, theirs))
         np.testing.assert_array_equal(found[0], expected[0])
         np.testing.assert_array_equal(found[1], expected[1])
 

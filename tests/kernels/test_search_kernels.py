@@ -10,11 +10,11 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from sparselab.ops.backend import load
+from sparselab.ops.backends import load
 from sparselab.ops.cpu.matching import match
 from sparselab.ops.cuda import kernels
-from sparselab.ops.cuda.handle import CudaHandle
 from sparselab.ops.cuda.kernels import Launcher
+from sparselab.ops.cuda.matrix import CudaMatrix
 from sparselab.permutation import STRATEGIES, search_permutation, search_permutations
 from sparselab.permutation.stripe_groups import partitions
 
@@ -58,22 +58,21 @@ def integers(channels, rows, most=200, seed=0):
     return np.random.default_rng(seed).integers(0, most, (channels, rows)).astype(np.float32)
 
 
-def primitives(handle, order, slots, columns):
+def primitives(matrix, order, slots, columns):
     """What every deterministic primitive says, in units of the scores."""
-    groups = order.reshape(-1, handle.m)
+    groups = order.reshape(-1, matrix.m)
     values = {
-        "retained": handle.retained(order),
-        "channel_sums": handle.channel_sums(),
-        "group_table": handle.group_table(groups),
-        "table": handle.table(order, slots, columns),
-        "completions": handle.completions(groups[:3, :-1]),
-        "swap_gains": handle.swap_gains(order, slots),
+        "retained": matrix.retained(order),
+        "channel_sums": matrix.channel_sums(),
+        "group_table": matrix.group_table(groups),
+        "table": matrix.table(order, slots, columns),
+        "completions": matrix.completions(groups[:3, :-1]),
     }
-    if handle.m in (4, 8):
-        sets = np.array([[0, 2], [1, 2], [0, 1], [2, 1]])[: 16 // handle.m - 1]
-        gains, dealt = handle.best_partitions(order, sets, *partitions(2 * handle.m, handle.m))
-        values |= {"gains": gains, "dealt": dealt / handle.scale}
-    return {name: np.asarray(value) * handle.scale for name, value in values.items()}
+    if matrix.m in (4, 8):
+        sets = np.array([[0, 2], [1, 2], [0, 1], [2, 1]])[: 16 // matrix.m - 1]
+        gains, dealt = matrix.best_partitions(order, sets, *partitions(2 * matrix.m, matrix.m))
+        values |= {"gains": gains, "dealt": dealt / matrix.scale}
+    return {name: np.asarray(value) * matrix.scale for name, value in values.items()}
 
 
 @pytest.mark.parametrize(("n", "m"), PATTERNS)
@@ -84,7 +83,7 @@ def test_primitives_agree_with_the_reference(device, n, m, whole):
         values = np.random.default_rng(0).random((24, 37)).astype(np.float32) * 1e20
     rng = np.random.default_rng(1)
     order, slots, columns = rng.permutation(24), rng.choice(24, 7, replace=False), rng.choice(24, 9, replace=False)
-    found = primitives(CudaHandle(values, n, m, device), order, slots, columns)
+    found = primitives(CudaMatrix(values, n, m, device), order, slots, columns)
     expected = primitives(load(values, n, m, "reference"), order, slots, columns)
     largest = float(values.max())
     for name, value in expected.items():
@@ -96,12 +95,12 @@ def test_primitives_agree_with_the_reference(device, n, m, whole):
 def test_sizes_that_fill_no_tile_and_need_several(device, channels, rows):
     """More than one tile of 64 x 128, more than one slice of 512 rows, none of them full."""
     values = integers(channels, rows)
-    handle, reference = CudaHandle(values, 2, 4, device), load(values, 2, 4, "reference")
+    matrix, reference = CudaMatrix(values, 2, 4, device), load(values, 2, 4, "reference")
     order = np.random.default_rng(2).permutation(channels)
     slots = np.sort(order[:70])
-    assert handle.retained(order) * handle.scale == reference.retained(order)
-    found, expected = (each.table(order, slots, order) for each in (handle, reference))
-    np.testing.assert_array_equal(found * handle.scale, expected)
+    assert matrix.retained(order) * matrix.scale == reference.retained(order)
+    found, expected = (each.table(order, slots, order) for each in (matrix, reference))
+    np.testing.assert_array_equal(found * matrix.scale, expected)
 
 
 @pytest.mark.parametrize(("n", "m"), PATTERNS)
@@ -109,7 +108,7 @@ def test_sizes_that_fill_no_tile_and_need_several(device, channels, rows):
 def test_chains_make_the_moves_of_the_cpu(device, n, m, whole):
     """The same bytes, draws and ties: the same orders, also where scores are no integers."""
     values = integers(24, 70) if whole else np.random.default_rng(3).random((24, 70)).astype(np.float32)
-    cuda, cpu = CudaHandle(values, n, m, device), load(values, n, m, "cpu")
+    cuda, cpu = CudaMatrix(values, n, m, device), load(values, n, m, "cpu")
     orders, seeds = np.tile(np.random.default_rng(4).permutation(24), (3, 1)), np.array([1, 2, 2**61 + 5])
     hot = 0.02 * cpu.retained(orders[0]) / 24
     for temperature in (0.0, hot):
@@ -126,7 +125,7 @@ def test_chains_make_the_moves_of_the_cpu(device, n, m, whole):
 @pytest.mark.parametrize("most", [4, 1000])  # many equal gains, and few
 def test_best_swaps_are_those_of_the_cpu(device, n, m, most):
     values, order, slots = integers(32, 6, most), np.random.default_rng(0).permutation(32), np.arange(8, 32)
-    ours, theirs = (each.swaps(order, slots) for each in (CudaHandle(values, n, m, device), load(values, n, m, "cpu")))
+    ours, theirs = (each.swaps(order, slots) for each in (CudaMatrix(values, n, m, device), load(values, n, m, "cpu")))
     rounds = 0
     while len(pairs := theirs.best(1e-5, 1e-6)):
         assert sorted(ours.best(1e-5, 1e-6).tolist()) == sorted(pairs.tolist())
@@ -140,7 +139,7 @@ def test_best_swaps_are_those_of_the_cpu(device, n, m, most):
 def test_many_groups_and_wide_chains(device):
     """More than one tile of groups and more words than one slice takes."""
     values = integers(280, 700)
-    cuda, cpu = CudaHandle(values, 2, 4, device), load(values, 2, 4, "cpu")
+    cuda, cpu = CudaMatrix(values, 2, 4, device), load(values, 2, 4, "cpu")
     orders, seeds = np.arange(280)[None], np.array([7])
     noise = np.full(2, 1e-3 * cpu.retained(orders[0]) / 70)
     assert (cuda.assign(orders, noise, seeds) == cpu.assign(orders, noise, seeds)).all()
@@ -211,11 +210,11 @@ def test_pieces_change_nothing():
     results, launches = [], []
     for room in (2**28, 2**13):
         device = CpuDevice(room=room)
-        handle = CudaHandle(values, 2, 4, device)
+        matrix = CudaMatrix(values, 2, 4, device)
         results.append([
-            handle.table(order, slots, slots), handle.swap_gains(order, slots),
-            *handle.best_partitions(order, sets, subsets, parts),
-            handle.assign(orders, np.full(3, 1.0), seeds), handle.anneal(orders, 20, 1.0, 0.1, seeds),
+            matrix.table(order, slots, slots),
+            *matrix.best_partitions(order, sets, subsets, parts),
+            matrix.assign(orders, np.full(3, 1.0), seeds), matrix.anneal(orders, 20, 1.0, 0.1, seeds),
         ])  # fmt: skip
         launches.append(len(device.launched))
     assert all((whole == pieces).all() for whole, pieces in zip(*results))
@@ -224,7 +223,7 @@ def test_pieces_change_nothing():
 
 def test_too_little_memory_is_an_error():
     with pytest.raises(MemoryError):
-        CudaHandle(integers(32, 40), 2, 4, CpuDevice(room=1000))
+        CudaMatrix(integers(32, 40), 2, 4, CpuDevice(room=1000))
 
 
 @pytest.mark.parametrize("line", range(2))
@@ -234,8 +233,8 @@ def test_a_barrier_that_is_left_out_of_the_product_shows(monkeypatch, line):
     monkeypatch.setattr(device_on_cpu, "_library", lambda *_: library)
     values, order = integers(24, 37), np.arange(24)
     expected = load(values, 2, 4, "reference").table(order, order, order)
-    handles = [CudaHandle(values, 2, 4, CpuDevice(reverse)) for reverse in (False, True)]
-    assert not all((handle.table(order, order, order) * handle.scale == expected).all() for handle in handles)
+    matrices = [CudaMatrix(values, 2, 4, CpuDevice(reverse)) for reverse in (False, True)]
+    assert not all((matrix.table(order, order, order) * matrix.scale == expected).all() for matrix in matrices)
 
 
 def test_every_strategy_is_tried():
@@ -290,12 +289,12 @@ def test_the_listing_of_the_authors_and_a_batch(played):
 
 
 def test_every_kernel_has_run(played):
-    handle = load(integers(8, 5), 2, 4, "cuda")
+    matrix = load(integers(8, 5), 2, 4, "cuda")
     order = np.arange(8)
     primitives(load(integers(16, 5), 2, 4, "cuda"), np.arange(16), order, order)
-    handle.swaps(order, order).best(0.0, 0.0)
-    handle.anneal(order[None], 5, 0.0, 0.0, np.array([1]))
-    handle.assign(order[None], np.zeros(1), np.array([1]))
+    matrix.swaps(order, order).best(0.0, 0.0)
+    matrix.anneal(order[None], 5, 0.0, 0.0, np.array([1]))
+    matrix.assign(order[None], np.zeros(1), np.array([1]))
     assert set(played.launched) == set(kernels.SIGNATURES) - {"mask_1d"}
 
 
@@ -339,9 +338,9 @@ def test_strided_arrays_are_refused():
 
 def test_what_is_too_large_for_the_kernels():
     with pytest.raises(ValueError, match=r"up to 64 channels, not 128: backend='cpu' takes any"):
-        CudaHandle(np.ones((128, 2), np.float32), 64, 128, CpuDevice())
+        CudaMatrix(np.ones((128, 2), np.float32), 64, 128, CpuDevice())
     with pytest.raises(ValueError, match=r"up to 4096 groups, not 4097: backend='cpu' takes any"):
-        CudaHandle(np.ones((8194, 1), np.float32), 1, 2, CpuDevice())
-    handle = CudaHandle(np.ones((64, 2), np.float32), 1, 1, CpuDevice())
+        CudaMatrix(np.ones((8194, 1), np.float32), 1, 2, CpuDevice())
+    matrix = CudaMatrix(np.ones((64, 2), np.float32), 1, 1, CpuDevice())
     with pytest.raises(ValueError, match="up to 32 channels, got 40"):
-        handle.best_partitions(np.arange(64), np.arange(40)[None], np.arange(40)[:, None], np.arange(40)[None])
+        matrix.best_partitions(np.arange(64), np.arange(40)[None], np.arange(40)[:, None], np.arange(40)[None])

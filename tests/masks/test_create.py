@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import torch
 
 import sparselab as sl
 from sparselab.core.patterns import Pattern
-from sparselab.masks import CALCULATORS
+from sparselab.masks import CALCULATORS, MaskCalculator, Violations, calculator
 from sparselab.masks.one_d import OneD
 from sparselab.ops import masks as ops
 
@@ -150,15 +151,83 @@ class TestBadInput:
             sl.create_mask(torch.ones(4, 4), "2:4", channel_dim=2)
 
 
-def test_a_calculator_of_your_own():
-    class Every:
-        multiples = (1, 2)
+class Every:
+    """The least that a calculator of somebody's own says."""
+
+    multiples = (1, 2)
+
+    def __call__(self, scores):
+        mask = torch.zeros_like(scores, dtype=torch.bool)
+        mask[..., ::2] = True
+        return mask
+
+
+def test_a_calculator_of_your_own_answers_like_ours():
+    model = torch.nn.Sequential(torch.nn.Linear(6, 3), torch.nn.Linear(3, 5))
+    assert calculator(Every()).density == 0.5
+    assert calculator(Every()).nm == (1, 2)
+    report = sl.magnitude_report(model, Every())
+    assert list(report["reason"]) == ["", "3 input channels are not a multiple of 2"]
+    assert report.attrs["pattern"] == "Every"
+    weight = model[0].weight.detach().abs().double()
+    assert report["retained"][0] == pytest.approx(float(weight[:, ::2].sum()))
+    assert report["ideal"][0] == pytest.approx(float(weight.sort(1).values[:, 3:].sum()))
+    with torch.no_grad():
+        model[0].weight[:, 1::2] = 0
+    frame = sl.check(model, Every())
+    assert list(frame["violations"]) == [0, 5]  # of three channels the last is a group by itself
+    assert frame["reason"][1] == "5 of 10 groups keep more than 1"
+    assert frame["reason"][0] == "kernels exist for 2:4, not for 1:2"
+
+
+def test_a_calculator_with_a_rule_of_its_own():
+    class Diagonal(MaskCalculator):
+        """Whatever lies on a diagonal of its square blocks of three; weights have at least two blocks."""
+
+        multiples = (3, 3)
+        called = "a diagonal mask"
 
         def __call__(self, scores):
-            mask = torch.zeros_like(scores, dtype=torch.bool)
-            mask[..., ::2] = True
-            return mask
+            return torch.eye(3, dtype=torch.bool).tile(scores.shape[1] // 3, scores.shape[2] // 3).expand(scores.shape)
 
+        def why_not(self, outputs, channels):
+            return "only one block" if outputs == channels == 3 else super().why_not(outputs, channels)
+
+        def violations(self, slices):
+            wrong = (slices != 0) & ~self(slices)
+            return Violations(int(wrong.any(-1).sum()), slices.shape[0] * slices.shape[1], "leave the diagonal")
+
+    model = torch.nn.ModuleList([torch.nn.Linear(3, 3), torch.nn.Linear(6, 3), torch.nn.Linear(6, 4)])
+    assert list(sl.magnitude_report(model, Diagonal())["reason"]) == [
+        "only one block", "", "4 outputs are not a multiple of 3, as a diagonal mask needs",
+    ]  # fmt: skip
+    assert Diagonal().density == pytest.approx(1 / 3)
+    mask = sl.create_mask(model[1].weight, Diagonal())
+    frame = sl.check({"weight": model[1].weight * mask, "other.weight": model[1].weight}, Diagonal())
+    assert list(frame["sparse"]) == [True, False]
+    assert frame["reason"][1] == "3 of 3 groups leave the diagonal"
+
+
+def test_names_of_plugins_are_patterns(monkeypatch):
+    monkeypatch.setattr(CALCULATORS, "_entries", dict(CALCULATORS._entries))
+    CALCULATORS.register("checkers", Checkers)
+    for text in ("checkers", "checkers,1", "checkers,start=1"):
+        mask = sl.create_mask(torch.ones(2, 4), text)
+        assert mask.int().tolist() == ([[0, 1, 0, 1]] * 2 if "1" in text else [[1, 0, 1, 0]] * 2)
+    with pytest.raises(ValueError, match="unknown option of mask calculator 'checkers' 'begin'"):
+        sl.create_mask(torch.ones(2, 4), "checkers,begin=1")
+
+
+@dataclass(frozen=True)
+class Checkers(MaskCalculator):
+    start: int = 0
+    multiples = (1, 2)
+
+    def __call__(self, scores):
+        return torch.arange(scores.shape[-1]).expand(scores.shape) % 2 == self.start
+
+
+def test_a_calculator_of_your_own():
     assert sl.create_mask(torch.ones(2, 4), Every()).int().tolist() == [[1, 0, 1, 0]] * 2
     assert sl.create_mask(torch.ones(2, 4), OneD(1, 2)).int().tolist() == [[1, 0, 1, 0]] * 2
 

@@ -6,7 +6,8 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import sparselab as sl
-from sparselab.core.layers import Names, layer_weights, why_not
+from sparselab.core.layers import Names, layer_weights
+from sparselab.masks.eligibility import why_not
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import sparselab as sl
-from sparselab.core.layers import layer_weights, why_not
+from sparselab.core.layers import layer_weights
 from sparselab.core.weight_matrix import to_matrix
-from sparselab.network import search_problems as objective_module
+from sparselab.masks.eligibility import why_not
+from sparselab.network import search_problems as problems_module
 from sparselab.network import searching
 from sparselab.network import verify as verify_module
 from sparselab.network.permuting import permute
@@ -415,8 +416,8 @@ def test_heads_that_only_move_along_are_not_counted_twice() -> None:
 def test_a_sample_of_the_rows_is_searched_and_all_are_counted(name: str, monkeypatch) -> None:
     model, x = randomised(ZOO[name].build().eval()), ZOO[name].inputs()
     whole = permute(copy.deepcopy(model), x, strategy=FAST)
-    monkeypatch.setattr(objective_module.objectives, "__kwdefaults__", {"seed": 0, "max_scores": 300})
-    monkeypatch.setattr(objective_module, "_BLOCK", 50)
+    monkeypatch.setattr(problems_module.placed_problems, "__kwdefaults__", {"seed": 0, "max_scores": 300})
+    monkeypatch.setattr(problems_module, "_BLOCK", 50)
     before = outputs_of(model, x)
     report = permute(model, x, strategy=FAST)
     assert relative_error(before, outputs_of(model, x)) < 1e-4

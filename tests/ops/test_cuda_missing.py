@@ -7,7 +7,7 @@ import types
 import numpy as np
 import pytest
 
-from sparselab.ops import backend
+from sparselab.ops import backends
 from sparselab.ops.cuda import device
 from sparselab.permutation import search_permutation
 
@@ -58,7 +58,7 @@ def test_each_missing_piece_has_its_own_message(monkeypatch, module, message):
     monkeypatch.setitem(sys.modules, "cupy", module)  # None makes the import fail as if it were not installed
     if message is None:
         assert device.missing() is None
-        assert backend.resolve("cuda") == "cuda"
+        assert backends.resolve("cuda") == "cuda"
         return
     with pytest.raises(ValueError, match=message):
         device.own_stream()
@@ -69,12 +69,12 @@ def test_each_missing_piece_has_its_own_message(monkeypatch, module, message):
 
 
 def test_auto_takes_a_gpu_for_large_problems_only_and_says_so(monkeypatch, caplog):
-    small, large, beyond = (backend.Size(*size) for size in ((64, 64, 4), (2048, 2048, 4), (2048, 2048, 128)))
+    small, large, beyond = (backends.Size(*size) for size in ((64, 64, 4), (2048, 2048, 4), (2048, 2048, 128)))
     with caplog.at_level(logging.INFO, "sparselab"):
         monkeypatch.setattr(device, "missing", lambda: None)
-        assert [backend.resolve("auto", size) for size in (small, large, beyond)] == ["cpu", "cuda", "cpu"]
+        assert [backends.resolve("auto", size) for size in (small, large, beyond)] == ["cpu", "cuda", "cpu"]
         monkeypatch.setattr(device, "missing", lambda: "CuPy is not installed")
-        assert backend.resolve("auto", large) == "cpu"
+        assert backends.resolve("auto", large) == "cpu"
     assert [record.getMessage() for record in caplog.records] == [
         "backend auto: cpu (a small problem)",
         "backend auto: cuda",

@@ -1,5 +1,6 @@
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -69,6 +70,22 @@ def test_an_interrupt_ends_all_and_each_is_the_best_so_far():
         assert result.retained == pytest.approx(kept, rel=1e-6)
         assert result.interrupted == (result.strategy != "identity")
     assert results[0].interrupted
+    assert results[-1].strategy == "identity"  # it never began
+
+
+def test_an_interrupt_while_searches_are_begun_ends_all(monkeypatch):
+    submit, begun = ThreadPoolExecutor.submit, []
+
+    def interrupted(pool, *work):
+        begun.append(work)
+        if len(begun) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return submit(pool, *work)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
+    several = matrices(*[(64, 128)] * 6)
+    results = search_permutations(several, strategy="anneal,steps=1000000", time_limit=600)
+    assert [sorted(result.order.tolist()) == list(range(128)) for result in results] == [True] * 6
     assert results[-1].strategy == "identity"  # it never began
 
 

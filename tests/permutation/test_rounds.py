@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparselab.ops.cpu.handle import CpuHandle
+from sparselab.ops.cpu.matrix import CpuMatrix
 from sparselab.permutation import search_permutation
 from sparselab.permutation.annealed_assignment import survivors
 from sparselab.permutation.rounds import rounds
@@ -74,14 +74,14 @@ def test_the_worst_quarter_goes_on_from_the_best(values):
 
 
 def test_auto_has_as_many_chains_as_run_side_by_side_where_a_clock_decides(monkeypatch):
-    seen, assign = [], CpuHandle.assign
+    seen, assign = [], CpuMatrix.assign
 
-    def spy(handle, orders, noise, seeds):
-        seen.append((handle.channels, len(orders)))
-        return assign(handle, orders, noise, seeds)
+    def spy(matrix, orders, noise, seeds):
+        seen.append((matrix.channels, len(orders)))
+        return assign(matrix, orders, noise, seeds)
 
-    monkeypatch.setattr(CpuHandle, "assign", spy)
-    monkeypatch.setattr(CpuHandle, "side_by_side", 5)
+    monkeypatch.setattr(CpuMatrix, "assign", spy)
+    monkeypatch.setattr(CpuMatrix, "side_by_side", 5)
     matrix = np.random.default_rng(0).random((8, 132))
     for limit, chains in ((0.1, 5), (None, 2)):
         seen.clear()

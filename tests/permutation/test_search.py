@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 import sparselab as sl
 from sparselab.permutation import SearchProblem, Term, search_permutation, search_permutations
 from sparselab.permutation.optimal import Optimal
-from sparselab.permutation.search import _warm_up, warm_up
 from sparselab.permutation.stripe_groups import StripeGroups
+from sparselab.permutation.warming_up import warm_up, warm_up_toy
 
 
 def listed(rows, channels, seed=1):
@@ -339,9 +339,9 @@ def test_a_time_limit_does_not_count_compiling_which_is_logged_once(tmp_path):
 @pytest.mark.parametrize("pattern", ["2:4", "4:8"])
 def test_what_is_run_to_compile_is_a_toy(pattern, monkeypatch):
     seen = []
-    monkeypatch.setattr(Optimal, "__call__", lambda self, search: seen.append(search.handle))
-    _warm_up.cache_clear()
+    monkeypatch.setattr(Optimal, "__call__", lambda self, search: seen.append(search.matrix))
+    warm_up_toy.cache_clear()
     warm_up("optimal", pattern)
-    _warm_up.cache_clear()  # nothing was compiled
-    (handle,) = seen
-    assert math.comb(handle.channels, handle.m) < 10**6  # groups that a proof prices every round
+    warm_up_toy.cache_clear()  # nothing was compiled
+    (matrix,) = seen
+    assert math.comb(matrix.channels, matrix.m) < 10**6  # groups that a proof prices every round

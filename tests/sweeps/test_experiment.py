@@ -11,6 +11,7 @@ import torch
 
 import sparselab as sl
 from sparselab.core.patterns import Pattern
+from sparselab.metrics import Quantity
 from sparselab.sweeps.progress import Best
 from sparselab.sweeps.store import Outcome
 
@@ -293,16 +294,39 @@ def test_ctrl_c_hands_back_what_is_done(tmp_path):
 
 
 def test_the_bar_knows_the_best():
+    less = [Quantity("loss", higher_is_better=False)]
     best = Best()
     for metrics in ({"loss": 0.5, "top1": 1}, {"loss": 0.25}, {"loss": float("nan")}, {"loss": 0.75}):
-        best.see(Outcome("done", metrics))
+        best.see(Outcome("done", metrics, quantities=less))
     best.see(Outcome("failed"))
     assert str(best) == "best loss 0.25, 1 failed"
     best = Best()
     for value in (1, 3, 2):
-        best.see(Outcome("done", {"note": "a", "finetuned_top1": value}))
+        said = [Quantity("absent", higher_is_better=False), Quantity("finetuned_top1", higher_is_better=True)]
+        best.see(Outcome("done", {"note": "a", "other": 7, "finetuned_top1": value}, quantities=said))
     assert str(best) == "best finetuned_top1 3"
     assert str(Best()) == ""
+
+
+def test_the_bar_calls_nothing_the_best_that_has_no_direction():
+    best = Best()
+    for value in (0.5, 0.25, float("nan"), 0.75):
+        best.see(Outcome("done", {"loss": value, "top1": 1}))
+    assert str(best) == "last loss 0.75"
+
+
+def test_a_function_says_which_way_is_better(tmp_path):
+    def task(trial):
+        miss = Quantity("miss", "miss (mm)", higher_is_better=False)
+        return {"y": 1, "miss": float(trial.x), "said": miss}
+
+    frame = sweep(task, x=[3, 1, 2], store=tmp_path / "runs.sqlite")
+    assert frame.attrs["metrics"] == ["y", "miss"]
+    assert frame.attrs["quantities"] == [{"name": "miss", "label": "miss (mm)", "higher_is_better": False}]
+    assert sl.load(tmp_path / "runs.sqlite").attrs["quantities"] == frame.attrs["quantities"]
+    other = sweep(lambda trial: {"y": trial.x}, x=[3], store=tmp_path / "runs.sqlite")
+    assert other.attrs["quantities"] == []
+    assert sl.load(tmp_path / "runs.sqlite").attrs["quantities"] == []  # two tasks, and no headline of both
 
 
 def test_a_bar_is_shown_when_asked_for(capsys):

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 import sparselab as sl
-from sparselab.training.schedules import SCHEDULES, Schedule
+from sparselab.testing import ScheduleContract, ScheduledRun
+from sparselab.training.schedules import SCHEDULES
 
 from .helpers import mlp, most_in_a_group
 
@@ -61,15 +62,11 @@ def test_every_schedule_is_in_the_contract():
     assert {spec.partition(",")[0] for spec, _ in CASES} == set(SCHEDULES.names())
 
 
-@pytest.mark.parametrize(("spec", "done"), CASES)
-def test_ends_exactly_sparse_and_trains_on_the_way(spec, done):
-    assert isinstance(SCHEDULES.resolve(spec), Schedule)
-    pattern = "m4n2_2d_best" if "transposable" in spec else "2:4"
-    history = run(spec, done + 4, pattern=pattern)
-    for weights in history[done:]:
-        assert most_in_a_group(weights["0.weight"]) == 2
-        assert most_in_a_group(weights["2.weight"]) == 2
-    assert not torch.equal(history[-1]["0.weight"], history[done]["0.weight"])
+class TestContract(ScheduleContract):
+    @pytest.fixture(params=CASES, ids=[spec for spec, _ in CASES])
+    def run(self, request):
+        spec, done = request.param
+        return ScheduledRun(spec, done, "m4n2_2d_best" if "transposable" in spec else "2:4")
 
 
 def test_one_shot_waits_for_its_dense_steps():

@@ -90,5 +90,5 @@ def test_errors_are_shown_in_words(panel, schedules, problem):
     assert not panel.running
 
 
-def test_no_rows_yet():
-    assert list(logic.curves([logic.Run("one_shot")]).columns) == ["run", "step", "quantity", "value"]
+def test_no_rows_yet(task):
+    assert list(logic.curves([logic.Run("one_shot")], task).columns) == ["run", "step", "quantity", "value"]

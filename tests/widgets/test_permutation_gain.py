@@ -52,6 +52,20 @@ def test_traces_rise_and_end_at_the_result(panel):
         assert rows["efficacy"].iloc[-1] == pytest.approx(result.efficacy)
 
 
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("strategy", ["channel_swap", "assignment", "random,20", "identity"])
+def test_a_trace_never_falls_and_ends_at_the_result(strategy, seed):
+    weight = torch.from_numpy(np.random.default_rng(seed).random((24, 32), np.float32))
+    watched, trace = [], logic.Trace(strategy)
+    logic.run_search(
+        logic.Matrix.of("weight", weight), "2:4", trace, lambda: watched.append(trace.points[-1][1]), seed=seed
+    )
+    seconds, values = zip(*trace.points)
+    assert list(values) == sorted(values)
+    assert list(seconds) == sorted(seconds)
+    assert values[-1] == trace.result.efficacy >= max(watched, default=0.0)
+
+
 def test_stop_keeps_the_best_so_far(matrix):
     big = np.random.default_rng(1).random((256, 256), np.float32)
     panel = sl.widgets.PermutationGain(big, strategies=["channel_swap,100000", "random"], seconds=0)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from sparselab.ops.cpu.handle import CpuHandle, load
+from sparselab.ops.cpu.matrix import CpuMatrix, load
 
-__all__ = ["CpuHandle", "load"]
+__all__ = ["CpuMatrix", "load"]

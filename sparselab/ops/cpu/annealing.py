@@ -12,10 +12,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from sparselab.ops.backend import Ints
 from sparselab.ops.cpu.differences import TILE, Bytes, Sums, pair, product
 from sparselab.ops.cpu.matching import match
 from sparselab.ops.jit import jit
+from sparselab.ops.matrix import Ints
 
 State = NDArray[np.uint64]
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sparselab.ops.backend import Doubles, Floats, Ints
 from sparselab.ops.cpu.tables import group_values
 from sparselab.ops.jit import jit
+from sparselab.ops.matrix import Doubles, Floats, Ints
 
 _CHUNK = 512
 
@@ -66,7 +66,7 @@ def best_partitions(
     gains: Doubles,
     dealt: Ints,
 ) -> None:
-    """Gain and channels of the best partition of every set; see ``Handle.best_partitions``.
+    """Gain and channels of the best partition of every set; see ``LoadedMatrix.best_partitions``.
 
     ``parts`` is ``(groups, p)``. ``known`` is the table of every group, or empty; channels are taken in rising order.
     """

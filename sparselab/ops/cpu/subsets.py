@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sparselab.ops.backend import Doubles, Ints
 from sparselab.ops.jit import jit
+from sparselab.ops.matrix import Doubles, Ints
 
 
 @jit

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from sparselab.ops.backend import Doubles, Floats, Ints
 from sparselab.ops.jit import jit, jit_sums
+from sparselab.ops.matrix import Doubles, Floats, Ints
 
 BLOCK = 4096
 

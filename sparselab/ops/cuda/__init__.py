@@ -6,19 +6,20 @@ tests run all of it, kernels included, on a CPU.
 
 from __future__ import annotations
 
-from sparselab.ops.backend import Floats, Handle
+from sparselab.ops.matrix import Floats, LoadedMatrix
 
 
-def load(values: Floats, n: int, m: int) -> Handle:
-    """A handle on ``values``, ``(channels, rows)``, on the current GPU, with a stream of its own; the scores are copied
-    there once, as float32.
+def load(values: Floats, n: int, m: int) -> LoadedMatrix:
+    """Load ``values``, ``(channels, rows)``, on the current GPU, with a stream of its own.
+
+    The scores are copied there once, as float32.
 
     Raises ``ValueError`` for groups larger than the kernels take, and ``MemoryError`` where the scores do not fit.
     """
     from sparselab.ops.cuda.device import own_stream
-    from sparselab.ops.cuda.handle import CudaHandle
+    from sparselab.ops.cuda.matrix import CudaMatrix
 
-    return CudaHandle(values, n, m, own_stream())
+    return CudaMatrix(values, n, m, own_stream())
 
 
 def missing() -> str | None:

@@ -17,7 +17,7 @@ MAX_GROUPS = 4096  # that matching.cu deals among
 
 # One compiled text each: the files, in order.
 MODULES = {
-    "search": ("common", "groups", "product", "swap_gains", "best_swaps", "partitions", "matching", "deal", "anneal"),
+    "search": ("common", "groups", "product", "best_swaps", "partitions", "matching", "deal", "anneal"),
     "mask": ("mask_1d",),
 }
 
@@ -33,8 +33,6 @@ SIGNATURES = {
     "float32 table[lefts,rights]",
     "sum_of_differences": "uint32 left[chains,groups,words], uint32 right[channels,words], int32 index[chains,groups], "
     "int32 groups, int64 words, int32 slice, int32 slices, int32 width, int32 sums[chains,groups,width]",
-    "swap_gains": "float32 there[count,channels], float32 back[channels,count], float64 value[groups], "
-    "int32 slots[count], int32 count, int32 channels, float32 gains[count,channels]",
     "best_swaps": "float32 table[slots,slots], int32 column[slots], float64 value[groups], uint8 is_free[groups], "
     "int32 slots, float32 gain[groups], int64 pair[groups]",
     "put_rows": "float32 part[count,width], int32 place[count], int32 count, int32 width, float32 table[slots,width]",

@@ -15,6 +15,7 @@ SCHEDULES: Registry[Schedule] = Registry(
         "sr_ste": "sparselab.training.schedules.sr_ste:SrSte",
         "transposable": "sparselab.training.schedules.transposable:Transposable",
     },
+    group="sparselab.schedules",
 )
 
 __all__ = ["SCHEDULES", "Schedule"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sparselab.core.patterns import Pattern
+from sparselab.masks import MaskCalculator
 from sparselab.training.masked import MaskedWeights
 from sparselab.training.schedules.schedule import Schedule, require_steps
 
@@ -25,9 +25,9 @@ class Gradual(Schedule):
     def __post_init__(self) -> None:
         require_steps(self, start=(self.start, 0), end=(self.end, self.start))
 
-    def check(self, pattern: Pattern | None) -> None:
-        """Needs an N and an M."""
-        if pattern is None or pattern.n is None or pattern.v is not None:
+    def check(self, calculator: MaskCalculator | None) -> None:
+        """Needs a calculator with a way from dense to itself."""
+        if calculator is None or not (calculator.stages() or calculator.density == 1):
             raise ValueError("schedule 'gradual' needs an N:M pattern such as '2:4'")
 
     def keep(self, step: int, n: int, m: int) -> int:
@@ -36,10 +36,14 @@ class Gradual(Schedule):
         >>> [Gradual(10, 30).keep(step, 1, 4) for step in (0, 10, 19, 20, 30)]
         [4, 3, 3, 2, 1]
         """
-        moments = [self.start + (self.end - self.start) * k // max(1, m - n - 1) for k in range(m - n)]
-        if m - n == 1:
+        return m - self.entered(step, m - n)
+
+    def entered(self, step: int, stages: int) -> int:
+        """How many of so many ``stages`` have begun after ``step`` steps."""
+        moments = [self.start + (self.end - self.start) * k // max(1, stages - 1) for k in range(stages)]
+        if stages == 1:
             moments = [self.end]
-        return m - sum(moment <= step for moment in moments)
+        return sum(moment <= step for moment in moments)
 
     def begin(self, weights: MaskedWeights) -> None:
         """The first stage, if it begins at once."""
@@ -50,10 +54,10 @@ class Gradual(Schedule):
         self._enter(weights, step, step - 1)
 
     def _enter(self, weights: MaskedWeights, step: int, before: int | None) -> None:
-        assert weights.pattern is not None
-        n, m = weights.pattern.require_nm("schedule 'gradual'")
-        keep = self.keep(step, n, m)
-        if keep < (m if before is None else self.keep(before, n, m)):
-            weights.compute(keep)
+        assert weights.choice.calculator is not None
+        stages = weights.choice.calculator.stages()
+        entered = self.entered(step, len(stages))
+        if entered > (0 if before is None else self.entered(before, len(stages))):
+            weights.compute(stages[entered - 1])
         else:
             weights.apply()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparselab.core.patterns import Pattern
+from sparselab.masks import MaskCalculator
 from sparselab.training.masked import MaskedWeights
 
 
@@ -24,8 +24,8 @@ class Schedule:
         """Whether the optimizer moves the dense weights, by gradients that are taken at the pruned ones."""
         return False
 
-    def check(self, pattern: Pattern | None) -> None:
-        """Raise ``ValueError`` for a pattern that the schedule cannot follow (``None``: the user's own function)."""
+    def check(self, calculator: MaskCalculator | None) -> None:
+        """Raise ``ValueError`` for masks that the schedule cannot follow (``None``: a function of the user's own)."""
 
     def begin(self, weights: MaskedWeights) -> None:
         """Step 0, before any training: compute masks, or leave that for later."""

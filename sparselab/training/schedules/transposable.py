@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sparselab.core.patterns import Pattern
+from sparselab.masks import MaskCalculator
 from sparselab.training.schedules.sr_ste import SrSte
 
 
@@ -20,8 +20,8 @@ class Transposable(SrSte):
 
     every: int = 40
 
-    def check(self, pattern: Pattern | None) -> None:
+    def check(self, calculator: MaskCalculator | None) -> None:
         """Needs masks that are N:M both ways."""
-        if pattern is None or pattern.n is None or not pattern.both_ways:
-            said = "a function" if pattern is None else f"'{pattern}'"
+        if calculator is None or not calculator.transposable:
+            said = "a function" if calculator is None else f"'{calculator}'"
             raise ValueError(f"schedule 'transposable' needs a 2d pattern such as 'm4n2_2d_best', got {said}")

@@ -7,9 +7,9 @@ from math import comb
 
 import numpy as np
 
-from sparselab.ops.backend import Doubles, Floats, Ints, power_of_two, resident
 from sparselab.ops.cpu import annealing, partitions, tables
 from sparselab.ops.cpu.differences import Bytes, quantised
+from sparselab.ops.matrix import Doubles, Floats, Ints, power_of_two, resident
 from sparselab.ops.swaps import TableSwaps
 from sparselab.ops.threads import map_blocks, row_blocks, thread_count
 
@@ -19,15 +19,15 @@ _KNOWN = 2**20  # groups whose value is kept: all of 70 channels at M = 4
 _GROUPS = 256  # groups that one thread scores at once
 
 
-def load(values: Floats, n: int, m: int) -> CpuHandle:
-    """A handle on ``values``, ``(channels, rows)``; the scores are copied once, as float32."""
-    return CpuHandle(values, n, m)
+def load(values: Floats, n: int, m: int) -> CpuMatrix:
+    """Load ``values``, ``(channels, rows)``; the scores are copied once, as float32."""
+    return CpuMatrix(values, n, m)
 
 
-class CpuHandle:
-    """The primitives of ``sparselab.ops.backend.Handle`` in numba. Safe to use from several threads at once.
+class CpuMatrix:
+    """The primitives of ``sparselab.ops.matrix.LoadedMatrix`` in numba. Safe to use from several threads at once.
 
-    Holds 4 bytes a score, and 1 more once something anneals; a table adds 12 bytes an entry and some boundaries.
+    Holds 4 bytes per score, and 1 more once something anneals; a table adds 12 bytes per entry and some boundaries.
     Annealing runs on scores cut to 8 bits (``differences.quantised``): its noise hides the rounding, which is far below
     the temperatures that do anything.
     """
@@ -43,20 +43,20 @@ class CpuHandle:
 
     @property
     def side_by_side(self) -> int:
-        """See ``Handle``: a chain a thread."""
+        """See ``LoadedMatrix``: one chain per thread."""
         return thread_count()
 
     def retained(self, order: Ints) -> float:
-        """See ``Handle``."""
+        """See ``LoadedMatrix``."""
         return float(self.group_table(order.reshape(-1, self.m)).sum())
 
     def channel_sums(self) -> Doubles:
-        """See ``Handle``."""
+        """See ``LoadedMatrix``."""
         sums: Doubles = self._values.sum(axis=1, dtype=np.float64)
         return sums
 
     def group_table(self, groups: Ints) -> Doubles:
-        """See ``Handle``."""
+        """See ``LoadedMatrix``."""
         groups = np.ascontiguousarray(groups, np.int64)
         out = np.zeros(len(groups))
 
@@ -83,7 +83,7 @@ class CpuHandle:
         return partitions.binomials(self.channels, self.m)
 
     def best_partitions(self, order: Ints, sets: Ints, subsets: Ints, parts: Ints) -> tuple[Doubles, Ints]:
-        """See ``Handle``."""
+        """See ``LoadedMatrix``."""
         gains, dealt = np.empty(len(sets)), np.empty((len(sets), sets.shape[1] * self.m), np.int64)
         columns = np.ascontiguousarray(parts.T, np.uint32)
         # Scoring every group once pays when the sets ask for about as many: three groups do, two do not.
@@ -108,13 +108,13 @@ class CpuHandle:
         return gains, dealt
 
     def table(self, order: Ints, slots: Ints, channels: Ints) -> Floats:
-        """See ``Handle``."""
+        """See ``LoadedMatrix``."""
         columns = self._values if _is_range(channels, self.channels) else self._values[channels]
         groups = order.reshape(-1, self.m)[slots // self.m]
         return self._complete(groups, slots % self.m, columns)
 
     def completions(self, prefixes: Ints) -> Floats:
-        """See ``Handle``."""
+        """See ``LoadedMatrix``."""
         return self._complete(prefixes, np.full(len(prefixes), -1), self._values)
 
     def _complete(self, groups: Ints, skipped: Ints, columns: Floats) -> Floats:
@@ -133,17 +133,8 @@ class CpuHandle:
         map_blocks(fill, row_blocks(len(groups), _SLOTS))
         return out
 
-    def swap_gains(self, order: Ints, slots: Ints) -> Floats:
-        """See ``Handle``."""
-        value = np.repeat(self.group_table(order.reshape(-1, self.m)), self.m).astype(np.float32)
-        everywhere = np.arange(self.channels)
-        gains = self.table(order, slots, order) - value[slots, None]
-        gains += self.table(order, everywhere, order[slots]).T - value
-        gains[slots[:, None] // self.m == everywhere // self.m] = 0.0
-        return gains
-
     def swaps(self, order: Ints, slots: Ints) -> TableSwaps:
-        """See ``Handle``."""
+        """See ``LoadedMatrix``."""
         return TableSwaps(self, order, slots)
 
     @cached_property
@@ -153,7 +144,7 @@ class CpuHandle:
         return scores, 2.0 * levels
 
     def anneal(self, orders: Ints, steps: int, hot: float, cold: float, seeds: Ints) -> Ints:
-        """See ``Handle``."""
+        """See ``LoadedMatrix``."""
         scores, unit = self._bytes
         groups = np.arange(self.channels // self.m)
 
@@ -165,7 +156,7 @@ class CpuHandle:
         return np.stack(map_blocks(run, range(len(orders))))
 
     def assign(self, orders: Ints, noise: Doubles, seeds: Ints) -> Ints:
-        """See ``Handle``."""
+        """See ``LoadedMatrix``."""
         scores, unit = self._bytes
         groups = np.arange(self.channels // self.m)
 

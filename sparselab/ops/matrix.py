@@ -1,21 +1,17 @@
-"""The seat of a backend: what it loads, and the few primitives that strategies are made of.
+"""What strategies are made of: a loaded matrix and the few primitives on it, once per backend.
 
-A strategy holds a ``Handle`` and never sees a device. Orders and indices go in and come out as numpy arrays, scores
-stay where the backend put them.
+A strategy holds a ``LoadedMatrix`` and never sees a device. Orders and indices go in and come out as numpy arrays;
+scores stay where the backend put them.
 """
 
 from __future__ import annotations
 
-import importlib
-import logging
 import math
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sparselab.core.registry import unknown_name
 from sparselab.ops.threads import map_blocks, row_blocks
 
 Ints = NDArray[np.int64]
@@ -41,7 +37,7 @@ class Swaps(Protocol):
         """Make swaps that touch no group twice; the whole order then."""
 
 
-class Handle(Protocol):
+class LoadedMatrix(Protocol):
     """One saliency matrix, resident where a backend computes, in units of ``scale`` (a power of two).
 
     ``order`` is int64 ``(channels,)``. A *slot* is a position of the order; slots ``[g*m, (g+1)*m)`` are group ``g``.
@@ -87,9 +83,6 @@ class Handle(Protocol):
         Holds every quantity that local search needs; meaningless where ``channel`` is elsewhere in the same group.
         """
 
-    def swap_gains(self, order: Ints, slots: Ints) -> Floats:
-        """``(slots, channels)``: what swapping a slot's channel with that at each position adds; 0 within a group."""
-
     def swaps(self, order: Ints, slots: Ints) -> Swaps:
         """The swaps among ``slots`` of ``order``: whole groups, rising."""
 
@@ -104,73 +97,22 @@ class Handle(Protocol):
         """Every chain's order after one linear sum assignment move for each entry of ``noise``.
 
         A move takes the channel of one random slot out of every group and deals them back so that the sum of
-        ``table`` is the largest; staying put is charged ``noise[k] * Exp(1)``, in units of ``retained``, drawn a slot.
+        ``table`` is the largest; staying put is charged ``noise[k] * Exp(1)``, in units of ``retained``, drawn for each slot.
         With no noise no move ever loses, up to the resolution the backend searches at. Deterministic for ``seeds``.
         """
 
 
-BACKENDS = ("cpu", "cuda", "reference")
-_WORTH_A_GPU = 2**29  # rows * channels^2 from which "auto" takes one: some 800 x 800, an estimate (docs/performance.md)
 _CHANNELS = 256  # that a thread copies at once
-_log = logging.getLogger("sparselab")
-
-
-def load(values: Floats, n: int, m: int, backend: str = "auto") -> Handle:
-    """The resident handle of ``values``, non-negative and finite, ``(channels, rows)``: channels first.
-
-    ``backend`` is one that ``resolve`` takes. Raises ``ValueError`` for another name.
-    """
-    name = resolve(backend, Size(values.shape[1], values.shape[0], m))
-    module = importlib.import_module(f"sparselab.ops.{name}")
-    handle: Handle = module.load(values, n, m)
-    return handle
-
-
-@dataclass(frozen=True)
-class Size:
-    """How large a problem is: its scores, and a group."""
-
-    rows: int
-    channels: int
-    m: int
-
-
-def resolve(backend: str, size: Size | None = None) -> str:
-    """The backend that ``backend`` stands for, for a problem of ``size``; ``None`` for a large one.
-
-    ``"cpu"`` (numba), ``"cuda"`` (CuPy), ``"reference"`` (numpy, slow and obvious) or ``"auto"``: ``"cuda"`` where there
-    is a GPU to use and the problem is large enough to gain, and not beyond what the kernels take, else ``"cpu"``; it
-    logs which. Raises ``ValueError`` for another name, listing those there are, and for ``"cuda"`` where it cannot be
-    used, saying what is missing.
-    """
-    if backend == "auto":
-        reason = None if size is None else _better_on_a_cpu(size)
-        reason = reason or _cuda_missing()
-        _log.info("backend auto: %s", "cuda" if reason is None else f"cpu ({reason})")
-        return "cuda" if reason is None else "cpu"
-    if backend not in BACKENDS:
-        raise unknown_name("backend", backend, ("auto", *BACKENDS))
-    if backend == "cuda" and (reason := _cuda_missing()) is not None:
-        raise ValueError(f"backend 'cuda' cannot be used here: {reason}; valid here: auto, cpu, reference")
-    return backend
-
-
-def _better_on_a_cpu(size: Size) -> str | None:
-    from sparselab.ops.cuda.kernels import too_large
-
-    if size.rows * size.channels**2 < _WORTH_A_GPU:
-        return "a small problem"
-    return too_large(size.channels, size.m)
 
 
 def power_of_two(values: Floats) -> float:
-    """The scale of a handle: scores divided by it are exact, and the largest is between 1 and 2."""
+    """The scale of a loaded matrix: scores divided by it are exact, and the largest is between 1 and 2."""
     largest = float(values.max(initial=0.0))
     return math.ldexp(0.5, math.frexp(largest)[1]) if largest > 0 else 1.0
 
 
 def resident(values: Floats | Doubles, scale: float) -> Floats:
-    """``values`` in units of ``scale``, as a handle keeps them: float32, each channel's scores beside each other."""
+    """``values`` in units of ``scale``, as a loaded matrix keeps them: float32, each channel's scores beside each other."""
     out = np.empty(values.shape, np.float32)
 
     def divide(block: slice) -> None:
@@ -178,9 +120,3 @@ def resident(values: Floats | Doubles, scale: float) -> Floats:
 
     map_blocks(divide, row_blocks(len(values), _CHANNELS))
     return out
-
-
-def _cuda_missing() -> str | None:
-    from sparselab.ops import cuda
-
-    return cuda.missing()

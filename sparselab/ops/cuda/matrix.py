@@ -1,4 +1,4 @@
-"""A saliency matrix resident on a GPU, and the primitives on it: what is launched, in which pieces, and what comes back.
+"""A saliency matrix resident on a GPU, and the primitives on it: launches, in pieces, and what they return.
 
 Nothing here depends on how much memory or how many processors a device has but the number of pieces, and a piece's
 results do not depend on the others: the same values on every GPU.
@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparselab.ops.backend import Doubles, Floats, Ints, power_of_two, resident
 from sparselab.ops.cuda.kernels import Device, Launch, Launcher, too_large
 from sparselab.ops.cuda.swaps import CudaSwaps
+from sparselab.ops.matrix import Doubles, Floats, Ints, power_of_two, resident
 
 _TILE = (64, 128)  # slots and channels of a block of product.cu
 _SLICE = 512  # rows that a block of sum_of_maxima adds in float32: their sum is good to some 1e-6
 _WORDS = (16, 128)  # words of four rows that a block of sum_of_differences adds, at least and at most
-_ENOUGH_BLOCKS = 264  # for the largest GPUs there are, two a processor
+_ENOUGH_BLOCKS = 264  # for the largest GPUs there are, two per processor
 _SLICES = 65_535  # blocks along z, at most
 _SET = 32  # channels of a set that partitions.cu takes
 
@@ -30,7 +30,7 @@ def _blocks(size: int, block: int) -> int:
 
 
 def _tiles(chains: int, groups: int, words: int) -> tuple[int, tuple[int, int, int]]:
-    """Words a slice of sum_of_differences, and its grid: shorter slices where there would be too few blocks."""
+    """Words per slice of sum_of_differences, and its grid: shorter slices where there would be too few blocks."""
     across, down = _blocks(groups, _TILE[1]), _blocks(groups, _TILE[0])
     least, slice_ = _WORDS
     while slice_ > least and across * down * chains * _blocks(words, slice_) < _ENOUGH_BLOCKS:
@@ -43,10 +43,10 @@ def _padded(groups: int) -> int:
     return _blocks(groups, 256) * 256 if groups > 128 else 128
 
 
-class CudaHandle:
-    """The primitives of ``sparselab.ops.backend.Handle`` on a ``Device``. One thread at a time.
+class CudaMatrix:
+    """The primitives of ``sparselab.ops.matrix.LoadedMatrix`` on a ``Device``. One thread at a time.
 
-    Holds 4 bytes a score on the device, and 1 more once something anneals; what else a call needs is cut into pieces that
+    Holds 4 bytes per score on the device, and 1 more once something anneals; what else a call needs is cut into pieces that
     fit into half of what is free. Moves are the CPU's: the same bytes, the same random numbers, the same matching.
     """
 
@@ -63,17 +63,17 @@ class CudaHandle:
         self._values = device.upload(resident(values, self.scale))
 
     def retained(self, order: Ints) -> float:
-        """See ``Handle``."""
+        """See ``LoadedMatrix``."""
         return float(self.group_table(order.reshape(-1, self.m)).sum())
 
     def channel_sums(self) -> Doubles:
-        """See ``Handle``."""
+        """See ``LoadedMatrix``."""
         sums = self._device.empty((self.channels,), np.float64)
         self._launch("channel_sums", (self.channels,), 128, self._values, self.rows, sums)
         return self._device.download(sums)
 
     def group_table(self, groups: Ints) -> Doubles:
-        """See ``Handle``."""
+        """See ``LoadedMatrix``."""
         return self._device.download(self._group_values(groups))
 
     def _group_values(self, groups: Ints) -> Any:
@@ -82,13 +82,13 @@ class CudaHandle:
         return out
 
     def completions(self, prefixes: Ints) -> Floats:
-        """See ``Handle``."""
+        """See ``LoadedMatrix``."""
         groups = np.zeros((len(prefixes), self.m), np.int64)  # a last member, for the kernel to leave out
         groups[:, :-1] = prefixes
         return self._complete(groups, np.full(len(prefixes), self.m - 1), np.arange(self.channels))
 
     def table(self, order: Ints, slots: Ints, channels: Ints) -> Floats:
-        """See ``Handle``."""
+        """See ``LoadedMatrix``."""
         return self._complete(order.reshape(-1, self.m)[slots // self.m], slots % self.m, channels)
 
     def _complete(self, groups: Ints, skipped: Ints, channels: Ints) -> Floats:
@@ -117,33 +117,16 @@ class CudaHandle:
 
     @property
     def _slices(self) -> tuple[int, int]:
-        """Rows a slice of the product, and how many slices: by the shape alone, so that sums are too."""
+        """Rows per slice of the product, and how many slices: by the shape alone, so that sums are too."""
         rows = max(_SLICE, _blocks(self.rows, _SLICES))
         return rows, _blocks(self.rows, rows)
 
-    def swap_gains(self, order: Ints, slots: Ints) -> Floats:
-        """See ``Handle``."""
-        out = np.empty((len(slots), self.channels), np.float32)
-        groups, everywhere = order.reshape(-1, self.m), np.arange(self.channels)
-        value, by_slot = self._group_values(groups), np.repeat(groups, self.m, axis=0)
-        slices = self._slices[1]
-        for part in self._pieces(len(slots), 4 * self.rows + 4 * (2 * slices + 3) * self.channels):
-            here = slots[part]
-            there = self._product(groups[here // self.m], here % self.m, self.indices(order))
-            back = self._product(by_slot, everywhere % self.m, self.indices(order[here]))
-            gains = self._device.empty(out[part].shape, np.float32)
-            grid = (_blocks(out[part].size, 1024),)
-            index = self.indices(here)
-            self._launch("swap_gains", grid, 256, there, back, value, index, len(here), self.channels, gains)
-            out[part] = self._device.download(gains)
-        return out
-
     def swaps(self, order: Ints, slots: Ints) -> CudaSwaps:
-        """See ``Handle``: the table stays on the device."""
+        """See ``LoadedMatrix``: the table stays on the device."""
         return CudaSwaps(self, order, slots)
 
     def table_on_device(self, order: Ints, slots: Ints, channels: Ints) -> Any:
-        """``table``, left on the device."""
+        """``LoadedMatrix.table``, left on the device."""
         table = self._device.empty((len(slots), len(channels)), np.float32)
         self.refresh_rows(table, np.arange(len(slots)), order, slots, channels)
         return table
@@ -158,7 +141,7 @@ class CudaHandle:
             self._launch("put_rows", grid, 256, rows, self.indices(places[part]), count, width, table)
 
     def best_swaps(self, table: Any, column: Any, values: Any, free: NDArray[np.bool_]) -> tuple[Floats, Ints]:
-        """Every group's best swap with a group that is free too: what it gains, and its two places as one number."""
+        """For each group, its best swap with a group that is free too: what it gains, and its two places as one number."""
         groups, slots = len(free), table.shape[0]
         gain, pair = self._device.empty((groups,), np.float32), self._device.empty((groups,), np.int64)
         mask = self.upload(free.view(np.uint8))
@@ -166,7 +149,7 @@ class CudaHandle:
         return self._device.download(gain), self._device.download(pair)
 
     def best_partitions(self, order: Ints, sets: Ints, subsets: Ints, parts: Ints) -> tuple[Doubles, Ints]:
-        """See ``Handle``. Raises ``ValueError`` for sets of more than 32 channels."""
+        """See ``LoadedMatrix``. Raises ``ValueError`` for sets of more than 32 channels."""
         members, size = sets.shape[1], sets.shape[1] * self.m
         if size > _SET:
             raise ValueError(f"the CUDA kernels partition up to {_SET} channels, got {size}: backend='cpu' takes any")
@@ -199,7 +182,7 @@ class CudaHandle:
         return self._device.upload(scores.view(np.uint32)), 2.0 * levels
 
     def anneal(self, orders: Ints, steps: int, hot: float, cold: float, seeds: Ints) -> Ints:
-        """See ``Handle``: a block a chain."""
+        """See ``LoadedMatrix``: one block per chain."""
         scores, unit = self._bytes
         words, groups = scores.shape[1], self.channels // self.m
         if steps < 1 or groups < 2:
@@ -221,7 +204,7 @@ class CudaHandle:
         return out
 
     def assign(self, orders: Ints, noise: Doubles, seeds: Ints) -> Ints:
-        """See ``Handle``."""
+        """See ``LoadedMatrix``."""
         scores, unit = self._bytes
         groups, out = self.channels // self.m, np.empty_like(orders)
         most = max(1, _SLICES // _blocks(scores.shape[1], _WORDS[0]))  # chains that one grid takes
@@ -236,7 +219,7 @@ class CudaHandle:
         return self._device.download(state).astype(np.int64)
 
     def _move(self, scores: Any, orders: Ints, noise: Doubles, seeds: Ints) -> tuple[Any, list[Launch]]:
-        """``orders`` on the device, and the launches that make all chains' next move there: at most one a noise."""
+        """``orders`` on the device, and the launches that make all chains' next move there: one per entry of ``noise``, at most."""
         chains, groups, words = len(orders), self.channels // self.m, scores.shape[1]
         slots, index = (self._device.empty((chains, groups), np.int32) for _ in range(2))
         bounds = self._device.empty((chains, groups, words), np.uint32)
@@ -268,6 +251,6 @@ class CudaHandle:
         return self._device.upload(np.ascontiguousarray(seeds, np.int64).view(np.uint64))
 
     def _pieces(self, count: int, bytes_each: int, most: int = 2**31) -> Iterator[slice]:
-        """``count`` things in pieces that fit into half of the free memory; one a piece where not even one does."""
+        """``count`` things in pieces that fit into half of the free memory; one per piece where not even one does."""
         size = min(most, max(1, self._device.room() // 2 // bytes_each))
         return (slice(start, min(start + size, count)) for start in range(0, count, size))

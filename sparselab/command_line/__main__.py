@@ -1,0 +1,9 @@
+"""``python -m sparselab.command_line``: the ``sparselab`` command."""
+
+from __future__ import annotations
+
+import sys
+
+from sparselab.command_line.main import main
+
+sys.exit(main())

@@ -1,0 +1,116 @@
+"""From what was found out about a network to its report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from sparselab.core.layers import LayerWeight
+from sparselab.core.patterns import Pattern
+from sparselab.network.analysis import Analysis
+from sparselab.network.axes import reasons_of
+from sparselab.network.named_axes import axis_members, axis_names
+from sparselab.network.plan import Plan
+from sparselab.network.report import COLUMNS, PermutationReport
+from sparselab.network.search_problems import Consumer
+from sparselab.network.searching import AxisSearch, Searches
+from sparselab.network.verify import Verdict
+
+_BEST_FIRST = ("permuted", "kept", "rolled_back", "pinned")
+_WORTH = ("baseline", "retained", "ideal", "efficacy")
+_UNKNOWN = dict.fromkeys(_WORTH, math.nan)
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """What was found out about the eligible ``layers`` of a network.
+
+    ``consumers`` are those whose weight the ``analysis`` knows. ``verdict`` is ``None`` when
+    nothing was verified. ``untraceable`` says why the model could not be followed, if so; then
+    there is no analysis, and every layer is pinned for that reason.
+    """
+
+    pattern: Pattern
+    layers: Sequence[LayerWeight]
+    analysis: Analysis = field(default_factory=lambda: Analysis((), ()))
+    consumers: Sequence[Consumer] = ()
+    searches: Searches = field(default_factory=Searches)
+    verdict: Verdict | None = None
+    untraceable: str | None = None
+
+    def report(self, seconds: float) -> PermutationReport:
+        """The report, of a permutation that took ``seconds``."""
+        verdict = self.verdict
+        return PermutationReport(
+            self._axes(),
+            self._weights(),
+            Plan.from_orders(self.analysis, self.searches.orders),
+            str(self.pattern),
+            verdict.difference.absolute if verdict else math.nan,
+            verdict.difference.relative if verdict else math.nan,
+            verdict.tolerance if verdict else math.nan,
+            seconds,
+            self.untraceable,
+        )
+
+    def _axes(self) -> pd.DataFrame:
+        searches = self.searches.axes
+        members = axis_members(self.analysis, [search.axis for search in searches])
+        names = axis_names(members[search.axis] for search in searches)
+        rows = [_axis_row(search, name, members[search.axis]) for search, name in zip(searches, names)]
+        read = {consumer.name for search in searches for consumer in search.consumers}
+        rows += [self._pinned_row(layer) for layer in self.layers if layer.name not in read]
+        return pd.DataFrame(rows, columns=COLUMNS)
+
+    def _pinned_row(self, layer: LayerWeight) -> dict[str, Any]:
+        """The row of a weight whose input channels stay; for 2d masks its rows may have moved."""
+        return {
+            "axis": f"{layer.name}:{layer.channel_dim}",
+            "size": layer.weight.shape[layer.channel_dim],
+            "members": (),
+            "consumers": (layer.name,),
+            **_UNKNOWN,
+            "baseline": self.searches.before.get(layer.name, math.nan),
+            "retained": self.searches.after.get(layer.name, math.nan),
+            "seconds": 0.0,
+            "status": "pinned",
+            "reason": self._why_pinned(layer),
+        }
+
+    def _why_pinned(self, layer: LayerWeight) -> str:
+        if self.untraceable is not None:
+            return self.untraceable
+        members = [consumer.member for consumer in self.consumers if consumer.name == layer.name]
+        reasons = [reason for member in members for reason in reasons_of(member.dims[layer.channel_dim])]
+        return "; ".join(reasons) or "every index of it means something else"
+
+    def _weights(self) -> pd.DataFrame:
+        found: dict[str, tuple[str, str]] = {}
+        for search in self.searches.axes:
+            mine = (search.status, search.reason)
+            for consumer in search.consumers:
+                best = min(found.get(consumer.name, mine), mine, key=lambda it: _BEST_FIRST.index(it[0]))
+                found[consumer.name] = best
+        rows = []
+        for layer in self.layers:
+            status, reason = found.get(layer.name) or ("pinned", self._why_pinned(layer))
+            rows.append((layer.name, layer.weight.numel(), status, reason))
+        return pd.DataFrame(rows, columns=["weight", "numel", "status", "reason"])
+
+
+def _axis_row(search: AxisSearch, name: str, members: tuple[str, ...]) -> dict[str, Any]:
+    worth = search.worth
+    return {
+        "axis": name,
+        "size": search.axis.size,
+        "members": members,
+        "consumers": tuple(consumer.name for consumer in search.consumers),
+        **({column: getattr(worth, column) for column in _WORTH} if worth else _UNKNOWN),
+        "seconds": search.seconds,
+        "status": search.status,
+        "reason": search.reason,
+    }

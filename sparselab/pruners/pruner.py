@@ -1,0 +1,44 @@
+"""What a pruner is, and what it hands back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from sparselab.masks import MaskCalculator
+
+
+@dataclass(frozen=True, eq=False)
+class Pruned:
+    """What a pruner decided for one weight.
+
+    ``mask`` is bool, True where a weight stays; ``weight`` has the new values, in the dtype and on
+    the device of the old ones, and is zero where the mask is False.
+    """
+
+    mask: Tensor
+    weight: Tensor
+
+
+class Pruner(Protocol):
+    """A frozen dataclass whose fields are the options. Called, it prunes one weight.
+
+    It chooses scores and values; the calculator chooses the mask, and whether that is 2:4, V:N:M or
+    no structure at all is not the pruner's business.
+    """
+
+    @property
+    def needs(self) -> type[Any] | None:
+        """The kind of statistics of the weight's inputs that it prunes by; ``None`` for the weight alone."""
+
+    def __call__(
+        self, weight: Tensor, calculator: MaskCalculator, statistic: Any = None, *, channel_dim: int = 1
+    ) -> Pruned:
+        """Prune ``weight``, which is not changed.
+
+        ``statistic`` is of the kind ``needs``. Deterministic. Raises ``ValueError`` for weights that
+        are not finite or do not fit the calculator, and without the statistic that it needs.
+        """
+        ...
