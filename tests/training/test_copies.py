@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 import sparselab as sl
 from sparselab.trackers import AccuracyTracker, MagnitudeTracker, MaskChurnTracker, ThroughputTracker
+from sparselab.trackers.accuracy import MetricsTracker
 from sparselab.training.inputs import InputWatcher
 
 from .helpers import mlp, network
@@ -206,6 +207,19 @@ def test_a_step_that_failed_half_way_is_settled_in_the_copy_too(schedule, way):
     for each in (run, other):
         train(each, 3)
     assert_same(run, other)
+
+
+def test_masks_come_before_a_tracker_that_was_attached_before_them():
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    sparsifier = sl.Sparsifier(model)
+    tracker = MetricsTracker(lambda: {"sparse": sparsifier.enabled}, ["sparse"], every=1)
+    tracker.attach(optimizer)
+    sparsifier.attach(optimizer)
+    sparsifier.compute()
+    model(X).square().mean().backward()
+    optimizer.step()
+    assert tracker.frame["sparse"].tolist() == [True]
 
 
 def test_masks_come_before_trackers_in_every_copy():
