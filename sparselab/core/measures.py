@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
 
 
 def retained(scores: Tensor, mask: Tensor) -> float:
@@ -39,6 +44,24 @@ def efficacy(retained: float, baseline: float, ideal: float) -> float:
     """
     room = ideal - baseline
     return 100.0 if room <= 0 else 100.0 * (retained - baseline) / room
+
+
+@overload
+def lost_percent(retained: float, total: float) -> float: ...
+@overload
+def lost_percent(retained: pd.Series[float], total: pd.Series[float]) -> pd.Series[float]: ...
+@overload
+def lost_percent(retained: NDArray[Any], total: NDArray[Any]) -> NDArray[Any]: ...
+def lost_percent(retained: Any, total: Any) -> Any:
+    """How much of ``total`` is not ``retained``, in percent; 0 where ``total`` is 0, for then there is nothing to lose.
+
+    Numbers, or pandas Series or numpy arrays of them, element by element; NaN where ``retained`` is NaN.
+
+    >>> lost_percent(3.0, 4.0), lost_percent(0.0, 0.0)
+    (25.0, 0.0)
+    """
+    empty = total == 0
+    return 100 * (1 - (retained + empty) / (total + empty))
 
 
 def keep_count(size: int, density: float) -> int:

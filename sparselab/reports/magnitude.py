@@ -36,7 +36,7 @@ def magnitude_report(
     calculate = calculator(pattern)
     rows = [_row(layer, calculate, saliency, rule) for layer in layer_weights(model)]
     frame = pd.DataFrame(rows, columns=_COLUMNS).astype({"eligible": bool})
-    frame["lost_percent"] = _lost_percent(frame["retained"], frame["total"])
+    frame["lost_percent"] = measures.lost_percent(frame["retained"], frame["total"])
     frame.attrs = {"pattern": str(calculate), "whole_model": _whole_model(frame)}
     return frame
 
@@ -69,11 +69,6 @@ def _kept(layer: LayerWeight, weight: Tensor, scores: Tensor, calculate: MaskCal
     return measures.retained(scores, mask), measures.ideal(to_matrix(scores, layer.channel_dim), calculate.density)
 
 
-def _lost_percent(retained: pd.Series[float], total: pd.Series[float]) -> pd.Series[float]:
-    # A layer of zeros has nothing to lose.
-    return (100 * (1 - retained / total.where(total > 0))).mask((total == 0) & retained.notna(), 0.0)
-
-
 def _whole_model(frame: pd.DataFrame) -> dict[str, float]:
     eligible = frame[frame["eligible"]]
     sums = {name: float(eligible[name].sum()) for name in ("total", "retained", "ideal")}
@@ -83,5 +78,5 @@ def _whole_model(frame: pd.DataFrame) -> dict[str, float]:
         "weights": int(frame["weights"].sum()),
         "eligible_weights": int(eligible["weights"].sum()),
         **sums,
-        "lost_percent": 100 * (1 - sums["retained"] / sums["total"]) if sums["total"] else 0.0,
+        "lost_percent": measures.lost_percent(sums["retained"], sums["total"]),
     }

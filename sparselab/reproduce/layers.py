@@ -8,6 +8,7 @@ from tqdm.auto import tqdm
 
 from sparselab import plots
 from sparselab.core.layers import layer_weights
+from sparselab.core.measures import lost_percent
 from sparselab.core.weight_matrix import to_matrix
 from sparselab.permutation import search_permutation, warm_up
 from sparselab.reports import magnitude_report
@@ -54,8 +55,8 @@ def permuted_layers(model: nn.Module, *, progress: bool = False) -> pd.DataFrame
     ]
     return report.assign(
         permuted=[result.retained for result in results],
-        permuted_lost_percent=[100 * (1 - r.retained / total) for r, total in zip(results, report["total"])],
-        ideal_lost_percent=100 * (1 - report["ideal"] / report["total"]),
+        permuted_lost_percent=[lost_percent(r.retained, total) for r, total in zip(results, report["total"])],
+        ideal_lost_percent=lost_percent(report["ideal"], report["total"]),
         efficacy=[result.efficacy for result in results],
         seconds=[result.seconds for result in results],
     )
@@ -64,10 +65,9 @@ def permuted_layers(model: nn.Module, *, progress: bool = False) -> pd.DataFrame
 def _text(losses: pd.DataFrame, table: pd.DataFrame, everything: pd.DataFrame) -> str:
     whole = everything.attrs["whole_model"]
     by_pattern = losses.groupby("pattern", sort=False)[["total", "retained"]].sum()
-    lost = 100 * (1 - by_pattern["retained"] / by_pattern["total"])
+    lost = lost_percent(by_pattern["retained"], by_pattern["total"])
     summary = pd.DataFrame({"pattern": lost.index, "magnitude lost, %": lost.to_numpy()})
-    permuted = 100 * (1 - table["permuted"].sum() / table["total"].sum())
-    ideal = 100 * (1 - table["ideal"].sum() / table["total"].sum())
+    permuted, ideal = (lost_percent(table[name].sum(), table["total"].sum()) for name in ("permuted", "ideal"))
     skipped = everything[~everything["eligible"]].groupby("reason", sort=False).size()
     shown = table.rename(
         columns={"lost_percent": "lost, %", "permuted_lost_percent": "permuted, %", "ideal_lost_percent": "ideal, %"}

@@ -6,6 +6,7 @@ import pandas as pd
 import torch
 
 import sparselab.plots as plots
+from sparselab.core.measures import lost_percent
 from sparselab.network.permuting import permute
 from sparselab.network.report import PermutationReport
 from sparselab.reports import magnitude_report
@@ -38,7 +39,7 @@ def compare_layers(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
             "layer": merged["layer"],
             "lost_percent": merged["lost_percent"],
             "permuted_lost_percent": merged["lost_percent_after"],
-            "ideal_lost_percent": 100 * (1 - merged["ideal"] / merged["total"]),
+            "ideal_lost_percent": lost_percent(merged["ideal"], merged["total"]),
             "total": merged["total"],
             "retained": merged["retained"],
             "retained_after": merged["retained_after"],
@@ -48,7 +49,7 @@ def compare_layers(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
 
 def _text(report: PermutationReport, before: pd.DataFrame, layers: pd.DataFrame) -> str:
     lost = before.attrs["whole_model"]["lost_percent"]
-    after = 100 * (1 - layers["retained_after"].sum() / layers["total"].sum())
+    after = lost_percent(layers["retained_after"].sum(), layers["total"].sum())
     counts = report.weights["status"].value_counts()
     pinned = report.weights[report.weights["status"] != "permuted"]
     frame = report.frame.assign(consumers=[f"{len(c)}: {c[0]}" for c in report.frame["consumers"]])

@@ -25,7 +25,7 @@ class MagnitudeTracker(Tracker):
         self.sparsifier = sparsifier
 
     def observe(self) -> Iterator[Mapping[str, Any]]:
-        """A row a layer."""
+        """One row per layer."""
         weights = self.sparsifier.weights
         for layer in weights.layers:
             dense = weights.dense(layer)
@@ -37,5 +37,5 @@ class MagnitudeTracker(Tracker):
                 "total": total,
                 "retained": retained,
                 "fresh": measures.retained(scores, weights.new_mask(layer, dense)),
-                "lost_percent": 100 * (1 - retained / total) if total else 0.0,
+                "lost_percent": measures.lost_percent(retained, total),
             }

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sparselab import saliency as saliency_module
+from sparselab.core import measures
 from sparselab.core.layers import LayerWeight, layer_weights
 from sparselab.core.patterns import Pattern
 from sparselab.core.weight_matrix import to_matrix
@@ -40,7 +41,7 @@ class MaskedLayer:
     @property
     def lost_percent(self) -> float:
         """Saliency that the mask takes, in percent."""
-        return 100 * (1 - self.retained / self.total) if self.total else 0.0
+        return measures.lost_percent(self.retained, self.total)
 
 
 def choosable_layers(model: nn.Module) -> dict[str, LayerWeight]:

@@ -12,6 +12,7 @@ import traitlets
 from matplotlib.figure import Figure
 from torch import nn
 
+from sparselab.core import measures
 from sparselab.core.patterns import Pattern
 from sparselab.core.registry import unknown_name
 from sparselab.plots import matrices
@@ -85,7 +86,7 @@ class MagnitudeLoss(Panel):
     @property
     def loss_figure(self) -> Figure:
         """The picture of what all layers lose."""
-        ideal = 100 * (1 - self.frame["ideal"] / self.frame["total"].where(self.frame["total"] > 0))
+        ideal = measures.lost_percent(self.frame["ideal"], self.frame["total"])
         return matrices.loss_strip(self.frame.assign(ideal_lost_percent=ideal), self.layer)
 
     @property

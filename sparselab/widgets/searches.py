@@ -116,7 +116,7 @@ class Matrix:
 
     def lost_percent(self, retained: float) -> float:
         """Saliency lost where ``retained`` is left, in percent."""
-        return _lost_percent(retained, self.total)
+        return measures.lost_percent(retained, self.total)
 
     def mask(self, order: NDArray[np.int64], pattern: str) -> NDArray[np.bool_]:
         """What ``pattern`` keeps with the channels in ``order``."""
@@ -134,12 +134,8 @@ LAYER_COLUMNS = ("layer", "lost_percent", "permuted_lost_percent", "ideal_lost_p
 
 
 def _layer_row(name: str, total: float, baseline: float, retained: float, ideal: float) -> dict[str, Any]:
-    lost = [_lost_percent(kept, total) for kept in (baseline, retained, ideal)]
+    lost = [measures.lost_percent(kept, total) for kept in (baseline, retained, ideal)]
     return dict(zip(LAYER_COLUMNS, [name, *lost, measures.efficacy(retained, baseline, ideal)]))
-
-
-def _lost_percent(retained: float, total: float) -> float:
-    return 100 * (1 - retained / total) if total else 0.0
 
 
 def run_search(
@@ -188,7 +184,7 @@ def results_frame(matrix: Matrix, traces: Sequence[Trace]) -> pd.DataFrame:
             "lost_percent": matrix.lost_percent(result.baseline),
             "permuted_lost_percent": matrix.lost_percent(result.retained),
             "ideal_lost_percent": matrix.lost_percent(result.ideal),
-            "moved_percent": moved_percent(result.order, int(result.pattern.split(":")[1])),
+            "moved_percent": moved_percent(result.order, Pattern.parse(result.pattern).require_nm("an order")[1]),
             "seconds": result.seconds,
             "evaluations": result.evaluations,
         }

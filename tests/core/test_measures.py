@@ -1,6 +1,11 @@
+import math
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sparselab.core import measures
 from sparselab.masks import create_mask
@@ -33,3 +38,14 @@ def test_sums_are_float64():
     exact = float(np.float32(0.1)) * (1 << 20)
     assert measures.retained(scores, torch.ones_like(scores, dtype=torch.bool)) == pytest.approx(exact, rel=1e-12)
     assert measures.ideal(scores, 0.5) == pytest.approx(exact / 2, rel=1e-12)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1e6)), min_size=1))
+def test_lost_is_what_is_not_retained(pairs):
+    total = np.array([size for _, size in pairs])
+    retained = np.array([share for share, _ in pairs]) * total
+    expected = [100 * (1 - kept / size) if size else 0.0 for kept, size in zip(retained, total)]
+    assert measures.lost_percent(retained, total).tolist() == expected
+    assert [measures.lost_percent(kept, size) for kept, size in zip(retained.tolist(), total.tolist())] == expected
+    assert measures.lost_percent(pd.Series(retained), pd.Series(total)).tolist() == expected
+    assert math.isnan(measures.lost_percent(math.nan, 2.0))

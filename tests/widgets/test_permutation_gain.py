@@ -239,3 +239,12 @@ def test_moved_is_about_neighbours():
 def test_a_matrix_needs_two_dimensions():
     with pytest.raises(ValueError, match=r"at least 2 dimensions, got shape \(3,\)"):
         sl.widgets.PermutationGain(np.ones(3))
+
+
+def test_a_table_of_searches_of_2d_masks():
+    """Their pattern is written ``m4n2_2d_best``: there is no colon to look for."""
+    matrix, trace = logic.Matrix.of("w", torch.randn(8, 8)), logic.Trace("identity")
+    logic.run_search(matrix, "m4n2_2d_best", trace, lambda: None)
+    (row,) = logic.results_frame(matrix, [trace]).to_dict("records")
+    assert row["moved_percent"] == 0
+    assert row["lost_percent"] == row["permuted_lost_percent"] > row["ideal_lost_percent"]
