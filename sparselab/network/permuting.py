@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from sparselab.core.layers import LayerWeight
 from sparselab.core.models import unwrap
@@ -37,7 +37,7 @@ def permute(
     *,
     strategy: str | Strategy = "auto",
     saliency: ModelSaliency = "magnitude",
-    optimizer: Optimizer | Iterable[Optimizer] | None = None,
+    optimizer: torch.optim.Optimizer | Iterable[torch.optim.Optimizer] | None = None,
     include: Iterable[str] | None = None,
     exclude: Iterable[str] | None = None,
     seed: int = 0,

@@ -60,14 +60,17 @@ class Plan:
         return Plan(tuple(move.inverse() for move in reversed(self.moves)))
 
     def apply(self, model: nn.Module, optimizer: Optimizer | Iterable[Optimizer] | None = None) -> None:
-        """Move every tensor of ``model`` in place, with its gradient and its state in ``optimizer``, one or several.
+        """Move every tensor of ``model`` in place, with its gradient and its state in optimizers.
+
+        ``optimizer`` is one, or several of them.
 
         State that has the tensor's shape moves, or that broadcasts to it (the sums of Adafactor); any other stays as it is,
         so an optimizer that lays parameters out anew (LBFGS, Shampoo) is best started again.
 
         ``model`` may be wrapped (``torch.compile``, ``DataParallel``, ``AveragedModel``). Parameters stay the same
-        objects. Raises ``ValueError``, and changes nothing, when a name is missing, a shape differs or ``optimizer`` is none;
-        an interruption waits until all is moved, any other failure puts back what was moved.
+        objects. Raises ``ValueError``, and changes nothing, when a name is missing, a shape differs
+        or ``optimizer`` is not one; an interruption waits until all is moved, any other failure
+        puts back what was moved.
         """
         targets = self._targets(unwrap(model), as_optimizers(optimizer))
         done: list[tuple[Move, Tensor]] = []
@@ -128,7 +131,8 @@ class Plan:
             companions = [*alike.values()][:1]  # several Parameters may be one place in memory, each with a state
             companions += [tensor.grad for tensor in alike.values() if tensor.grad is not None]
             states = [each.state.get(tensor, {}) for each in optimizers for tensor in alike.values()]
-            values = {id(value): value for state in states for value in state.values()}  # a wrapper shows another's
+            # By identity, as an optimizer that wraps another shows the state of that one.
+            values = {id(value): value for state in states for value in state.values()}
             companions += [value for value in values.values() if isinstance(value, Tensor)]
             targets += [(move, each) for each in companions for move in planned if move.fits(each)]
         return targets
@@ -187,14 +191,17 @@ class Plan:
 
 
 def as_optimizers(optimizer: Optimizer | Iterable[Optimizer] | None) -> tuple[Optimizer, ...]:
-    """The optimizers whose state moves along, each once; ``ValueError`` for what keeps no state of parameters."""
+    """The optimizers whose state moves along, each once.
+
+    Raises ``ValueError`` for anything that keeps no state of parameters.
+    """
     if optimizer is None:
         return ()
     given = tuple(optimizer) if isinstance(optimizer, Iterable) else (optimizer,)
     if not all(isinstance(getattr(each, "state", None), Mapping) for each in given):
         raise ValueError(
-            "optimizer takes a torch.optim.Optimizer, or several of them in a list, whose state moves along, "
-            f"got {reprlib.repr(optimizer)}"
+            "optimizer takes a torch.optim.Optimizer, or several of them in a list, whose state "
+            f"moves along, got {reprlib.repr(optimizer)}"
         )
     return tuple({id(each): each for each in given}.values())
 

@@ -21,6 +21,7 @@ from sparselab.core.registry import unknown_name
 from sparselab.metrics import Quantity, describe
 from sparselab.metrics.metric import Batch, as_metrics
 from sparselab.permutation.strategy import STRATEGIES
+from sparselab.pruners import get_pruner
 from sparselab.reports import magnitude_report
 from sparselab.saliency import check_name
 from sparselab.sweeps.trial import Trial
@@ -39,7 +40,7 @@ DEFAULTS: Mapping[str, Any] = {
     "steps": None,
     "seed": 0,
 }
-OPTIONAL = ("device", "threads", "track_every")
+OPTIONAL = ("pruner", "device", "threads", "track_every")
 
 _POINTS = 10  # of a time series, unless track_every says otherwise
 _TRACKED_EXAMPLES = 1000
@@ -67,13 +68,14 @@ class PruningRun:
         return {**DEFAULTS, **given}
 
     def check(self, trials: Iterable[Mapping[str, Any]]) -> None:
-        """Raises ``ValueError`` for the name of a strategy, schedule or saliency that there is not, or of an option of one."""
+        """Raises ``ValueError`` for the name of a strategy, schedule, saliency or pruner that there is not, or an option."""
         resolve: Mapping[str, Callable[[str], object]] = {
             "permutation": STRATEGIES.resolve,
             "schedule": SCHEDULES.resolve,
             "saliency": check_name,
+            "pruner": get_pruner,
         }
-        seen = {(name, trial[name]) for trial in trials for name in resolve if isinstance(trial[name], str)}
+        seen = {(name, trial[name]) for trial in trials for name in resolve if isinstance(trial.get(name), str)}
         for name, spec in sorted(seen):
             resolve[name](spec)
 
@@ -92,7 +94,7 @@ class PruningRun:
         weights, ``sparse_layers``, and the seconds of each phase. ``pruned_*`` is measured after the first masks with batch
         norm re-estimated, before any fine-tuning. Time series: ``accuracy``, ``magnitude`` and ``mask_churn``.
         """
-        run = _Phases(_loaded(self.source), trial, PruningTrial(**{name: trial[name] for name in DEFAULTS}))
+        run = _Phases(_loaded(self.source), trial, _pruning(trial))
         with run.timed("dense"):
             model, dense = dense_baseline(run.task, seed=trial.seed, device=_device(trial))
         sparsifier = run.prune(model)
@@ -110,6 +112,10 @@ class PruningRun:
         frames = {name: tracker.frame for name, tracker in trackers.items() if len(tracker.frame)}
         said = _in_phases(describe(as_metrics(run.task.metrics), dense), reversed(phases))
         return {**metrics, **run.worth, **layers, **run.seconds, "device": str(_device(trial)), **frames, "said": said}
+
+
+def _pruning(trial: Trial) -> PruningTrial:
+    return PruningTrial(**{name: trial[name] for name in DEFAULTS}, pruner=trial.get("pruner"))
 
 
 @dataclass(frozen=True)

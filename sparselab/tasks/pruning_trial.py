@@ -11,8 +11,9 @@ from torch import nn
 from sparselab.core.models import to_device
 from sparselab.network.plan import Plan
 from sparselab.permutation.strategy import Strategy
-from sparselab.saliency import ModelSaliency
-from sparselab.saliency.names import from_statistics, needs
+from sparselab.pruners import Pruner, get_pruner
+from sparselab.saliency import ModelSaliency, needs
+from sparselab.statistics import Statistics
 from sparselab.tasks.loop import Trained, recalibrate, statistics, train
 from sparselab.tasks.task import Task
 from sparselab.trackers.tracker import Tracker
@@ -24,7 +25,7 @@ from sparselab.training.sparsifier import Sparsifier
 class PruningTrial:
     """Everything that decides what becomes of a trained network, beside the network and its task.
 
-    ``pattern``, ``schedule``, ``saliency``, ``permutation`` and ``keep_pruned`` are those of ``Sparsifier``; ``None`` for
+    ``pattern``, ``schedule``, ``saliency``, ``pruner``, ``permutation`` and ``keep_pruned`` are those of ``Sparsifier``; ``None`` for
     a ``pattern`` prunes nothing (the dense control), for a ``permutation`` leaves the channels where they are. ``plan``,
     where there is one, moves them first: a control's random order, say. ``steps`` of fine-tuning (``None``: as the task's
     recipe says). ``seed`` decides the batches of ``recalibrate`` and of a saliency's data; ``batches`` is the seed of
@@ -42,6 +43,7 @@ class PruningTrial:
     permutation: str | Strategy | None = None
     schedule: str | Schedule = "one_shot"
     saliency: ModelSaliency = "magnitude"
+    pruner: str | Pruner | None = None
     steps: int | None = None
     seed: int = 0
     batches: int | None = None
@@ -56,7 +58,7 @@ class PruningTrial:
     def sparsifier(self, task: Task, model: nn.Module) -> Sparsifier | None:
         """What will prune ``model``, its channels moved by ``plan``; nothing is masked yet. ``None`` for the dense control.
 
-        A saliency by a name that scores by data is given those of ``model``, which is dense still. Raises ``ValueError``
+        A pruner, or a saliency by name, that needs statistics is given those of ``model``, which is dense still. Raises ``ValueError``
         where the pattern fits no layer.
         """
         if self.plan is not None:
@@ -66,7 +68,9 @@ class PruningTrial:
         sparsifier = Sparsifier(
             model,
             self.pattern,
-            saliency=self._saliency(task, model),
+            saliency=self.saliency,
+            pruner=self.pruner,
+            statistics=self._statistics(task, model),
             include=task.include,
             schedule=self.schedule,
             keep_pruned=self.keep_pruned,
@@ -106,7 +110,11 @@ class PruningTrial:
             trackers=trackers,
         )
 
-    def _saliency(self, task: Task, model: nn.Module) -> ModelSaliency:
-        if not isinstance(self.saliency, str) or (kind := needs(self.saliency)) is None:
-            return self.saliency
-        return from_statistics(self.saliency, statistics(task, model, [kind], seed=self.seed))
+    def _statistics(self, task: Task, model: nn.Module) -> Statistics | None:
+        """What is pruned by, from some of the task's training data; ``None`` where the weights say it all."""
+        kind = None
+        if self.pruner is not None:
+            kind = get_pruner(self.pruner).needs
+        elif isinstance(self.saliency, str):
+            kind = needs(self.saliency)
+        return None if kind is None else statistics(task, model, [kind], seed=self.seed)

@@ -21,7 +21,9 @@ class Tracker:
 
     A tracker extends this class and overrides ``observe``.
 
-    ``attach`` uses the optimizer's public step hooks; attach after the Sparsifier, so that the masks are applied first.
+    ``attach`` uses the optimizer's public step hooks; whichever is attached first, a tracker sees
+    the weights of a step after the Sparsifier has masked them. A tracker that is copied or pickled
+    together with its run goes on recording.
     ``frame`` has a column ``step`` (0: when attached, where ``observe`` has something to say then) and the tracker's own.
     Trackers neither change weights nor draw random numbers, so a tracked run gives the same bits as one that is not.
     """

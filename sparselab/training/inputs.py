@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_map
 
-from sparselab.core.models import cuda_devices, evaluating
+from sparselab.core.models import buffers_kept, cuda_devices, evaluating
 from sparselab.network.tracing import as_call, quietly, restored
 
 VOLUMES = (32, 16, 64, 8, 4, 1)
@@ -45,7 +44,8 @@ class InputWatcher:
             self.seen = tree_map(lambda entry: entry.detach().clone() if isinstance(entry, Tensor) else entry, given)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"seen": None, "_watching": False}  # a copy of the model, by pickle too, is not watched
+        # A copy of the model is not watched, and a pickle is a copy.
+        return {"seen": None, "_watching": False}
 
 
 def infer_inputs(model: nn.Module) -> Any:
@@ -67,17 +67,14 @@ def infer_inputs(model: nn.Module) -> Any:
 
 def _runs(model: nn.Module, inputs: Any, *, faked: bool) -> bool:
     args, kwargs = as_call(inputs)
-    buffers = [] if faked else [(buffer, buffer.clone()) for buffer in model.buffers()]
+    mode = FakeTensorMode(allow_non_fake_inputs=True) if faked else None
     try:
-        with restored(model), FakeTensorMode(allow_non_fake_inputs=True) if faked else nullcontext() as mode:
+        with restored(model), buffers_kept(model) if mode is None else mode:
             if mode is not None:
                 args, kwargs = tree_map(mode.from_tensor, (args, kwargs))
             model(*args, **kwargs)
     except Exception:  # whatever a model raises on inputs that are not for it: this guess was wrong
         return False
-    finally:
-        for buffer, before in buffers:
-            buffer.copy_(before)
     return True
 
 

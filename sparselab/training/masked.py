@@ -1,4 +1,4 @@
-"""The masked weights of a model: buffers, pruned values, the state they are in and what leads to another."""
+"""The masked weights of a model: buffers, pruned values, their state and what changes it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from sparselab.training.choice import Choice
 
 
 class MaskState(Enum):
-    """Where a model and its masks are; ``MaskedWeights`` says what leads from one state to another."""
+    """The state of the masks on a model; ``MaskedWeights`` has what leads from one to another."""
 
-    DENSE = "dense"  # no masks were computed: all ones, or those that came with the weights of a checkpoint
+    DENSE = "dense"  # no masks were computed: all ones, or those that a checkpoint brought
     PRUNED = "pruned"  # weights are zero where their masks say so
     FADING = "fading"  # masks are chosen, and the weights that they take are on their way to zero
     UNMASKED = "unmasked"  # masks were computed and are turned off: all ones
@@ -33,13 +33,15 @@ class MaskState(Enum):
 class MaskedWeights:
     """The sparse weights of a model, each with a bool mask buffer, and the state that they are in.
 
-    This is what schedules act on; users meet it through ``Sparsifier``. ``keep_pruned`` adds a buffer on the CPU with the
-    values that the mask took. The buffers have ASP's names and live in the layers' modules once ``add_buffers`` was called;
-    masks are all ones until ``compute``. ``before_first`` is called before the first masks are computed.
+    This is what schedules act on; users meet it through ``Sparsifier``. The buffers have ASP's names
+    and live in the layers' modules once ``add_buffers`` was called; masks are all ones until
+    ``compute``. ``keep_pruned`` adds a buffer on the CPU with the values that the mask took.
+    ``before_first`` is called before the first masks are computed.
 
-    A schedule acts through ``compute``, ``unmask``, ``restore_dense``, ``apply``, ``apply_to_gradients`` and
-    ``decay_pruned``; the ``Sparsifier`` says what happens besides: ``begin_step``, ``end_step``, ``settle`` where a step may
-    have failed, ``follow`` where a plan moved the weights, ``load_state_dict`` where a run is resumed.
+    A schedule acts through ``compute``, ``unmask``, ``restore_dense``, ``apply``,
+    ``apply_to_gradients`` and ``decay_pruned``. The ``Sparsifier`` reports everything else that
+    happens: ``begin_step`` and ``end_step``; ``settle`` where a step may have failed; ``follow``
+    when a plan has moved the weights; ``load_state_dict`` when a run is resumed.
     """
 
     def __init__(
@@ -61,12 +63,13 @@ class MaskedWeights:
         self._gradient_scale: Tensor | None = None
 
     def add_buffers(self) -> None:
-        """Give every weight a mask of ones; ``ValueError``, and nothing is done, where one has a mask already."""
+        """Give every weight a mask of ones; ``ValueError``, before any, if one has a mask already."""
         for layer in self.layers:
             if hasattr(layer.module, mask_buffer(layer)):
                 raise ValueError(
-                    f"{layer.name!r} has a mask already: finalize() the Sparsifier that put it there first. The copy of a "
-                    "masked model needs a copy of its Sparsifier, made in one call: copy.deepcopy((model, sparsifier))"
+                    f"{layer.name!r} has a mask already: finalize() the Sparsifier that put it there "
+                    "first. A copy of a masked model needs a copy of its Sparsifier, made in one "
+                    "call: copy.deepcopy((model, optimizer, sparsifier))"
                 )
         for layer in self.layers:
             weight = layer.weight.detach()
@@ -105,12 +108,14 @@ class MaskedWeights:
     def compute(self, stage: MaskCalculator | None = None, *, vanish: bool = True) -> None:
         """New masks from the weights as they are, kept pruned values returned first; then prune by them.
 
-        ``stage`` is the calculator of this moment, where it is not the final one. With ``vanish=False`` the masks are set but
-        the weights stay, for ``apply(fade)`` to take. All masks are computed before anything changes, and a failure or
-        interruption while they are put in place puts back what was there. ``RuntimeError`` after ``remove``.
+        ``stage`` is the calculator of this moment, where it is not the final one. With
+        ``vanish=False`` the masks are set but the weights stay, for ``apply(fade)`` to take. All
+        masks are computed before anything changes, and a failure or interruption while they are put
+        in place puts back what was there. ``RuntimeError`` after ``remove``.
         """
         self.require_buffers()
-        if self.state is MaskState.DENSE and not self.any_masked():  # weights of loaded masks are where they should be
+        # Masks that a checkpoint brought belong to weights that are where they should be.
+        if self.state is MaskState.DENSE and not self.any_masked():
             self._before_first()
         weights = [self.dense(layer) for layer in self.layers]
         pruned = [self.choice(layer, weight, stage) for layer, weight in zip(self.layers, weights)]
@@ -135,19 +140,19 @@ class MaskedWeights:
         self.generation += 1
 
     def restore_dense(self) -> None:
-        """Put kept pruned values back into the weights, masks staying, so that an optimizer moves the dense weights.
+        """Put kept pruned values back into the weights, for an optimizer to move; masks stay.
 
-        The next ``apply`` or ``compute`` takes them out and keeps them again. Where no masks were computed, or they are
-        off, the weights are dense and nothing is done. Raises ``RuntimeError`` when pruned values were not kept, while
-        weights fade, and after ``remove``.
+        The next ``apply`` or ``compute`` takes them out and keeps them again. Where no masks were
+        computed, or they are off, the weights are dense and nothing is done. Raises
+        ``RuntimeError`` when pruned values were not kept, while weights fade, and after ``remove``.
         """
         self.require_buffers()
         if not self.keep_pruned:
             raise RuntimeError("pruned values were not kept, so they cannot be put back: use keep_pruned=True")
         if self.state is MaskState.FADING:
             raise RuntimeError(
-                "the weights that masks take are fading and in the model still, so there is nothing to put back: "
-                "prune them by apply() first, or turn masks off by unmask()"
+                "the weights that masks take are fading and still in the model, so there is nothing "
+                "to put back: prune them by apply() first, or turn masks off by unmask()"
             )
         if self.state is not MaskState.PRUNED:
             return
@@ -159,13 +164,14 @@ class MaskedWeights:
     def apply(self, fade: float = 0.0) -> None:
         """Multiply what the masks take by ``fade``; at 0, the default, it is pruned.
 
-        Raises ``RuntimeError`` for another ``fade`` after ``restore_dense``: what was put back is kept, not faded.
+        Raises ``RuntimeError`` for any other ``fade`` after ``restore_dense``, whose values are kept
+        and do not fade.
         """
         restored = self.state is MaskState.RESTORED
         if restored and fade:
             raise RuntimeError(
-                f"apply({fade}) fades weights, and these are dense weights that restore_dense() put back: apply() takes "
-                "them out and keeps them; to let them fade, compute(vanish=False) first"
+                f"apply({fade}) would fade the dense weights that restore_dense() put back: apply() "
+                "takes them out and keeps them; to let them fade, compute(vanish=False) first"
             )
         with torch.no_grad():
             for layer in self.layers:
@@ -179,7 +185,7 @@ class MaskedWeights:
             self.state = MaskState.FADING if fade else MaskState.PRUNED
 
     def apply_to_gradients(self) -> None:
-        """Zero the gradients of pruned weights, so that neither they nor norms and momenta see them."""
+        """Zero the gradients of pruned weights, so that norms and momenta do not see them either."""
         for layer in self.layers:
             if (gradient := layer.weight.grad) is not None:
                 gradient.mul_(_mask(layer))
@@ -187,20 +193,21 @@ class MaskedWeights:
     def decay_pruned(self, decay: float) -> None:
         """Add ``decay`` times each pruned weight to its gradient, so that a step draws it towards zero.
 
-        Gradients that carry a factor during this step (of mixed precision) get it times that factor.
+        Gradients that carry a factor in this step (of mixed precision) get it times that factor.
         """
         factor = decay if self._gradient_scale is None else decay * float(self._gradient_scale)
         for layer in self.layers:
             if (gradient := layer.weight.grad) is not None:
                 gradient.add_(torch.where(_mask(layer), 0, self.dense(layer)), alpha=factor)
 
-    # ---------------------------------------------------------------------------------------------------- what happens
+    # ------------------------------------------------------------------ what the Sparsifier reports
 
     def begin_step(self, optimizer: Optimizer) -> None:
-        """``optimizer`` is about to move the weights; what a step before left half-way is settled first."""
+        """``optimizer`` is about to move the weights; a step that failed before is settled first."""
         self.settle()
         self._stepping = True
-        # A fused optimizer divides gradients by GradScaler's factor inside its step, so here they still carry it.
+        # A fused optimizer divides gradients by GradScaler's factor inside its step, so until then
+        # they carry it.
         self._gradient_scale = getattr(optimizer, "grad_scale", None)
 
     def end_step(self) -> None:
@@ -208,30 +215,33 @@ class MaskedWeights:
         self._stepping, self._gradient_scale = False, None
 
     def settle(self) -> None:
-        """Take out what a step that failed half-way put where masks say zero; nothing to do after any other."""
+        """Take out what a step that failed half-way put where masks say zero, if one did."""
         if self._stepping:
             self.end_step()
             if self.state is not MaskState.FADING:
                 self.apply()
 
     def follow(self, plan: Plan) -> None:
-        """``plan`` is what has moved the dense weights until now: scores and norms that the user gave move as they did."""
+        """``plan`` has moved the dense weights: scores and statistics move likewise.
+
+        It is everything that has moved them since the Sparsifier was made.
+        """
         self.choice = self._dense_choice.moved(self.layers, plan)
         self.plan = plan
 
     def state_dict(self) -> dict[str, Any]:
-        """The state, what masks kept and what was permuted, as plain values; masks are in the model's own."""
+        """The state, what masks kept and what was permuted; masks are in the model's own."""
         return {"state": self.state.value, "shares": dict(self.shares), "plan": self.plan.to_json()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Be where ``state_dict`` was taken; the model's own state has replaced masks and weights, or will.
+        """Go on where ``state_dict`` was taken; masks and weights come with the model's own.
 
         Raises ``ValueError`` for a state without masks, and ``RuntimeError`` after ``remove``.
         """
         self.require_buffers()
         loaded = MaskState(state["state"]) if "state" in state else _state_of_older(state)
         if loaded is MaskState.REMOVED:
-            raise ValueError("the state of a Sparsifier after finalize(): it has no masks to go on with")
+            raise ValueError("this state was taken after finalize(): it has no masks to go on with")
         if "plan" in state:
             self.follow(Plan.from_json(state["plan"]))
         self.state, self.shares = loaded, dict(state["shares"])
@@ -285,7 +295,7 @@ class MaskedWeights:
             raise
 
     def _put(self, weights: Sequence[Tensor], pruned: Sequence[Pruned], vanish: bool) -> None:
-        """Put what was decided for the dense ``weights`` in place: all of it or, on any failure, nothing."""
+        """Put what was decided for the dense ``weights`` in place: all or, on any failure, none."""
         decided = list(zip(self.layers, weights, pruned))
         shares = {layer.name: _share(weight, found.mask) for layer, weight, found in decided}
         with torch.no_grad(), self._all_or_nothing():

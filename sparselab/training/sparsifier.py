@@ -50,8 +50,8 @@ class Sparsifier:
     strategy ``permutation`` (``None``: never); ``permutation_report`` says what that did. The state of attached optimizers
     and scores given as ``saliency`` move along; other copies of the weights (an EMA) must be made afterwards.
 
-    ``copy.deepcopy((model, optimizer, sparsifier))``, and a pickle of them, goes on masking as the original does; a copy of
-    model and optimizer alone has nobody who keeps its masks.
+    ``copy.deepcopy((model, optimizer, sparsifier))``, or a pickle of the three, goes on masking as
+    the original does. A copy of model and optimizer alone trains dense: nothing keeps its masks.
 
     Deterministic. Raises ``ValueError`` for unknown names and for a model that has masks already.
 
@@ -115,7 +115,7 @@ class Sparsifier:
 
     @property
     def optimizers(self) -> tuple[Optimizer, ...]:
-        """The optimizers that are attached; the first is the schedule's clock."""
+        """The optimizers that are attached; the first is the clock of the schedule."""
         return self._hooks.optimizers
 
     @property
@@ -287,7 +287,7 @@ class Sparsifier:
     def _permute(self) -> None:
         """Permute the channels of the dense model, if there is something to trace it with."""
         choice = self.weights.choice
-        if len(self.weights.plan):  # a model is permuted once, also where its first masks could not be computed then
+        if len(self.weights.plan):  # permuted before, by a call whose masks could not be computed
             return
         pattern = None if choice.calculator is None else choice.calculator.searched_as
         if self.permutation is None or self.example_inputs is None or pattern is None:

@@ -1,4 +1,4 @@
-"""Calls around the steps of optimizers that go along when everything is copied or pickled."""
+"""Hooks around the steps of optimizers that survive a copy and a pickle."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-Before = Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]] | None]
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+Before = Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], Arguments | None]
 After = Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], None]
 
 
 class StepHooks:
     """Calls ``after`` each step of the optimizers that were added, and ``before`` it.
 
-    ``torch.optim.Optimizer`` drops its hooks when it is copied or pickled. These hooks are registered anew with the
-    copied optimizers, so that what watches or corrects their steps goes on doing so. With ``first``, ``after`` is called
-    before whatever else is hooked there, in whatever order a copy is put together.
+    ``torch.optim.Optimizer`` drops its hooks when it is copied or pickled. These are registered
+    anew with the copied optimizers, so that whatever watches or corrects their steps goes on doing
+    so. With ``first``, ``after`` is called before the hooks that are there already: a copy may be
+    put together in any order.
     """
 
     def __init__(self, after: After, before: Before | None = None, *, first: bool = False) -> None:

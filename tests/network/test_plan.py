@@ -124,7 +124,7 @@ class Wrapping(torch.optim.Optimizer):
 
 
 def test_the_state_of_several_optimizers_moves_once_each() -> None:
-    """Two halves of a network, one weight in both; an optimizer that is named twice or shown by another is one."""
+    """Two optimizers share a weight; one that is named twice, or wrapped by another, is one."""
     model, inputs, plan = planned("linear_chain")
     model.double()
     inputs = inputs.double()

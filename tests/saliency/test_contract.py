@@ -10,7 +10,7 @@ SPECS = ["magnitude", "wanda", "ria", "ria,power=0.3"]
 
 
 class TestContract(SaliencyContract):
-    @pytest.fixture(params=[*SPECS, torch.square], ids=str)
+    @pytest.fixture(params=[*SPECS, torch.square], ids=[*SPECS, "a function"])
     def saliency(self, request):
         return request.param
 

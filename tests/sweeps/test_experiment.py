@@ -339,7 +339,7 @@ def test_a_bar_is_shown_when_asked_for(capsys):
 
 
 def test_ctrl_c_before_anything_is_done():
-    from sparselab.command_line.commands import summary
+    from sparselab.command_line.report import summary
 
     def task(trial):
         raise KeyboardInterrupt

@@ -155,3 +155,19 @@ def test_saliency_from_data_by_name():
     by = frame.set_index("saliency")["retained_percent"]
     assert by["magnitude"] >= by[["wanda", "ria"]].max()  # what is retained is counted in magnitudes
     assert by.nunique() == 3
+
+
+def test_pruners_are_inputs(tmp_path):
+    """By name, with the statistics that they need; the saliency of that name finds the same masks."""
+    frame = sweep(pruner=["magnitude", "wanda", "ria,power=0.3"], steps=0, permutation=None)
+    assert list(frame["state"]) == ["done"] * 3, frame["error"].dropna().tolist()
+    assert list(frame["pruner"]) == ["magnitude", "wanda", "ria,power=0.3"]
+    assert "pruner" in frame.attrs["inputs"]
+    by_saliency = sweep(saliency=["magnitude", "wanda", "ria,power=0.3"], steps=0, permutation=None)
+    for column in ("retained_percent", "pruned_top1", "pruned_loss"):
+        assert frame[column].tolist() == by_saliency[column].tolist()
+    assert frame["retained_percent"].nunique() > 1
+    with pytest.raises(ValueError, match="unknown pruner 'wandda'"):
+        sweep(pruner="wandda")
+    without = sweep(steps=0, permutation=None)
+    assert "pruner" not in without

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 import sparselab as sl
 from sparselab.trackers import AccuracyTracker, MagnitudeTracker, MaskChurnTracker, ThroughputTracker
+from sparselab.trackers.accuracy import MetricsTracker
 from sparselab.training.inputs import InputWatcher
 
 from .helpers import mlp, network
@@ -39,7 +40,7 @@ def saved(parts):
     return torch.load(file, weights_only=False)
 
 
-# What the copies of schedulers say at their first step: they look for the wrapper that they put around optimizer.step.
+# Copies of learning rate schedulers look for the wrapper that they once put around optimizer.step.
 pytestmark = pytest.mark.filterwarnings("ignore:Seems like `optimizer.step:UserWarning")
 WAYS = {"deepcopy": copy.deepcopy, "pickle": pickled, "torch.save": saved}
 
@@ -71,7 +72,7 @@ def train(run: SimpleNamespace, steps: int) -> None:
 
 
 def assert_same(one: SimpleNamespace, other: SimpleNamespace) -> None:
-    """Weights, masks, kept values, momenta, the schedule's clock and every row: the same bits, and no tensor shared."""
+    """Weights, masks, kept values, momenta, the clock and every row agree; no tensor is shared."""
     states = [tree_leaves((run.model.state_dict(), run.optimizer.state_dict())) for run in (one, other)]
     for mine, theirs in zip(*states, strict=True):
         if isinstance(mine, Tensor):
@@ -208,6 +209,19 @@ def test_a_step_that_failed_half_way_is_settled_in_the_copy_too(schedule, way):
     assert_same(run, other)
 
 
+def test_masks_come_before_a_tracker_that_was_attached_before_them():
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    sparsifier = sl.Sparsifier(model)
+    tracker = MetricsTracker(lambda: {"sparse": sparsifier.enabled}, ["sparse"], every=1)
+    tracker.attach(optimizer)
+    sparsifier.attach(optimizer)
+    sparsifier.compute()
+    model(X).square().mean().backward()
+    optimizer.step()
+    assert tracker.frame["sparse"].tolist() == [True]
+
+
 def test_masks_come_before_trackers_in_every_copy():
     run = start()
     run.sparsifier.compute()
@@ -262,7 +276,7 @@ def test_the_clock_of_a_pickled_throughput_goes_on_from_its_seconds(monkeypatch)
 def test_a_copy_without_its_sparsifier_is_refused_by_a_new_one():
     run = start()
     run.sparsifier.compute()
-    with pytest.raises(ValueError, match=r"has a mask already.*copy\.deepcopy\(\(model, sparsifier\)\)"):
+    with pytest.raises(ValueError, match=r"has a mask already.*copy\.deepcopy\(\(model, optimizer, sparsifier\)\)"):
         sl.Sparsifier(copy.deepcopy(run.model))
 
 
