@@ -37,14 +37,17 @@ COLUMNS = ["strategy", "source", "retained", "efficacy", "seconds"]
 
 
 def run(settings: Settings) -> Section:
-    """Both tables in one, a row a strategy and source."""
+    """Both tables in one, with one row per strategy and source."""
     strategies = [*(name for name in AUTHORS if settings.full or name not in SLOW), *OURS]
     table = listing(strategies, progress=settings.progress)
     return Section("The authors' listing", _text(table), tables={"listing": table})
 
 
 def listing(strategies: list[str], *, progress: bool = False) -> pd.DataFrame:
-    """128 rows x 64 channels, seed 1: ``strategy, source, retained, efficacy, seconds``, ours and then the authors' row of each."""
+    """128 rows x 64 channels, seed 1: ``strategy, source, retained, efficacy, seconds``.
+
+    For each strategy our row, and then the authors'.
+    """
     scores = authors_matrix(128, 64)
     for strategy in strategies:
         warm_up(strategy)

@@ -1,4 +1,7 @@
-"""Table 1: what escapes and larger sets of groups are worth, over 25 random matrices; how often the optimum is found."""
+"""Table 1: what escapes and larger sets of groups are worth, over 25 random matrices.
+
+Also how often the optimum is found.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,8 @@ def _trials(strategies: list[str], shape: tuple[int, int], seeds: range) -> list
 
 
 def summary(large: pd.DataFrame, small: pd.DataFrame) -> pd.DataFrame:
-    """A row a strategy and source: mean and standard deviation of efficacy, mean seconds, how often the proven optimum.
+    """A row a strategy and source: mean and standard deviation of efficacy, mean seconds, how often
+    the proven optimum.
 
     ``optima`` counts the small matrices on which a strategy's order retains what the proven one does.
     """

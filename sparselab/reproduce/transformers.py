@@ -33,7 +33,7 @@ class Comparison:
     saliencies: tuple[str, ...] = ("magnitude", "wanda", "ria")
 
     def frame(self, settings: Settings) -> pd.DataFrame:
-        """A row a trial, the dense control among them."""
+        """One row per trial, the dense control among them."""
         return run_trials(
             self.task,
             settings,
@@ -50,8 +50,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two networks agree on a task's evaluation data: ``top1`` of each, how many ``predictions`` differ, and the
-    largest difference of their logits beside the ``largest`` logit.
+    """How far two networks agree on a task's evaluation data.
+
+    It has ``top1`` of each, how many ``predictions`` differ, and the largest difference of their
+    logits beside the ``largest`` logit.
     """
 
     top1: tuple[float, float]
@@ -108,7 +110,10 @@ def _agreed(found: Agreement, examples: int) -> str:
 
 
 def accuracy_table(frame: pd.DataFrame) -> str:
-    """The frame of a ``Comparison`` as a Markdown table: means over seeds, a row a pattern, saliency and channels."""
+    """The frame of a ``Comparison`` as a Markdown table.
+
+    It has means over seeds, one row per pattern, saliency and channels.
+    """
     done = frame[frame["state"] == "done"].copy()
     done["channels"] = [CHANNELS[name if isinstance(name, str) else None] for name in done["permutation"]]
     done["pattern"] = done["pattern"].astype(object).fillna("dense")

@@ -15,7 +15,7 @@ from sparselab.tasks import Task, get_task
 
 
 def run_trials(task: str | Callable[[Trial], dict[str, Any]], settings: Settings, **inputs: Any) -> pd.DataFrame:
-    """A row a trial of ``experiment(task, **inputs)``; what the store holds is not run again.
+    """One row per trial of ``experiment(task, **inputs)``; what the store holds is not run again.
 
     Raises ``RuntimeError`` where a trial failed (the others are kept), and passes an interruption on.
     """

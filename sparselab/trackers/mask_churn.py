@@ -12,12 +12,14 @@ from sparselab.training.sparsifier import Sparsifier
 
 
 class MaskChurnTracker(Tracker):
-    """The entries of every mask that flip at a recomputation: a row a layer and recomputation, nothing in between.
+    """The entries of every mask that flip at a recomputation.
 
-    Columns: ``layer``; ``flipped``, how many entries differ from the masks before, which is the sparse architecture
-    divergence (SAD) of Zhou et al. 2021, "Learning N:M Fine-grained Structured Sparse Neural Networks From Scratch";
-    ``flipped_percent`` of the layer's entries; ``since_first_percent``, against the first masks. Looks only when the
-    Sparsifier has put other masks in place, so it costs nothing else. Masks that are off (all ones) are not compared.
+    There is one row per layer and recomputation, and nothing in between. Columns: ``layer``;
+    ``flipped``, how many entries differ from the masks before, which is the sparse architecture
+    divergence (SAD) of Zhou et al. 2021, "Learning N:M Fine-grained Structured Sparse Neural
+    Networks From Scratch"; ``flipped_percent`` of the layer's entries; ``since_first_percent``,
+    against the first masks. Looks only when the Sparsifier has put other masks in place, so it
+    costs nothing else. Masks that are off (all ones) are not compared.
     """
 
     columns = ("layer", "flipped", "flipped_percent", "since_first_percent")
@@ -30,7 +32,7 @@ class MaskChurnTracker(Tracker):
         self._last: dict[str, Tensor] = {}
 
     def observe(self) -> Iterator[Mapping[str, Any]]:
-        """A row a layer when there are new masks to compare with those before."""
+        """One row per layer when there are new masks to compare with those before."""
         weights = self.sparsifier.weights
         if weights.generation == self._generation or not weights.any_masked():
             return
