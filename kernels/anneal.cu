@@ -1,7 +1,7 @@
 // Simulated annealing over swaps of two channels: one block per chain, from the first step to the last. After
 // common.cu.
 //
-// Scores are bytes, four rows a word, [channels][words]; a chain draws the same numbers and makes the same moves as on
+// Scores are bytes, four rows per word, [channels][words]; a chain draws the same numbers and makes the same moves as on
 // the CPU. Every thread follows the chain for itself (the draws and sums are the same for all), so only sums and what
 // thread 0 writes need barriers. Gains and temperatures are in differences, twice the bytes' unit.
 //

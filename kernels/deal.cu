@@ -1,6 +1,6 @@
 // One move of annealed assignment for many chains: before and after the product of product.cu. After matching.cu.
 //
-// Scores are bytes, four rows a word, [channels][words]. A chain draws the same numbers as on the CPU: in each move one
+// Scores are bytes, four rows per word, [channels][words]. A chain draws the same numbers as on the CPU: in each move one
 // below M per group, then one exponential per group. It counts its moves in `made`, so a move's launches are those of
 // the last, and nothing comes back to the host between two of them.
 

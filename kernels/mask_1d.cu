@@ -2,9 +2,9 @@
 //
 // Compile with -DN=2 -DM=4 (any 0 < N <= M <= 32). Scores and mask start at multiples of 16 bytes.
 // Launch:  one thread per group, grid-stride: any grid, 256 threads per block.
-// Memory:  reads 4 bytes and writes 1 byte an element, each once; neighbouring threads read neighbouring groups, four
+// Memory:  reads 4 bytes and writes 1 byte per element, each once; neighbouring threads read neighbouring groups, four
 //          scores at a time where M is a multiple of four.
-// Work:    M - 1 comparisons an element, in registers: of the bits, as whole numbers, which for positive floats have
+// Work:    M - 1 comparisons per element, in registers: of the bits, as whole numbers, which for positive floats have
 // the
 //          order of the floats, and stay different where a compiler takes the least ones for zero.
 // Limit:   memory bandwidth, 5 bytes per element.

@@ -1,7 +1,7 @@
 """sparselab: show what N:M sparsity does to a network, make it hurt less, prove that nothing else changed.
 
-Names are loaded when they are first used: importing this package costs nothing, and none of numba, matplotlib, ipywidgets
-or CuPy is loaded before something needs it.
+Names are loaded when they are first used: importing this package costs nothing, and none of numba,
+matplotlib, ipywidgets or CuPy is loaded before something needs it.
 """
 
 from __future__ import annotations

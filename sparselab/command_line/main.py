@@ -11,7 +11,10 @@ from typing import Any
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0 done, 1 the answer is no, 2 bad usage or input, 130 interrupted."""
+    """Run the command line; returns the exit code.
+
+    0: done, 1: the answer is no, 2: bad usage or input, 130: interrupted.
+    """
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))

@@ -42,12 +42,18 @@ class Names:
 
     @classmethod
     def of(cls, include: str | Iterable[str] | None, exclude: str | Iterable[str] | None) -> Names:
-        """From what a user writes: names of weights or modules, ``*`` and ``?`` allowed; one name may stand by itself."""
+        """From what a user writes: names of weights or modules, ``*`` and ``?`` allowed.
+
+        One name may stand by itself.
+        """
         include, exclude = ((names,) if isinstance(names, str) else names for names in (include, exclude))
         return cls(None if include is None else tuple(include), tuple(exclude or ()))
 
     def check(self, model: nn.Module, layers: Iterable[LayerWeight]) -> None:
-        """Raise ``ValueError`` for a name that matches nothing in ``model``, whose ``layers`` may go by other names too."""
+        """Raise ``ValueError`` for a name that matches nothing in ``model``.
+
+        Its ``layers`` may go by other names too.
+        """
         known = {name for name, _ in model.named_modules()} | {layer.name for layer in layers}
         for option, names in (("include", self.include or ()), ("exclude", self.exclude)):
             for name in names:

@@ -33,8 +33,8 @@ def require_density(density: float) -> None:
 class Pattern:
     """Which weights a mask may keep: a mask calculator's name with the ``n`` of ``m``, or the density, it keeps.
 
-    ``n`` and ``m`` are ``None`` for patterns without groups. ``density`` is the share of weights that is kept. ``v`` is the
-    outputs that share their columns, ``None`` but for V:N:M.
+    ``n`` and ``m`` are ``None`` for patterns without groups. ``density`` is the share of weights
+    that is kept. ``v`` is the outputs that share their columns, ``None`` but for V:N:M.
 
     >>> Pattern.parse("2:4")
     Pattern(calculator='1d', n=2, m=4, density=0.5, v=None)
@@ -77,7 +77,10 @@ class Pattern:
 
     @classmethod
     def vnm(cls, v: int, n: int, m: int) -> Pattern:
-        """Keep ``n`` of every ``m``, in ``v`` outputs of the same four; raises ``ValueError`` unless ``v`` is positive."""
+        """Keep ``n`` of every ``m``, in ``v`` outputs of the same four.
+
+        Raises ``ValueError`` unless ``v`` is positive.
+        """
         if v < 1:
             raise ValueError(f"pattern {v}:{n}:{m} spans {v} outputs: V must be at least 1")
         plain = cls.nm(n, m)

@@ -25,11 +25,12 @@ def why_not(
     """Why ``pattern`` cannot prune ``module``'s own parameter ``name``, or ``None`` when it can.
 
     ``pattern`` is ``None`` where a function of the user's own makes the masks: any shape will do.
-    ``rule="divisible"`` asks the mask calculator: for N:M that groups fit, so the input channels are
-    a multiple of M (for 2d masks the outputs too, for V:N:M the outputs of V).
-    ``rule="asp"`` asks what ASP asks: float32 or float16, gradients on, ``size(0) % 8 == 0`` and ``size(1) % 16 == 0``.
-    ``channel_dim`` is needed only for weights of layer types that ``weight_matrix`` does not know. Raises ``ValueError`` for an
-    unknown rule.
+    ``rule="divisible"`` asks the mask calculator: for N:M that groups fit, so the input channels
+    are a multiple of M (for 2d masks the outputs too, for V:N:M the outputs of V).
+    ``rule="asp"`` asks what ASP asks: float32 or float16, gradients on, ``size(0) % 8 == 0`` and
+    ``size(1) % 16 == 0``.
+    ``channel_dim`` is needed only for weights of layer types that
+    ``weight_matrix`` does not know. Raises ``ValueError`` for an unknown rule.
 
     >>> why_not(nn.Linear(10, 8), "weight", "2:4")
     '10 input channels are not a multiple of 4'

@@ -92,9 +92,10 @@ class Metric(ABC):
 
 
 class Mean(Metric):
-    """A metric that is a mean: its ``sums`` over the examples (or tokens) of every batch, divided by how many they were.
+    """A metric that is a mean over the examples (or tokens) of all batches.
 
-    Right for batches of different sizes, and for batches with different numbers of tokens.
+    Its ``sums`` over every batch are divided by how many examples (or tokens) there were. Right for
+    batches of different sizes, and for batches with different numbers of tokens.
 
     >>> class MeanError(Mean):
     ...     name, higher_is_better = "error", False

@@ -64,8 +64,9 @@ class Plan:
 
         ``optimizer`` is one, or several of them.
 
-        State that has the tensor's shape moves, or that broadcasts to it (the sums of Adafactor); any other stays as it is,
-        so an optimizer that lays parameters out anew (LBFGS, Shampoo) is best started again.
+        State that has the tensor's shape moves, or that broadcasts to it (the sums of Adafactor);
+        any other stays as it is, so an optimizer that lays parameters out anew (LBFGS, Shampoo) is
+        best started again.
 
         ``model`` may be wrapped (``torch.compile``, ``DataParallel``, ``AveragedModel``). Parameters stay the same
         objects. Raises ``ValueError``, and changes nothing, when a name is missing, a shape differs

@@ -41,9 +41,10 @@ def load_on(backend: str, values: Floats, n: int, m: int) -> LoadedMatrix:
 def resolve(backend: str, size: Size | None = None) -> str:
     """The backend that ``backend`` stands for, for a problem of ``size``; ``None`` for a large one.
 
-    ``"cpu"`` (numba), ``"cuda"`` (CuPy), ``"reference"`` (numpy, slow and obvious) or ``"auto"``: ``"cuda"`` where there
-    is a GPU to use and the problem is large enough to gain, and not beyond what the kernels take, else ``"cpu"``; it
-    logs which. Raises ``ValueError`` as ``check_backend`` does.
+    ``"cpu"`` (numba), ``"cuda"`` (CuPy), ``"reference"`` (numpy, slow and obvious) or ``"auto"``:
+    ``"cuda"`` where there is a GPU to use and the problem is large enough to gain, and not beyond
+    what the kernels take, else ``"cpu"``; it logs which. Raises ``ValueError`` as ``check_backend``
+    does.
     """
     if backend != "auto":
         check_backend(backend)

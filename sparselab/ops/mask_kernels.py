@@ -18,7 +18,10 @@ Ints: TypeAlias = NDArray[np.int64]
 Kernel: TypeAlias = Callable[..., bool]
 
 BLOCK_ELEMENTS = 1 << 20
-"""Elements a thread takes at a time: enough that handing them out costs nothing (measured: 2^16 takes twice as long)."""
+"""Elements that a thread takes at a time: enough that handing them out costs nothing.
+
+Measured: 2^16 takes twice as long.
+"""
 
 UNROLLED_GROUP = 16
 """Largest M for which the compiler sees the group size as a constant (and unrolls and vectorises over groups)."""
@@ -50,8 +53,8 @@ def _top_n_kernel(m: int) -> Kernel:
 def _top_n_by_bisection(bits: Ints, infinity: Any, without_sign: Any, n: int, m: int, mask: Bools) -> bool:
     """The same for any ``m``, of the bits of the scores: as whole numbers, those of positive floats have their order.
 
-    The n-th largest of a group is found by halving the numbers it may be, counting in vector registers how many reach the
-    middle: some ten rounds, however large the group.
+    The n-th largest of a group is found by halving the numbers it may be, counting in vector
+    registers how many reach the middle: some ten rounds, however large the group.
     """
     number = bits.dtype.type
     size = np.empty(m, bits.dtype)
@@ -212,10 +215,10 @@ def _best_choices(scores: Floats, choices: Floats, m: int, mask: Bools) -> bool:
 
 
 def best_blocks(scores: Floats, choices: Bools, m: int) -> tuple[Bools, bool]:
-    """In every ``m`` x ``m`` block the one of ``choices`` ``(choices, m * m)`` that keeps the most; the first of equals.
+    """In every ``m`` x ``m`` block, the one of ``choices`` that keeps most; the first of equals.
 
-    ``scores`` is ``(rows, channels)``, float32 or float64, both divisible by ``m``. Returns the mask and whether every
-    score was finite.
+    ``choices`` is ``(choices, m * m)``. ``scores`` is ``(rows, channels)``, float32 or float64,
+    both divisible by ``m``. Returns the mask and whether every score was finite.
     """
     mask = np.empty(scores.shape, np.bool_)
     ones = np.ascontiguousarray(choices.T).astype(scores.dtype)

@@ -120,7 +120,8 @@ def top_n_of_m_torch(scores: Tensor, n: int, m: int) -> Tensor:
 def _kept_by_pairs(columns: Tensor, n: int) -> Tensor:
     """The ``n`` largest of each group; entry i of all groups is ``columns[i]``."""
     m = len(columns)
-    # An entry beats as many of its group as it wins comparisons; one with a later entry it also wins when they are equal.
+    # An entry beats as many of its group as it wins comparisons; against a later entry it also wins
+    # when they are equal.
     # Taking lost ones off the later entry instead of adding won ones to it leaves entry j short by j.
     wins = torch.arange(m, dtype=torch.int8, device=columns.device)[:, None].repeat(1, columns.shape[1])
     for i, j in combinations(range(m), 2):
@@ -132,7 +133,10 @@ def _kept_by_pairs(columns: Tensor, n: int) -> Tensor:
 
 
 def _kept_by_network(columns: Tensor, n: int) -> Tensor:
-    """The same by the n-th largest of each group, found by maxima and minima of whole columns; ties are dealt out in turn."""
+    """The same by the n-th largest of each group, found by maxima and minima of whole columns.
+
+    Ties are dealt out in turn.
+    """
     lines = list(columns)
     for i, j in _selection_network(n, len(columns)):
         lines[i], lines[j] = torch.maximum(lines[i], lines[j]), torch.minimum(lines[i], lines[j])

@@ -89,16 +89,18 @@ class LoadedMatrix(Protocol):
     def anneal(self, orders: Ints, steps: int, hot: float, cold: float, seeds: Ints) -> Ints:
         """Every chain's order after ``steps`` annealed swaps, or the best that chain met if that is another.
 
-        ``orders`` is ``(chains, channels)``, ``seeds`` ``(chains,)``; chains know nothing of each other. Temperature, in
-        units of ``retained``, falls geometrically from ``hot`` to ``cold``; 0 for both is descent.
+        ``orders`` is ``(chains, channels)``, ``seeds`` ``(chains,)``; chains know nothing of each
+        other. Temperature, in units of ``retained``, falls geometrically from ``hot`` to ``cold``;
+        0 for both is descent.
         """
 
     def assign(self, orders: Ints, noise: Doubles, seeds: Ints) -> Ints:
         """Every chain's order after one linear sum assignment move for each entry of ``noise``.
 
-        A move takes the channel of one random slot out of every group and deals them back so that the sum of
-        ``table`` is the largest; staying put is charged ``noise[k] * Exp(1)``, in units of ``retained``, drawn for each slot.
-        With no noise no move ever loses, up to the resolution the backend searches at. Deterministic for ``seeds``.
+        A move takes the channel of one random slot out of every group and deals them back so that
+        the sum of ``table`` is the largest; staying put is charged ``noise[k] * Exp(1)``, in units
+        of ``retained``, drawn for each slot. With no noise no move ever loses, up to the resolution
+        the backend searches at. Deterministic for ``seeds``.
         """
 
 
@@ -112,7 +114,10 @@ def power_of_two(values: Floats) -> float:
 
 
 def resident(values: Floats | Doubles, scale: float) -> Floats:
-    """``values`` in units of ``scale``, as a loaded matrix keeps them: float32, each channel's scores beside each other."""
+    """``values`` in units of ``scale``, as a loaded matrix keeps them.
+
+    They are float32, with each channel's scores beside each other.
+    """
     out = np.empty(values.shape, np.float32)
 
     def divide(block: slice) -> None:

@@ -9,7 +9,10 @@ from sparselab.ops.matrix import Ints, LoadedMatrix
 
 
 class TableSwaps:
-    """``sparselab.ops.matrix.Swaps`` on ``matrix.table``: 4 bytes per pair of slots, and some five times that for a moment."""
+    """``sparselab.ops.matrix.Swaps`` on ``matrix.table``.
+
+    Takes 4 bytes per pair of slots, and for a moment some five times that.
+    """
 
     def __init__(self, matrix: LoadedMatrix, order: Ints, slots: Ints) -> None:
         self._matrix, self._slots, self._order = matrix, slots, order.copy()

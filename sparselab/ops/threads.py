@@ -17,7 +17,10 @@ _SHARE: ContextVar[int | None] = ContextVar("threads", default=None)  # None: al
 
 
 def thread_count() -> int:
-    """How many threads to use: what PyTorch was told (``torch.set_num_threads``, ``OMP_NUM_THREADS``), or ``at_most``."""
+    """How many threads to use: what PyTorch was told, or ``at_most``.
+
+    PyTorch is told by ``torch.set_num_threads`` or ``OMP_NUM_THREADS``.
+    """
     return _SHARE.get() or torch.get_num_threads()
 
 

@@ -1,9 +1,10 @@
 """Masks that are N:M along rows and columns at once, for blocks too large to try every choice: exact, and fast.
 
-In a block of M x M entries, the masks with N in every row and column are the corners of a transportation polytope, so a
-linear program over it has one of them as its solution: that is the exact way (Hubara et al. 2021, "Accelerated Sparse
-Neural Training", poses it as a min-cost flow). The fast way takes entries greedily, fills up what that leaves short, and
-lets every two rows, then every two columns, exchange entries. TSENOR (Meng et al. 2025, arXiv 2505.23949) completes in the
+In a block of M x M entries, the masks with N in every row and column are the corners of a
+transportation polytope, so a linear program over it has one of them as its solution: that is the
+exact way (Hubara et al. 2021, "Accelerated Sparse Neural Training", poses it as a min-cost flow).
+The fast way takes entries greedily, fills up what that leaves short, and lets every two rows, then
+every two columns, exchange entries. TSENOR (Meng et al. 2025, arXiv 2505.23949) completes in the
 same way what it rounds from an optimal transport.
 """
 
@@ -29,7 +30,10 @@ from sparselab.ops.masks import (
 )
 
 _PROGRAM_ENTRIES = 8192
-"""Entries of the blocks solved in one program: enough that setting it up costs little, few enough that pivots stay cheap."""
+"""Entries of the blocks that are solved in one program.
+
+Enough that setting it up costs little, and few enough that pivots stay cheap.
+"""
 
 _SILENT_SECONDS = 2.0
 """How long a solver works before a progress bar shows up."""
@@ -38,10 +42,11 @@ _SILENT_SECONDS = 2.0
 def fast_blocks(scores: Tensor, n: int, m: int) -> Tensor:
     """In every ``m`` x ``m`` block a choice that keeps ``n`` in each row and each column, near the best.
 
-    ``scores``: ``(rows, channels)``, any float dtype and device, both divisible by ``m``. Starts from ``greedy_blocks``.
-    A row and a column that it left short take one entry each, and another row moves an entry out of their way, whichever
-    change of three keeps the most. Then every two rows exchange entries until none gains, and every two columns. A weight
-    that such a mask has pruned keeps it, if it has no zeros among what is kept. Returns a bool tensor. Raises
+    ``scores``: ``(rows, channels)``, any float dtype and device, both divisible by ``m``. Starts
+    from ``greedy_blocks``. A row and a column that it left short take one entry each, and another
+    row moves an entry out of their way, whichever change of three keeps the most. Then every two
+    rows exchange entries until none gains, and every two columns. A weight that such a mask has
+    pruned keeps it, if it has no zeros among what is kept. Returns a bool tensor. Raises
     ``ValueError`` for NaN or infinite scores. The same answer on every device.
     """
     if scores.device.type != "cpu":
@@ -67,10 +72,11 @@ def fast_blocks_torch(scores: Tensor, n: int, m: int) -> Tensor:
 def exact_blocks(scores: Tensor, n: int, m: int) -> Tensor:
     """In every ``m`` x ``m`` block the best choice that keeps ``n`` in each row and each column, by linear programming.
 
-    ``scores``: ``(rows, channels)``, any float dtype and device, both divisible by ``m``; they are solved in float64 on
-    the CPU (HiGHS), some blocks a program, to 1e-7 of a block's largest score; exchanges as in ``fast_blocks`` settle what
-    is closer. A progress bar shows up when it takes longer than two seconds. Returns a bool tensor on the device of the
-    scores. Raises ``ValueError`` for NaN or infinite scores.
+    ``scores``: ``(rows, channels)``, any float dtype and device, both divisible by ``m``; they are
+    solved in float64 on the CPU (HiGHS), some blocks per program, to 1e-7 of a block's largest
+    score; exchanges as in ``fast_blocks`` settle what is closer. A progress bar shows up when it
+    takes longer than two seconds. Returns a bool tensor on the device of the scores. Raises
+    ``ValueError`` for NaN or infinite scores.
     """
     require_finite(scores)
     blocks = to_blocks(scores.detach().abs().double().cpu(), m).numpy()

@@ -43,8 +43,9 @@ def _complete(value: Floats, kept: Bools, n: int) -> None:
 def _exchange_kernel(m: int) -> Kernel:
     """A kernel ``(value, kept, held, free, pairs)`` on one block: pairs of rows exchange entries while that gains.
 
-    ``held`` and ``free`` are scratch: the values of what a row keeps and of what it does not, out of reach elsewhere. So
-    the least that an entry given costs and the most that one taken brings are two reductions without a branch.
+    ``held`` and ``free`` are scratch: the values of what a row keeps and of what it does not, out
+    of reach elsewhere. So the least that an entry given costs and the most that one taken brings
+    are two reductions without a branch.
     """
 
     @jit_sums
@@ -128,7 +129,8 @@ def _improve_kernel(m: int) -> Kernel:
 def improve_blocks(scores: Floats, mask: Bools, n: int, m: int, pairs: Ints) -> None:
     """Complete and improve every ``m`` x ``m`` block of ``mask`` in place, as ``ops.transposable`` says.
 
-    ``scores`` is ``(rows, channels)``, C-contiguous float32 or float64, finite; ``pairs`` are pairs of rows, ``(k, 2)``.
+    ``scores`` is ``(rows, channels)``, C-contiguous float32 or float64, finite; ``pairs`` are pairs
+    of rows, ``(k, 2)``.
     """
     kernel = _improve_kernel(m)
     rows_a_block = max(1, BLOCK_ELEMENTS // max(1, m * scores.shape[1])) * m

@@ -1,10 +1,11 @@
 """The primitives of a search for masks that are N:M both ways: the rows stay, and the order of the columns decides.
 
-Rows are cut into blocks of M. In one of them a column keeps N of its M entries, a *pick* (six at 2:4), and the columns of
-a group must pick so that every row keeps N. With one slot of a group empty, let ``base[block, pick]`` be the most that the
-other columns retain when the empty slot picks ``pick``; a column with ``picked[pick, block]`` in its entries then makes
-the group worth ``sum over blocks of max over picks of base + picked``. So all that local search needs is a (max, +) product
-here too, with as many inner terms as there are picks.
+Rows are cut into blocks of M. In one of them a column keeps N of its M entries, a *pick* (six at
+2:4), and the columns of a group must pick so that every row keeps N. With one slot of a group
+empty, let ``base[block, pick]`` be the most that the other columns retain when the empty slot picks
+``pick``; a column with ``picked[pick, block]`` in its entries then makes the group worth
+``sum over blocks of max over picks of base + picked``. So all that local search needs is a (max, +)
+product here too, with as many inner terms as there are picks.
 """
 
 from __future__ import annotations

@@ -21,10 +21,11 @@ _SILENT_SECONDS = 2.0
 def best_columns(scores: Tensor, v: int, n: int, m: int) -> Tensor:
     """Keep ``n`` of every ``m`` columns, all within the same four columns for ``v`` rows: the four that keep the most.
 
-    ``scores``: ``(rows, channels)``, any float dtype and device, rows divisible by ``v``, channels by ``m``; ``n`` is 1 or
-    2. Tries every choice of four columns (70 of 8, 1,820 of 16, 35,960 of 32); between equal ones the first in
-    lexicographic order wins, within a row the lower column. Sums over rows are float64. A progress bar shows up when it
-    takes longer than two seconds. Returns a bool tensor. Raises ``ValueError`` for NaN or infinite scores.
+    ``scores``: ``(rows, channels)``, any float dtype and device, rows divisible by ``v``, channels
+    by ``m``; ``n`` is 1 or 2. Tries every choice of four columns (70 of 8, 1,820 of 16, 35,960 of
+    32); between equal ones the first in lexicographic order wins, within a row the lower column.
+    Sums over rows are float64. A progress bar shows up when it takes longer than two seconds.
+    Returns a bool tensor. Raises ``ValueError`` for NaN or infinite scores.
     """
     require_finite(scores)
     rows, channels = scores.shape

@@ -16,8 +16,9 @@ from sparselab.permutation.strategy import Search
 class Anneal:
     """``steps`` random swaps in each of ``chains`` independent chains, temperature falling from ``hot`` to ``cold``.
 
-    Temperatures are in spreads of a random swap's gain. Chains report now and then, and go on from the best order they met
-    since they last did. With a time limit the steps fill the time, whatever their number.
+    Temperatures are in spreads of a random swap's gain. Chains report now and then, and go on from
+    the best order they met since they last did. With a time limit the steps fill the time, whatever
+    their number.
     """
 
     steps: int = 500_000

@@ -1,18 +1,20 @@
 """Annealed assignment: every group gives up one channel, and all are dealt back at once, best deal first, with noise.
 
-A swap moves two channels. This moves as many as there are groups, and still makes the best of all (C/M)! deals: take
-the channel out of one random slot of every group; what group ``i`` would retain with channel ``x`` in its empty slot is
-``base[i] + T[i, x]`` (``sparselab.ops.cpu.tables``), so the best deal is a linear sum assignment on that matrix. Repeated
-on fresh random slots it is a strong local search, and it stops in a local optimum.
+A swap moves two channels. This moves as many as there are groups, and still makes the best of all
+(C/M)! deals: take the channel out of one random slot of every group; what group ``i`` would retain
+with channel ``x`` in its empty slot is ``base[i] + T[i, x]`` (``sparselab.ops.cpu.tables``), so the
+best deal is a linear sum assignment on that matrix. Repeated on fresh random slots it is a strong
+local search, and it stops in a local optimum.
 
-To leave it, the matrix is made to lie: *staying put* is charged ``tau * Exp(1)``, drawn anew for each slot and move. That is
-Metropolis' rule for all groups at once (a slot moves if the gain beats the noise), the assignment keeps the sum of all
-changes the best there is, and ``tau`` falls geometrically to where nothing moves any more. The last moves are without
-noise.
+To leave it, the matrix is made to lie: *staying put* is charged ``tau * Exp(1)``, drawn anew for
+each slot and move. That is Metropolis' rule for all groups at once (a slot moves if the gain beats
+the noise), the assignment keeps the sum of all changes the best there is, and ``tau`` falls
+geometrically to where nothing moves any more. The last moves are without noise.
 
-Temperatures are in units of the spread of random swaps' gains, so they fit any matrix. More moves allow a hotter start.
-Chains run side by side, as many as are asked for, whatever the number of threads; the best end wins. From four chains on
-they hand on: between rounds the worst quarter goes on from the best quarter (Hukushima and Iba 2003, without the weights).
+Temperatures are in units of the spread of random swaps' gains, so they fit any matrix. More moves
+allow a hotter start. Chains run side by side, as many as are asked for, whatever the number of
+threads; the best end wins. From four chains on they hand on: between rounds the worst quarter goes
+on from the best quarter (Hukushima and Iba 2003, without the weights).
 """
 
 from __future__ import annotations

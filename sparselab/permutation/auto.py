@@ -27,9 +27,10 @@ _GREEDY_SECONDS = 0.5  # ... unless there is less time than this
 class Auto:
     """The best order that a moderate amount of work buys: tenths of a second up to 256 channels, seconds at 2048.
 
-    Up to 16 channels the proven optimum. Above, greedy swaps (up to 256 channels), annealed assignment, and greedy swaps
-    from its best. How many moves that is follows from the matrix's shape alone, not from a clock, so a seed decides the
-    order. A time limit is filled, and from 8 s on up to 64 channels are solved to a proven optimum.
+    Up to 16 channels the proven optimum. Above, greedy swaps (up to 256 channels), annealed
+    assignment, and greedy swaps from its best. How many moves that is follows from the matrix's
+    shape alone, not from a clock, so a seed decides the order. A time limit is filled, and from 8 s
+    on up to 64 channels are solved to a proven optimum.
     """
 
     def __call__(self, search: Search) -> None:

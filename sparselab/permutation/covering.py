@@ -1,10 +1,11 @@
 """The linear program over all groups: how good an order could possibly be.
 
-An order is a choice of groups that covers every channel once. Let every group be chosen by a fraction and the best choice
-is a linear program, whose value no order exceeds. It has a variable for each of C-choose-M groups, so columns are
-generated: solve it over some groups, price all groups with the duals, add those that would gain, repeat (Gilmore and
-Gomory, Operations Research 9, 1961). Any duals bound the optimum: the sum of the duals plus C/M times the largest
-reduced gain is an upper bound at every round, not only at the end.
+An order is a choice of groups that covers every channel once. Let every group be chosen by a
+fraction and the best choice is a linear program, whose value no order exceeds. It has a variable
+for each of C-choose-M groups, so columns are generated: solve it over some groups, price all groups
+with the duals, add those that would gain, repeat (Gilmore and Gomory, Operations Research 9, 1961).
+Any duals bound the optimum: the sum of the duals plus C/M times the largest reduced gain is an
+upper bound at every round, not only at the end.
 
 All groups are priced by their first M-1 channels at once: what a prefix retains with each last channel is a row of the
 (max, +) product that ``sparselab.ops`` is made of.
@@ -53,7 +54,10 @@ class Covering:
         return comb(channels, m) <= MAX_GROUPS and m > 1
 
     def solve(self, orders: Ints) -> None:
-        """Generate columns until none gains or time is up, from ``orders`` ``(k, channels)`` and what is one channel away."""
+        """Generate columns until none gains or time is up.
+
+        Starts from ``orders`` ``(k, channels)`` and what is one channel away.
+        """
         m, channels = self.matrix.m, self.matrix.channels
         groups = [orders.reshape(-1, m), *(self._one_away(order) for order in orders)]
         self.columns = np.unique(np.sort(np.concatenate(groups), axis=1), axis=0)

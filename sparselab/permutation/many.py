@@ -37,11 +37,12 @@ def search_permutations(
     bound: bool = False,
     callback: Callback | None = None,
 ) -> list[SearchResult]:
-    """``search_permutation`` for each of many, such as all layers of a network, side by side; results in the same order.
+    """``search_permutation`` for each of many, such as all layers of a network, side by side.
 
-    Options are those of ``search_permutation``. As many run at a time as there are threads for (``torch.set_num_threads``),
-    the largest first; which and how many changes no result. On a GPU they share it, and what one does on the host
-    overlaps with the others. The ``k``-th problem gets the seed ``seed + k``, so problems added at the end change no
+    Results are in the same order. Options are those of ``search_permutation``. As many run at a
+    time as there are threads for (``torch.set_num_threads``), the largest first; which and how many
+    changes no result. On a GPU they share it, and what one does on the host overlaps with the
+    others. The ``k``-th problem gets the seed ``seed + k``, so problems added at the end change no
     earlier result. ``time_limit`` is for all of them together, shared out by their size.
 
     ``progress`` counts the problems that are done. ``callback(seconds, retained)`` is called from several threads.
@@ -115,7 +116,10 @@ class _Batch:
         return result
 
     def _share(self, number: int) -> float | None:
-        """The seconds that a search which begins now may take: of what is left, its share among those that still run."""
+        """The seconds that a search which begins now may take.
+
+        This is its share of the time that is left, among the searches that still run.
+        """
         if self.options.time_limit is None:
             return None
         left = max(1e-3, self.options.time_limit - (time.perf_counter() - self.started))

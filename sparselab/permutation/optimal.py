@@ -20,10 +20,11 @@ _MOVES = 20_000  # 0.3 s at 64 channels; the better the order, the fewer groups 
 class Optimal:
     """An order, a bound, and an integer program over what lies between them.
 
-    Annealed assignment gives an order worth ``v``, the linear program over all groups a bound ``u`` and a price for every
-    channel. A group whose reduced gain is below ``v - u`` is in no better order; what is left, some thousands of 635,376
-    at 64 channels, an integer program (HiGHS) can cover exactly. At the time limit the best order so far comes back with
-    the gap that is still open. Refuses more than 64 channels.
+    Annealed assignment gives an order worth ``v``, the linear program over all groups a bound ``u``
+    and a price for every channel. A group whose reduced gain is below ``v - u`` is in no better
+    order; what is left, some thousands of 635,376 at 64 channels, an integer program (HiGHS) can
+    cover exactly. At the time limit the best order so far comes back with the gap that is still
+    open. Refuses more than 64 channels.
     """
 
     def __call__(self, search: Search) -> None:

@@ -27,7 +27,8 @@ def prune_smallest(matrix: Matrix, share: float) -> Matrix:
 def minimum_sparsity(matrix: Matrix, search: Callable[[Matrix], SearchResult]) -> int | None:
     """The least unstructured sparsity, in whole percent, from which ``search`` finds an order that loses nothing.
 
-    By bisection, as in the paper's tool, which supposes that sparser is easier. ``None`` if even zeros alone lose something.
+    By bisection, as in the paper's tool, which supposes that sparser is easier. ``None`` if even
+    zeros alone lose something.
     """
     low, high = 0, 101
     while low < high:
@@ -46,8 +47,9 @@ def minimum_sparsity(matrix: Matrix, search: Callable[[Matrix], SearchResult]) -
 def intermediate_orders(problem: SearchProblem, order: Order, pattern: str | Pattern, count: int) -> list[Order]:
     """``count`` orders on a way from the order given to ``order``, about evenly spaced in what they retain.
 
-    The way puts one channel after the other into its place by a swap; of the orders on it those nearest to the targets are
-    taken. Deterministic. Costs up to one scoring of the matrix a channel.
+    The way puts one channel after the other into its place by a swap; of the orders on it those
+    nearest to the targets are taken. Deterministic. Costs up to one scoring of the matrix per
+    channel.
     """
     if count < 1:
         raise ValueError(f"the number of intermediate steps must be at least 1, got {count}")

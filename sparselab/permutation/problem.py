@@ -50,8 +50,8 @@ class _Consumer:
 class SearchProblem:
     """``size`` units, moved by one order in every one of ``terms``.
 
-    Raises ``ValueError`` where scores are not a finite non-negative matrix, where columns are out of range, repeated or
-    not ``size`` many, and above 2^28 scores a term or 16,384 units.
+    Raises ``ValueError`` where scores are not a finite non-negative matrix, where columns are out
+    of range, repeated or not ``size`` many, and above 2^28 scores per term or 16,384 units.
 
     >>> problem = SearchProblem.from_matrix(np.array([[9.0, 8, 7, 0, 0, 1, 0, 0]]))
     >>> float(problem.retained(None, "2:4")), float(problem.retained([0, 1, 4, 6, 2, 5, 3, 7], "2:4"))

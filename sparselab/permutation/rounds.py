@@ -16,8 +16,8 @@ _LEAST_SECONDS, _MOST_SECONDS = 0.02, 1.0  # of a round that one does: long besi
 def rounds(search: Search, moves: int, until: float | None) -> Rounds:
     """For each round the share that is done, how many moves to make now, and how many there will be in all.
 
-    Rounds end when ``moves`` are made, or, with ``until``, that many seconds after the search began, whatever ``moves``. They
-    end early when the search has no time left.
+    Rounds end when ``moves`` are made, or, with ``until``, that many seconds after the search
+    began, whatever ``moves``. They end early when the search has no time left.
     """
     return _by_moves(search, moves) if until is None else _by_clock(search, moves, until)
 
@@ -31,7 +31,10 @@ def _by_moves(search: Search, moves: int) -> Rounds:
 
 
 def _by_clock(search: Search, moves: int, until: float) -> Rounds:
-    """Rounds of equal seconds, whatever a round costs beside its moves: from one move on, at most four times the last."""
+    """Rounds of equal seconds, whatever a round costs beside its moves.
+
+    Starts from one move; each round has at most four times the moves of the last.
+    """
     began = now = search.elapsed()
     span = max(until - began, 1e-9)
     usual = min(max(span / _ROUNDS, _LEAST_SECONDS), _MOST_SECONDS)

@@ -39,16 +39,18 @@ def search_permutation(
     candidate ``callback(seconds, retained)`` hears what the best order so far retains, rounded down by what sums of
     float32 may be off (8e-6), so that the result is never below it. ``bound=True`` adds ``upper_bound``.
 
-    ``backend`` is ``"cpu"``, ``"cuda"`` (a GPU, by CuPy; the same orders on integer scores), ``"reference"`` (plain numpy)
-    or ``"auto"``, which takes a GPU where there is one to use and the problem is large enough, and is in the result.
+    ``backend`` is ``"cpu"``, ``"cuda"`` (a GPU, by CuPy; the same orders on integer scores),
+    ``"reference"`` (plain numpy) or ``"auto"``, which takes a GPU where there is one to use and the
+    problem is large enough, and is in the result.
 
-    With ``"m4n2_2d_best"`` (any N of up to 4) orders are judged by 2d masks, the rows staying where they are; so far on the
-    CPU only. A network's rows are columns of what comes before: ``sparselab.permute`` searches both.
+    With ``"m4n2_2d_best"`` (any N of up to 4) orders are judged by 2d masks, the rows staying where
+    they are; so far on the CPU only. A network's rows are columns of what comes before:
+    ``sparselab.permute`` searches both.
 
-    Takes up to 2^28 scores and 16,384 channels. Memory, in bytes a score: 4 for the resident float32 copy, 1 for its
-    8-bit shadow, and twice what the scores themselves take while they are stacked; tables of swaps add at most 256 MiB,
-    each chain of annealing 4 bytes a pair of groups and 2 a group and row (64 MiB and half a byte a score for 2:4 at
-    16,384 channels).
+    Takes up to 2^28 scores and 16,384 channels. Memory, in bytes per score: 4 for the resident
+    float32 copy, 1 for its 8-bit shadow, and twice what the scores themselves take while they are
+    stacked; tables of swaps add at most 256 MiB, each chain of annealing 4 bytes per pair of groups
+    and 2 per group and row (64 MiB and half a byte per score for 2:4 at 16,384 channels).
 
     Raises ``ValueError`` for scores that are negative or not finite, for channels that do not divide into groups, and
     for unknown names, and for ``"cuda"`` where it cannot be used, before anything is searched.

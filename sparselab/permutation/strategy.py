@@ -35,12 +35,13 @@ class OffersToy(Strategy, Protocol):
 
 @dataclass(eq=False)
 class Search:
-    """One running search: what strategies read (``matrix``, ``rng``, ``running``) and where they leave orders (``offer``).
+    """One running search.
 
-    ``matrix`` holds the scores that are searched; values are in its units. ``exact``, where given, is the value of the
-    whole objective when the matrix is not all of it. ``callback`` hears what the best order retains, less what float32
-    sums may be off by, so never more than is counted in the end. A strategy is only called where there are rows and
-    two groups.
+    Strategies read ``matrix``, ``rng`` and ``running`` from it, and leave orders with ``offer``.
+    ``matrix`` holds the scores that are searched; values are in its units. ``exact``, where given,
+    is the value of the whole objective when the matrix is not all of it. ``callback`` hears what
+    the best order retains, less what float32 sums may be off by, so never more than is counted in
+    the end. A strategy is only called where there are rows and two groups.
     """
 
     matrix: LoadedMatrix
@@ -96,7 +97,10 @@ class Search:
         return value * scale + (baseline - self.baseline * scale)
 
     def prove(self, bound: float) -> None:
-        """Note that no order of the matrix is worth more than ``bound``: a bound of the problem if that is all of it."""
+        """Note that no order of the matrix is worth more than ``bound``.
+
+        It is a bound of the problem if the matrix is all of it.
+        """
         if self.exact is None and (self.upper_bound is None or bound < self.upper_bound):
             self.upper_bound = bound
 

@@ -142,7 +142,10 @@ def _least(search: Search) -> float:
 
 
 def _kick(search: Search, order: Order, chosen: Ints) -> Ints:
-    """Swap a random channel of the first half of a set's groups with one of the second half, in place; those changed."""
+    """Swap a random channel of the first half of a set's groups with one of the second half.
+
+    In place; returns the groups that changed.
+    """
     m, middle = search.matrix.m, len(chosen) // 2
     one, two = search.rng.choice(chosen[:middle]), search.rng.choice(chosen[middle:])
     slots = [one * m + search.rng.integers(m), two * m + search.rng.integers(m)]

@@ -1,4 +1,7 @@
-"""What a figure asks of the frame that it draws: columns, rows with numbers, and what a sweep says of its quantities."""
+"""What a figure asks of the frame that it draws.
+
+Its columns, its rows with numbers, and what a sweep says of its quantities.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,9 @@ def finite_rows(frame: pd.DataFrame, columns: Sequence[str], figure: str) -> pd.
 
 
 def quantity(frame: pd.DataFrame, name: str) -> Quantity:
-    """What the sweep of ``frame`` says of the column or quantity ``name``; of one it says nothing of, its name in words.
+    """What the sweep of ``frame`` says of the column or quantity ``name``.
+
+    If it says nothing of that one, the name in words.
 
     >>> quantity(pd.DataFrame(), "retained_percent").label
     'retained (%)'

@@ -18,13 +18,14 @@ DENSE, FINETUNED = "dense", "finetuned"
 
 
 def accuracy_bars(frame: pd.DataFrame, value: str | None = None, *, by: Sequence[str] | None = None) -> Figure:
-    """Mean of ``value`` over the seeds for every way to prune, with its 95% confidence interval, and the dense networks.
+    """Mean of ``value`` over the seeds for every way to prune, with its 95% confidence interval.
 
-    ``frame`` is a sweep's, with ``value`` (default: its headline, after fine-tuning) and ``seed``; ``by`` are the inputs
-    that tell bars apart (default: those that vary). Intervals are Student's t over the seeds (over all trials of a bar,
-    where ``by`` tells fewer apart); with one seed there is none. The same metric of the dense networks, where it is
-    there, is drawn as a line. Trials without a value (failed ones) are left out. Raises ``ValueError`` for columns that
-    are not there, and where nothing says what ``value`` is to be.
+    The dense networks are drawn too. ``frame`` is a sweep's, with ``value`` (default: its headline,
+    after fine-tuning) and ``seed``; ``by`` are the inputs that tell bars apart (default: those that
+    vary). Intervals are Student's t over the seeds (over all trials of a bar, where ``by`` tells
+    fewer apart); with one seed there is none. The same metric of the dense networks, where it is
+    there, is drawn as a line. Trials without a value (failed ones) are left out. Raises
+    ``ValueError`` for columns that are not there, and where nothing says what ``value`` is to be.
     """
     value = _value(frame, value, "accuracy_bars")
     require_columns(frame, (value, "seed"), "accuracy_bars")
@@ -61,8 +62,9 @@ def pareto(
 ) -> Figure:
     """``value`` against ``cost`` of every way to prune, means over the seeds, and the front that none of them beats.
 
-    ``frame`` is a sweep's, ``value`` its headline after fine-tuning unless you name another. Less ``cost`` is better, and
-    more ``value``, unless the sweep says that less of it is (``attrs["quantities"]``); ``by`` as in ``accuracy_bars``.
+    ``frame`` is a sweep's, ``value`` its headline after fine-tuning unless you name another. Less
+    ``cost`` is better, and more ``value``, unless the sweep says that less of it is
+    (``attrs["quantities"]``); ``by`` as in ``accuracy_bars``.
     """
     value = _value(frame, value, "pareto")
     require_columns(frame, (cost, value), "pareto")
@@ -96,11 +98,12 @@ def _front(means: pd.DataFrame, cost: str, value: str, *, less: bool) -> pd.Data
 def recompute_curves(
     history: pd.DataFrame, quantity: str | None = None, *, tracker: str | None = None, by: Sequence[str] | None = None
 ) -> Figure:
-    """A ``quantity`` over the steps of fine-tuning, a line for every way to prune, a band from the lowest to the highest seed.
+    """A ``quantity`` over the steps of fine-tuning, with one line for every way to prune.
 
-    ``history`` is what ``sl.history`` makes: ``step, tracker, quantity, value`` and the inputs; ``quantity`` is its headline
-    unless you name another. Quantities of layers are averaged. ``by`` as in ``accuracy_bars``; ``tracker`` where several
-    follow a quantity of that name.
+    A band goes from the lowest to the highest seed. ``history`` is what ``sl.history`` makes:
+    ``step, tracker, quantity, value`` and the inputs; ``quantity`` is its headline unless you name
+    another. Quantities of layers are averaged. ``by`` as in ``accuracy_bars``; ``tracker`` where
+    several follow a quantity of that name.
     """
     require_columns(history, ("step", "tracker", "quantity", "value"), "recompute_curves")
     if quantity is None:
@@ -172,7 +175,10 @@ def _legend_inches(entries: int) -> float:
 
 
 def _value(frame: pd.DataFrame, value: str | None, figure: str) -> str:
-    """The column that a figure of a sweep draws: ``value``, else the headline, after fine-tuning where there was any."""
+    """The column that a figure of a sweep draws: ``value``, otherwise the headline.
+
+    The headline is taken after fine-tuning where there was any.
+    """
     if value is not None:
         return value
     said = [each["name"] for each in frame.attrs.get("quantities", ())]

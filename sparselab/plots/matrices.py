@@ -1,4 +1,7 @@
-"""Figures of one weight matrix, its mask and its order, and of what a network loses: quick enough to be redrawn live."""
+"""Figures of one weight matrix, its mask and its order, and of what a network loses.
+
+They are quick enough to be redrawn live.
+"""
 
 from __future__ import annotations
 
@@ -162,8 +165,8 @@ def order_view(
 ) -> Figure:
     """Windows of a weight matrix before and after its channels change places.
 
-    ``masks`` are those of ``weights`` and of ``weights[:, order]``. The windows show the first rows and channels, pruned
-    weights pale with a dot; groups of ``m`` are apart by lines.
+    ``masks`` are those of ``weights`` and of ``weights[:, order]``. The windows show the first rows
+    and channels, pruned weights pale with a dot; groups of ``m`` are apart by lines.
     """
     before, after = masks
     if not weights.shape == before.shape == after.shape or order.shape != weights.shape[1:]:
@@ -244,7 +247,8 @@ def _end_of(name: str, most: int) -> str:
 def running_searches(frame: pd.DataFrame, bound: float | None = None) -> Figure:
     """Efficacy against time of running or finished searches, one line per strategy, ``bound`` as a dashed line.
 
-    ``frame`` has ``strategy, seconds, efficacy``: a row at every improvement, and one where a search ended.
+    ``bound`` is a dashed line. ``frame`` has ``strategy, seconds, efficacy``: a row at every
+    improvement, and one where a search ended.
     """
     require_columns(frame, ("strategy", "seconds", "efficacy"), "running_searches")
     with style():
@@ -271,9 +275,10 @@ def running_searches(frame: pd.DataFrame, bound: float | None = None) -> Figure:
 def training_curves(frame: pd.DataFrame) -> Figure:
     """Runs side by side while they train: two metrics, magnitude retained and mask entries that flip, one line per run.
 
-    ``frame`` has ``run, step, quantity, value`` with the quantities ``retained_percent``, ``flipped_percent`` and those of
-    the task: of these the first two are drawn, by ``attrs["quantities"]`` or else in the order in which they come. A
-    quantity without rows is an empty panel that says so.
+    ``frame`` has ``run, step, quantity, value`` with the quantities ``retained_percent``,
+    ``flipped_percent`` and those of the task: of these the first two are drawn, by
+    ``attrs["quantities"]`` or else in the order in which they come. A quantity without rows is an
+    empty panel that says so.
     """
     require_columns(frame, ("run", "step", "quantity", "value"), "training_curves")
     runs = list(dict.fromkeys(frame["run"]))

@@ -16,9 +16,10 @@ from sparselab.plots.style import COLOURS, MARKERS, Figure, cycle, looks, style
 def search_pareto(frame: pd.DataFrame) -> Figure:
     """Quality against time of every strategy, one panel per matrix size, the upper bound as a line.
 
-    ``frame`` has ``strategy, rows, channels, seconds, efficacy`` and may have ``bound`` and ``time_limit``; rows of several
-    seeds are averaged. Names that differ only in their options (``"stripe_groups,8,0"``, ``"stripe_groups,8,100"``), or in
-    the time limit, are one line. Controls far below (``random``) set no axis limits.
+    The upper bound is a line. ``frame`` has ``strategy, rows, channels, seconds, efficacy`` and may
+    have ``bound`` and ``time_limit``; rows of several seeds are averaged. Names that differ only in
+    their options (``"stripe_groups,8,0"``, ``"stripe_groups,8,100"``), or in the time limit, are
+    one line. Controls far below (``random``) set no axis limits.
     """
     require_columns(frame, ("strategy", "rows", "channels", "seconds", "efficacy"), "search_pareto")
     frame = finite_rows(frame, ["seconds", "efficacy"], "search_pareto")
@@ -61,7 +62,10 @@ def _strategy_looks(families: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def _ticks_of_seconds(low: float, high: float) -> Locator:
-    """Few enough to be told apart, and two at least: matplotlib's own marks a logarithmic axis with too few or too many."""
+    """Few enough marks to be told apart, and two at least.
+
+    Matplotlib's own mark a logarithmic axis with too few or too many.
+    """
     if high < 5 * low:
         return MaxNLocator(4)
     return LogLocator(subs=(1.0, 2.0, 5.0) if high < 300 * low else (1.0,))

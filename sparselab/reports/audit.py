@@ -28,18 +28,20 @@ class _Stored:
 
 
 def check(model: nn.Module | Mapping[str, Any] | str | Path, pattern: AnyPattern = "2:4") -> pd.DataFrame:
-    """Is every layer really N:M, and would a 2:4 kernel take it? A row a layer.
+    """Is every layer really N:M, and would a 2:4 kernel take it? One row per layer.
 
-    ``model``: a module, a state dict, or a file (``.safetensors``, or what ``torch.save`` wrote, read with
-    ``weights_only``). Columns: ``layer, shape, dtype, channel_dim, density, groups, violations, sparse, kernel,
-    reason``. ``violations`` counts the ``groups`` with more than N non-zeros (2d patterns have groups along the outputs as
-    well, V:N:M counts blocks with more than four columns too), ``sparse`` is true where there are none (as in
-    a depthwise convolution, dense as it is), ``kernel`` is true
-    where PyTorch's semi-structured kernels (cuSPARSELt, half precision, float8 or int8) accept the matrix (a wider one is
-    judged as the half-precision copy that has to be made of it), and ``reason`` says what stands in the way. A state dict
-    does not tell transposed layers: where input channels in dimension 0 fit and those in 1 do not, the row says
-    ``channel_dim`` 0. Raises ``ValueError`` for patterns without groups, unknown ones, what holds no weights, weights that
-    are not there yet, and files it cannot read.
+    ``model``: a module, a state dict, or a file (``.safetensors``, or what ``torch.save`` wrote,
+    read with ``weights_only``). Columns:
+    ``layer, shape, dtype, channel_dim, density, groups, violations, sparse, kernel, reason``.
+    ``violations`` counts the ``groups`` with more than N non-zeros (2d patterns have groups along
+    the outputs as well, V:N:M counts blocks with more than four columns too), ``sparse`` is true
+    where there are none (as in a depthwise convolution, dense as it is), ``kernel`` is true where
+    PyTorch's semi-structured kernels (cuSPARSELt, half precision, float8 or int8) accept the matrix
+    (a wider one is judged as the half-precision copy that has to be made of it), and ``reason``
+    says what stands in the way. A state dict does not tell transposed layers: where input channels
+    in dimension 0 fit and those in 1 do not, the row says ``channel_dim`` 0. Raises ``ValueError``
+    for patterns without groups, unknown ones, what holds no weights, weights that are not there
+    yet, and files it cannot read.
 
     >>> layer = nn.Linear(4, 2, bias=False)
     >>> _ = layer.weight.data.copy_(torch.tensor([[1., 2, 0, 0], [0, 1, 1, 1]]))

@@ -37,7 +37,10 @@ class Answers:
         return measure([metric], _Says(self.logits), [((None, self.labels), len(self.labels))])[metric.name]
 
     def divergence_from(self, reference: Answers) -> float:
-        """Mean Kullback-Leibler divergence from the reference's class probabilities to these, in nats; 0 if they agree."""
+        """Mean KL divergence from the reference's class probabilities to these, in nats.
+
+        It is 0 if they agree.
+        """
         theirs = F.log_softmax(reference.logits.double(), 1)
         ours = F.log_softmax(self.logits.double(), 1)
         return float((theirs.exp() * (theirs - ours)).sum(1).mean())
@@ -56,7 +59,10 @@ class _Says(nn.Module):
 
 
 def answers(task: Task, model: nn.Module, *, batch_size: int = 250) -> Answers:
-    """Those of ``model`` on the task's evaluation data, on the CPU, in evaluation mode; its mode is as before afterwards."""
+    """Answers of ``model`` on the task's evaluation data, on the CPU, in evaluation mode.
+
+    Its mode is as before afterwards.
+    """
     logits, labels = [], []
     device = next(model.parameters()).device
     with evaluating(model), torch.no_grad():

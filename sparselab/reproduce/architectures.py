@@ -103,7 +103,10 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 
 @dataclass(frozen=True)
 class Row:
-    """What ``permute`` did to one architecture. ``left`` says why, for the weights that were not permuted, and how many."""
+    """What ``permute`` did to one architecture.
+
+    ``left`` says why, for the weights that were not permuted, and how many.
+    """
 
     model: str
     weights: int
@@ -162,7 +165,10 @@ Llama and T5 compute in float32.
 
 
 def randomise(model: nn.Module, seed: int = 0) -> None:
-    """Every parameter and floating-point buffer of the state random, in place, of a size that keeps outputs moderate."""
+    """Make every parameter and floating-point buffer of the state random, in place.
+
+    Their size keeps outputs moderate.
+    """
     generator = torch.Generator().manual_seed(seed)
     known = set(model.state_dict())
     with torch.no_grad():

@@ -10,9 +10,10 @@ from sparselab.plots.style import COLOURS, MARKERS, Figure, style
 
 
 def layers_succeeding(frame: pd.DataFrame) -> Figure:
-    """How many layers are 2:4 without a loss at each unstructured sparsity, a curve a strategy, and the bound for any order.
+    """How many layers are 2:4 without a loss at each unstructured sparsity: one curve per strategy.
 
-    ``frame`` has ``layer, strategy, least_sparsity, no_order_below`` (percent).
+    The bound for any order is drawn too. ``frame`` has
+    ``layer, strategy, least_sparsity, no_order_below`` (percent).
     """
     require_columns(frame, ("layer", "strategy", "least_sparsity", "no_order_below"), "layers_succeeding")
     percents = np.arange(int(frame["no_order_below"].min()) - 1, 101)
@@ -44,7 +45,9 @@ def layers_succeeding(frame: pd.DataFrame) -> Figure:
 def efficacy_against_accuracy(frame: pd.DataFrame) -> Figure:
     """Accuracy gained against efficacy, before and after fine-tuning: one line per network and pattern, means over its seeds.
 
-    ``frame`` has ``name, pattern, seed, step, efficacy, pruned_top1, finetuned_top1``; gains are over step 0 of the same seed.
+    There is one line per network and pattern, of means over its seeds. ``frame`` has
+    ``name, pattern, seed, step, efficacy, pruned_top1, finetuned_top1``; gains are over step 0 of
+    the same seed.
     """
     needed = ("name", "pattern", "seed", "step", "efficacy", "pruned_top1", "finetuned_top1")
     require_columns(frame, needed, "efficacy_against_accuracy")
@@ -79,7 +82,8 @@ def efficacy_against_accuracy(frame: pd.DataFrame) -> Figure:
 def efficacy_and_bound(frame: pd.DataFrame) -> Figure:
     """Mean efficacy of each strategy as bars, one panel per matrix size, with the mean upper bound for any order.
 
-    ``frame`` has ``strategy, rows, channels, efficacy, upper_bound``.
+    The mean upper bound for any order is drawn too. ``frame`` has
+    ``strategy, rows, channels, efficacy, upper_bound``.
     """
     require_columns(frame, ("strategy", "rows", "channels", "efficacy", "upper_bound"), "efficacy_and_bound")
     sizes = frame[["rows", "channels"]].drop_duplicates().to_numpy().tolist()

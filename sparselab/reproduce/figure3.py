@@ -37,7 +37,10 @@ _ROUNDING = 1e-4  # relative: float32 sums in another order
 
 @dataclass(frozen=True)
 class Walk:
-    """Networks, seeds and ``steps`` from the default order to the best; ``dense_steps`` and ``finetuning`` of training."""
+    """Networks, seeds and ``steps`` from the default order to the best.
+
+    ``dense_steps`` and ``finetuning`` are steps of training.
+    """
 
     names: tuple[str, ...]
     seeds: int
@@ -83,7 +86,10 @@ def run(settings: Settings) -> Section:
 
 
 def trial(trial: Trial) -> dict[str, Any]:
-    """The dense network with its channels ``step`` of ``steps`` on the way to the best order, pruned, then fine-tuned."""
+    """The dense network, its channels part of the way to the best order, pruned, then fine-tuned.
+
+    They are ``step`` of ``steps`` on that way.
+    """
     task = loaded_task(trial.name)
     model, plan, efficacies = _way(trial.name, trial.pattern, trial.seed, trial.dense_steps, trial.device)
     model = copy.deepcopy(model)
@@ -107,7 +113,10 @@ def trial(trial: Trial) -> dict[str, Any]:
 def _way(
     name: str, pattern: str, seed: int, dense_steps: int | None, device: str
 ) -> tuple[nn.Module, Plan, NDArray[np.float64]]:
-    """The dense network of a seed, the plan that leads to the best order found for it, and the efficacies on the way."""
+    """The dense network of a seed, the plan to its best order, and the efficacies on the way.
+
+    The best order is the best one found.
+    """
     task = loaded_task(name)
     model, _ = dense_baseline(task, seed=seed, steps=dense_steps, device=device)
     inputs = to_device(task.example_inputs, torch.device(device))

@@ -73,10 +73,11 @@ def magnitudes() -> dict[str, Matrix]:
 
 
 def least_sparsity(matrix: Matrix, strategy: str, pattern: str = "2:4") -> tuple[int, float]:
-    """The least integer percent of its smallest entries that, set to zero, let ``strategy`` find a lossless order; seconds.
+    """The least sparsity at which ``strategy`` finds a lossless order; and the seconds that took.
 
-    By bisection, which takes it that what succeeds at one sparsity succeeds at a higher one; for a heuristic strategy that
-    need not be so at every percent. 100 where nothing less will do.
+    It is an integer percent of the smallest entries, which are set to zero. By bisection, which
+    takes it that what succeeds at one sparsity succeeds at a higher one; for a heuristic strategy
+    that need not be so at every percent. 100 where nothing less will do.
     """
     low, high, seconds = no_order_below(matrix, pattern), 100, 0.0
     while low < high:
@@ -92,7 +93,10 @@ def least_sparsity(matrix: Matrix, strategy: str, pattern: str = "2:4") -> tuple
 
 
 def no_order_below(matrix: Matrix, pattern: str = "2:4") -> int:
-    """The least integer percent at which no row has more entries than an N:M mask keeps of it: necessary for any order."""
+    """The least integer percent at which no row has more entries than an N:M mask keeps of it.
+
+    This is necessary for any order.
+    """
     n, m = Pattern.parse(pattern).require_nm("a lossless order")
     most = matrix.shape[1] // m * n
     fits = (int((without_smallest(matrix, percent) > 0).sum(1).max()) <= most for percent in range(101))

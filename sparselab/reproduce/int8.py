@@ -17,9 +17,10 @@ LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def quantise_int8(model: nn.Module, batches: Iterable[Any]) -> None:
     """Round the weights and the inputs of every linear and convolutional layer to int8. In place; for evaluation.
 
-    Symmetric: weights have a scale for each output, inputs one for each layer, which is the largest magnitude seen in
-    ``batches`` (what the model takes, or tuples that begin with it) over 127. Zero stays zero, so masks survive. Biases and
-    norms are left alone. Raises ``ValueError`` without batches.
+    Symmetric: weights have a scale for each output, inputs one for each layer, which is the largest
+    magnitude seen in ``batches`` (what the model takes, or tuples that begin with it) over 127.
+    Zero stays zero, so masks survive. Biases and norms are left alone. Raises ``ValueError``
+    without batches.
     """
     layers = [module for module in model.modules() if isinstance(module, LAYERS)]
     largest = _largest_inputs(model, layers, batches)

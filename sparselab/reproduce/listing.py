@@ -44,7 +44,10 @@ def run(settings: Settings) -> Section:
 
 
 def listing(strategies: list[str], *, progress: bool = False) -> pd.DataFrame:
-    """128 rows x 64 channels, seed 1: ``strategy, source, retained, efficacy, seconds``, ours and then the authors' row of each."""
+    """128 rows x 64 channels, seed 1: ``strategy, source, retained, efficacy, seconds``.
+
+    For each strategy our row, and then the authors'.
+    """
     scores = authors_matrix(128, 64)
     for strategy in strategies:
         warm_up(strategy)

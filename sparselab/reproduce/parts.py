@@ -44,10 +44,11 @@ RUNS = "runs.csv"
 def reproduce(name: str, out: str | Path, settings: Settings | None = None) -> Path:
     """Run one part, or ``"all"``, into the folder ``out``; returns the path of the report.
 
-    Each part's files are written as soon as it is done, and the report is put together from all parts that are there,
-    so nothing is lost when a later one is stopped. With ``full`` trials are kept in ``trials.sqlite`` there (unless
-    ``settings`` names another store), and a later call goes on from it; quick ones are run anew. Raises ``ValueError`` for an unknown name,
-    listing the valid ones, and for a device that cannot be used, before any work is done.
+    Each part's files are written as soon as it is done, and the report is put together from all
+    parts that are there, so nothing is lost when a later one is stopped. With ``full`` trials are
+    kept in ``trials.sqlite`` there (unless ``settings`` names another store), and a later call goes
+    on from it; quick ones are run anew. Raises ``ValueError`` for an unknown name, listing the
+    valid ones, and for a device that cannot be used, before any work is done.
     """
     settings = settings or Settings()
     if name != "all" and name not in PARTS:

@@ -47,7 +47,8 @@ def order_partway(order: Order, share: float) -> Order:
 def plan_partway(plan: Plan, share: float) -> Plan:
     """``plan`` with every axis the same share of its way.
 
-    Tensors of one axis are moved alike, for what becomes of an order depends on it alone. Where one dimension holds several
-    units side by side (a flatten before a classifier, a concatenation) that does not hold: measure the function.
+    Tensors of one axis are moved alike, for what becomes of an order depends on it alone. Where one
+    dimension holds several units side by side (a flatten before a classifier, a concatenation) that
+    does not hold: measure the function.
     """
     return Plan(tuple(replace(move, order=order_partway(move.order, share)) for move in plan.moves))

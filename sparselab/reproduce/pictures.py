@@ -28,7 +28,9 @@ INCLUDE = ("_blocks*",)
 
 
 def prune_all(settings: Settings, trials: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """One row for each of ``trials``: ``pattern, channels, strategy, seed, every`` (which pictures: every so manieth).
+    """One row for each of ``trials``: ``pattern, channels, strategy, seed, every``.
+
+    ``every`` says which pictures: one of every ``every``.
 
     Raises ``FileNotFoundError`` saying what was looked for where there are no pictures.
     """
@@ -41,8 +43,9 @@ def prune_all(settings: Settings, trials: Iterable[Mapping[str, Any]]) -> pd.Dat
 def trial(trial: Trial) -> dict[str, Any]:
     """Prune, re-estimate batch norm on one half of the pictures, test on the other, and the other way round.
 
-    ``right`` says (packed) which pictures were, so that two networks can be compared picture by picture; ``divergence`` is
-    of the logits from the dense network's, whose batch norms were re-estimated alike.
+    ``right`` says (packed) which pictures were, so that two networks can be compared picture by
+    picture; ``divergence`` is of the logits from the dense network's, whose batch norms were
+    re-estimated alike.
     """
     pictures = _pictures(trial.every)
     model = efficientnet_lite0()

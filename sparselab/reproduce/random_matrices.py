@@ -36,8 +36,8 @@ def why_no_gpu() -> str | None:
 def search_all(settings: Settings, trials: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """A row for each of ``trials``: ``strategy, rows, channels, seed``, maybe ``time_limit`` and ``search_backend``.
 
-    Adds ``baseline, retained, ideal, efficacy, seconds`` and ``bound``, an efficacy that no order exceeds, where the strategy
-    proved one; ``identity`` is asked to.
+    Adds ``baseline, retained, ideal, efficacy, seconds`` and ``bound``, an efficacy that no order
+    exceeds, where the strategy proved one; ``identity`` is asked to.
     """
     wanted = [{"time_limit": None, "search_backend": "cpu", **trial} for trial in trials]
     for strategy, backend in dict.fromkeys((trial["strategy"], trial["search_backend"]) for trial in wanted):

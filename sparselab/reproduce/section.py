@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 class Settings:
     """What the parts of a reproduction may ask.
 
-    ``full``: hours rather than minutes. ``store``: the SQLite file that trials are kept in and resumed from; ``None`` runs
-    all anew. ``progress``: show progress bars. ``device``: where networks are trained.
+    ``full``: hours rather than minutes. ``store``: the SQLite file that trials are kept in and
+    resumed from; ``None`` runs all anew. ``progress``: show progress bars. ``device``: where
+    networks are trained.
     """
 
     full: bool = False
@@ -30,7 +31,8 @@ class Settings:
 class Section:
     """One part's result. ``text`` is Markdown; tables become ``NAME.csv``, figures ``NAME.png`` beside the report.
 
-    ``trial_seconds`` is what its trials took when they ran, which may have been in an earlier run that this one resumed.
+    ``trial_seconds`` is what its trials took when they ran, which may have been in an earlier run
+    that this one resumed.
     """
 
     title: str
@@ -58,7 +60,9 @@ def replace_file(file: Path, text: str) -> None:
 
 
 def markdown_table(frame: pd.DataFrame, formats: Mapping[str, str] | None = None) -> str:
-    """``frame`` as a Markdown table; ``formats`` maps columns to format specs; NaN is an empty cell; numbers align right.
+    """``frame`` as a Markdown table.
+
+    ``formats`` maps columns to format specs; NaN is an empty cell; numbers align right.
 
     >>> print(markdown_table(pd.DataFrame({"layer": ["a"], "lost": [12.345]}), {"lost": ".1f"}))
     | layer | lost |
@@ -82,5 +86,8 @@ def _cell(value: object, spec: str) -> str:
 
 
 def rows_of(frame: pd.DataFrame) -> Iterator[Any]:
-    """``frame``'s rows with a column an attribute, untyped: what pandas could hold in a cell is no help."""
+    """The rows of ``frame``, whose columns are attributes.
+
+    They are untyped: what pandas could hold in a cell is no help.
+    """
     yield from frame.itertuples(index=False)

@@ -12,7 +12,10 @@ from scipy import stats
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its 95% interval (NaN where one value says nothing of the spread) and a two-sided ``p`` for "it is 0"."""
+    """A mean with its 95% interval and a two-sided ``p`` for "it is 0".
+
+    The interval is NaN where there is one value, which says nothing of the spread.
+    """
 
     mean: float
     low: float
@@ -25,9 +28,10 @@ class Estimate:
 
 
 def estimate(values: ArrayLike) -> Estimate:
-    """The mean of independent ``values`` with Student's 95% interval, and the p-value of the one-sample t-test against 0.
+    """The mean of independent ``values`` with Student's 95% interval.
 
-    For a paired comparison give the differences. Raises ``ValueError`` without values.
+    The p-value is that of the one-sample t-test against 0. For a paired comparison give the
+    differences. Raises ``ValueError`` without values.
 
     >>> str(estimate([1.0, 2.0, 3.0])), str(estimate([2.0]))
     ('2.00 [-0.48, 4.48]', '2.00')
@@ -46,7 +50,10 @@ def estimate(values: ArrayLike) -> Estimate:
 
 @dataclass(frozen=True)
 class McNemar:
-    """Two classifiers on the same examples: how many only the first, and only the second, gets right, and the exact ``p``."""
+    """Two classifiers on the same examples, compared.
+
+    How many only the first, and only the second, gets right, and the exact ``p``.
+    """
 
     only_first: int
     only_second: int
@@ -56,8 +63,8 @@ class McNemar:
 def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
     """McNemar's exact test of two boolean arrays that say which examples each classifier gets right.
 
-    Where the two agree says nothing; of the others, each falls on either side with probability 1/2 if neither is better.
-    Raises ``ValueError`` for arrays of different shapes.
+    Where the two agree says nothing; of the others, each falls on either side with probability 1/2
+    if neither is better. Raises ``ValueError`` for arrays of different shapes.
 
     >>> mcnemar([True, True, True, False], [False, False, False, False])
     McNemar(only_first=3, only_second=0, p=0.25)
@@ -85,9 +92,10 @@ def rank_correlation(
 ) -> RankCorrelation:
     """Spearman's correlation within each run, averaged, for runs (networks, seeds) that differ in level.
 
-    ``x`` and ``y`` hold an array a run. Pooling the points of all runs would count the difference between networks as
-    evidence, so the p-value comes from shuffling ``y`` within its run: the share of ``permutations`` random shuffles (and the
-    data itself) whose mean correlation is as far from 0. Runs without any variation count as 0. Deterministic for ``seed``.
+    ``x`` and ``y`` hold an array a run. Pooling the points of all runs would count the difference
+    between networks as evidence, so the p-value comes from shuffling ``y`` within its run: the
+    share of ``permutations`` random shuffles (and the data itself) whose mean correlation is as far
+    from 0. Runs without any variation count as 0. Deterministic for ``seed``.
 
     >>> round(rank_correlation([[1, 2, 3, 4, 5]], [[10, 20, 30, 40, 50]]).rho, 6)
     1.0

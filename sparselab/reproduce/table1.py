@@ -1,4 +1,7 @@
-"""Table 1: what escapes and larger sets of groups are worth, over 25 random matrices; how often the optimum is found."""
+"""Table 1: what escapes and larger sets of groups are worth, over 25 random matrices.
+
+Also how often the optimum is found.
+"""
 
 from __future__ import annotations
 

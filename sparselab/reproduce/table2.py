@@ -116,8 +116,9 @@ def picture_trials(full: bool) -> list[dict[str, object]]:
 def summarise_pictures(found: pd.DataFrame) -> pd.DataFrame:
     """One row per pattern and channels: means over the seeds, and, for permuted, McNemar's test seed by seed against the others.
 
-    ``p_as_trained`` and ``p_random_order`` are of the first seed: the tests of several seeds share their pictures, and are
-    not independent.
+    Rows of permuted channels have McNemar's test, seed by seed, against the others.
+    ``p_as_trained`` and ``p_random_order`` are of the first seed: the tests of several seeds share
+    their pictures, and are not independent.
     """
     rows = []
     for (pattern, channels), mine in found.groupby(["pattern", "channels"], sort=False):

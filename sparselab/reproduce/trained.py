@@ -27,7 +27,10 @@ CHANNELS = (AS_TRAINED, RANDOM, PERMUTED)
 
 @dataclass(frozen=True)
 class Comparison:
-    """Which task is run how: ``dense_steps`` of training and ``steps`` of fine-tuning (``None``: what its recipes say)."""
+    """Which task is run, and how.
+
+    ``dense_steps`` of training and ``steps`` of fine-tuning (``None``: what its recipes say).
+    """
 
     task: str
     seeds: int

@@ -50,8 +50,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two networks agree on a task's evaluation data: ``top1`` of each, how many ``predictions`` differ, and the
-    largest difference of their logits beside the ``largest`` logit.
+    """How far two networks agree on a task's evaluation data.
+
+    It has ``top1`` of each, how many ``predictions`` differ, and the largest difference of their
+    logits beside the ``largest`` logit.
     """
 
     top1: tuple[float, float]

@@ -41,21 +41,24 @@ def experiment(
 ) -> pd.DataFrame:
     """Run every combination of ``inputs`` and hand back a frame, one row per trial.
 
-    ``task`` is a callable: it gets a ``Trial``, a frozen mapping of the inputs with attribute access, and returns a dict
-    of numbers and strings, which become columns. A value that is a ``DataFrame`` is a time series: see ``history``; one that
-    is a ``sl.tasks.Quantity`` (or a tuple of them) says of a column which way is better, and is no column itself. Every
-    list, range, generator or 1-d array among ``inputs`` is an axis; strings, tuples and scalars are one value.
-    ``trials`` are explicit inputs, each combined with the axes; ``where(trial)`` chooses. Trials that are equal run once.
+    ``task`` is a callable: it gets a ``Trial``, a frozen mapping of the inputs with attribute
+    access, and returns a dict of numbers and strings, which become columns. A value that is a
+    ``DataFrame`` is a time series: see ``history``; one that is a ``sl.tasks.Quantity`` (or a tuple
+    of them) says of a column which way is better, and is no column itself. Every list, range,
+    generator or 1-d array among ``inputs`` is an axis; strings, tuples and scalars are one value.
+    ``trials`` are explicit inputs, each combined with the axes; ``where(trial)`` chooses. Trials
+    that are equal run once.
 
     The frame has ``task``, the inputs (``seed``, 0 unless given, among them), the metrics, ``seconds_total,
     peak_memory_mb, backend, device, threads, versions``, then ``state`` (``done`` or ``failed``), ``error``,
     ``traceback`` and ``key``. ``attrs`` says how it was made, which column is what, and in ``quantities`` which way is
     better; the first of them is the headline, which figures draw and the progress bar shows.
 
-    A trial that raises is a row with ``state="failed"``. Each is seeded with its ``seed`` and runs on
-    ``inputs["threads"]`` threads, else on as many as torch has here, so that the same seed gives the same row wherever
-    and in whatever order trials run. ``executor`` is anything with ``submit``: a spawned process pool, loky, Dask, Slurm
-    through submitit (``docs/scaling.md``); ``None`` runs here, one after the other.
+    A trial that raises is a row with ``state="failed"``. Each is seeded with its ``seed`` and runs
+    on ``inputs["threads"]`` threads, else on as many as torch has here, so that the same seed gives
+    the same row wherever and in whatever order trials run. ``executor`` is anything with
+    ``submit``: a spawned process pool, loky, Dask, Slurm through submitit (``docs/scaling.md``);
+    ``None`` runs here, one after the other.
 
     ``store`` is a SQLite file to which each trial is written as it finishes; ``None`` keeps a temporary one. With
     ``resume`` trials that it holds are not run again (failed ones only with ``retry_failed``). They are known by their

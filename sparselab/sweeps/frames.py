@@ -91,11 +91,13 @@ def _column(values: Sequence[Cell]) -> pd.Series[Any]:
 def history(frame: pd.DataFrame, store: str | Path | None = None) -> pd.DataFrame:
     """The time series of the trials in ``frame``, in long format: one row per trial, tracker, step and quantity.
 
-    Columns: the inputs of the trial, ``key``, ``tracker``, what places a value (``step``, ``epoch``, ``seconds``, and the
-    names that the series have, such as ``layer``), ``quantity`` and ``value`` (float). A frame of any rows of one that
-    ``experiment`` or ``load`` made will do; ``store`` is where to look if it lost its ``attrs``. An empty frame with these
-    columns when no trial kept a series. Raises ``ValueError`` for another frame and ``FileNotFoundError`` when the store
-    is gone (a temporary one ends with its process).
+    There is one row per trial, tracker, step and quantity. Columns: the inputs of the trial,
+    ``key``, ``tracker``, what places a value (``step``, ``epoch``, ``seconds``, and the names that
+    the series have, such as ``layer``), ``quantity`` and ``value`` (float). A frame of any rows of
+    one that ``experiment`` or ``load`` made will do; ``store`` is where to look if it lost its
+    ``attrs``. An empty frame with these columns when no trial kept a series. Raises ``ValueError``
+    for another frame and ``FileNotFoundError`` when the store is gone (a temporary one ends with
+    its process).
     """
     where = store if store is not None else frame.attrs.get("store")
     if "key" not in frame or where is None:

@@ -40,9 +40,10 @@ def axis(name: str, value: object) -> list[Any]:
 
 
 def grid(axes: Mapping[str, list[Any]], trials: Iterable[Mapping[str, Any]] | None) -> Iterator[dict[str, Any]]:
-    """The inputs of every trial: each of ``trials`` (one that says nothing, if ``None``) with every combination of axes.
+    """The inputs of every trial: each of ``trials`` with every combination of axes.
 
-    The last axis runs fastest. Raises ``ValueError`` for an input that is both an axis and in ``trials``.
+    ``None`` stands for one trial that says nothing. The last axis runs fastest. Raises
+    ``ValueError`` for an input that is both an axis and in ``trials``.
     """
     for given in _explicit(trials):
         check_names(given)
@@ -64,7 +65,10 @@ def chosen(inputs: Iterable[dict[str, Any]], where: Callable[[Trial], object] | 
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Raise ``ValueError`` for an input that could not be read as ``trial.name`` or would hide a column of the frame."""
+    """Raise ``ValueError`` for an input that cannot be a column and an attribute.
+
+    It could not be read as ``trial.name``, or would hide a column of the frame.
+    """
     for name in names:
         if not isinstance(name, str) or not name.isidentifier() or name.startswith("_"):
             raise ValueError(f"{name!r} cannot name an input: use a Python name that does not begin with '_'")

@@ -28,7 +28,10 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory_mb() -> dict[str, float]:
-    """``peak_memory_mb`` (resident, 10^6 bytes) and, with CUDA in use, ``peak_device_memory_mb``; what is known of them."""
+    """``peak_memory_mb`` and, with CUDA in use, ``peak_device_memory_mb``, where they are known.
+
+    ``peak_memory_mb`` is resident memory, in 10^6 bytes.
+    """
     peaks = {}
     if (resident := _resident_peak()) is not None:
         peaks["peak_memory_mb"] = resident / 1e6

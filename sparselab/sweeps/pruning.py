@@ -1,4 +1,7 @@
-"""The trial of a built-in task: the dense network, permuted, pruned, fine-tuned by its schedule, and measured throughout."""
+"""The trial of a built-in task.
+
+The dense network is permuted, pruned, fine-tuned by its schedule, and measured throughout.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +71,7 @@ class PruningRun:
         return {**DEFAULTS, **given}
 
     def check(self, trials: Iterable[Mapping[str, Any]]) -> None:
-        """Raises ``ValueError`` for the name of a strategy, schedule, saliency or pruner that there is not, or an option."""
+        """Raises ``ValueError`` for unknown names of strategies, schedules, saliencies or pruners."""
         resolve: Mapping[str, Callable[[str], object]] = {
             "permutation": STRATEGIES.resolve,
             "schedule": SCHEDULES.resolve,
@@ -89,10 +92,14 @@ class PruningRun:
         return [self.name, __version__, digest(about)]
 
     def __call__(self, trial: Trial) -> dict[str, Any]:
-        """Every metric of the task in three phases, the headline first (``dense_top1, pruned_top1, finetuned_top1``),
-        ``retained_percent`` of the magnitude of the pruned layers, ``efficacy`` of their permutation, ``density`` of their
-        weights, ``sparse_layers``, and the seconds of each phase. ``pruned_*`` is measured after the first masks with batch
-        norm re-estimated, before any fine-tuning. Time series: ``accuracy``, ``magnitude`` and ``mask_churn``.
+        """Every metric of the task in three phases, and what pruning and training came to.
+
+        The headline comes first (``dense_top1, pruned_top1, finetuned_top1``); then
+        ``retained_percent`` of the magnitude of the
+        pruned layers, ``efficacy`` of their permutation, ``density`` of their weights,
+        ``sparse_layers``, and the seconds of each phase. ``pruned_*`` is measured after the first
+        masks with batch norm re-estimated, before any fine-tuning. Time series: ``accuracy``,
+        ``magnitude`` and ``mask_churn``.
         """
         run = _Phases(_loaded(self.source), trial, _pruning(trial))
         with run.timed("dense"):
@@ -162,7 +169,7 @@ class _Phases:
     def trackers(self, model: nn.Module, sparsifier: Sparsifier | None, measured: Sequence[str]) -> dict[str, Tracker]:
         """What to follow while fine-tuning, the quantities ``measured`` of the task among it.
 
-        Every ``track_every`` steps, 0 for nothing, by default some ten times a run.
+        Every ``track_every`` steps, 0 for nothing, by default some ten times per run.
         """
         every = self.trial.get("track_every", max(1, -(-self.pruning.steps_of(self.task) // _POINTS)))
         if every == 0:

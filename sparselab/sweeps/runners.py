@@ -68,8 +68,9 @@ class OwnFunction:
 def runner(task: object) -> Runner:
     """The runner of what ``experiment`` was given as ``task``.
 
-    A callable that needs an argument is the task itself; a name, a ``Task`` and a callable that needs none, which makes a
-    ``Task``, are trained, pruned and fine-tuned. Raises ``ValueError`` for anything else and for unknown names.
+    A callable that needs an argument is the task itself; a name, a ``Task`` and a callable that
+    needs none, which makes a ``Task``, are trained, pruned and fine-tuned. Raises ``ValueError``
+    for anything else and for unknown names.
     """
     if callable(task) and not _makes_a_task(task):
         return OwnFunction(task)

@@ -64,8 +64,8 @@ def _task(pickled: bytes) -> Task:
 def run_trial(task: Task, inputs: Mapping[str, Any], threads: int) -> Outcome:
     """Run ``task`` on one trial. Whatever it raises, except ``KeyboardInterrupt``, is the outcome ``failed``.
 
-    Python's, numpy's and torch's generators are seeded with the trial's ``seed`` and torch runs on ``inputs["threads"]``
-    or else ``threads`` threads; all of it is as it was afterwards.
+    Python's, numpy's and torch's generators are seeded with the trial's ``seed`` and torch runs on
+    ``inputs["threads"]`` or else ``threads`` threads; all of it is as it was afterwards.
     """
     with _ONE_AT_A_TIME:
         measured: dict[str, Cell] = {}

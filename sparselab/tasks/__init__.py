@@ -28,10 +28,11 @@ TASKS: Registry[Callable[[], Task]] = Registry(
 
 
 def get_task(task: str | Task | Callable[[], Task]) -> Task:
-    """The task that a name with options stands for (``"fashion_mnist,network=plain"``); a ``Task`` is returned as it is.
+    """The task that a name with options stands for (``"fashion_mnist,network=plain"``).
 
-    Loads the data. Raises ``ValueError`` for an unknown name, listing the valid ones, and ``FileNotFoundError`` saying
-    what was looked for where the data are missing.
+    A ``Task`` is returned as it is. Loads the data. Raises ``ValueError`` for an unknown name,
+    listing the valid ones, and ``FileNotFoundError`` saying what was looked for where the data are
+    missing.
     """
     if isinstance(task, Task):
         return task

@@ -30,10 +30,12 @@ def dense_baseline(
 ) -> tuple[nn.Module, dict[str, float]]:
     """The task's network trained by its recipe on ``device``, there and in evaluation mode, and its metrics.
 
-    Trained once for every seed, then read from ``cache`` (default: ``baselines`` in sparselab's cache folder), where a
-    file is found by the hash of what decides the result: the recipe, the fresh network's weights, layers and code, the data's
-    size and first examples, the code of ``loss``, ``augment`` and ``metrics``, and ``task.version``. Several processes that ask at once wait
-    for one; an interrupted training goes on where it stopped. Every call returns a model of its own.
+    Trained once for every seed, then read from ``cache`` (default: ``baselines`` in sparselab's
+    cache folder), where a file is found by the hash of what decides the result: the recipe, the
+    fresh network's weights, layers and code, the data's size and first examples, the code of
+    ``loss``, ``augment`` and ``metrics``, and ``task.version``. Several processes that ask at once
+    wait for one; an interrupted training goes on where it stopped. Every call returns a model of
+    its own.
     """
     model = fresh_model(task, seed)
     trained_on = torch.device(device).type

@@ -33,7 +33,11 @@ class Cifar10:
     folder: str | None = None
 
     def __call__(self) -> Task:
-        """The task. Raises ``FileNotFoundError`` saying what was looked for, and ``ValueError`` for an unknown network."""
+        """The task.
+
+        Raises ``FileNotFoundError`` saying what was looked for, and ``ValueError`` for an unknown
+        network.
+        """
         if self.network not in NETWORKS:
             raise unknown_name("network of task 'cifar10'", self.network, NETWORKS)
         folder = data_dir() / "cifar10" if self.folder is None else Path(self.folder).expanduser()

@@ -42,7 +42,11 @@ class FashionMnist:
     folder: str | None = None
 
     def __call__(self) -> Task:
-        """The task. Raises ``FileNotFoundError`` saying what was looked for, and ``ValueError`` for an unknown network."""
+        """The task.
+
+        Raises ``FileNotFoundError`` saying what was looked for, and ``ValueError`` for an unknown
+        network.
+        """
         if self.network not in NETWORKS:
             raise unknown_name("network of task 'fashion_mnist'", self.network, NETWORKS)
         folder = find_folder(self.folder)

@@ -11,7 +11,10 @@ from torch.nn.functional import pad
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """``pixels`` ``(n, c, h, w)`` uint8, ``labels`` ``(n,)`` int64; batches are float32 ``(pixels / 255 - mean) / deviation``."""
+    """``pixels`` ``(n, c, h, w)`` uint8 with ``labels`` ``(n,)`` int64.
+
+    Batches are float32 ``(pixels / 255 - mean) / deviation``.
+    """
 
     pixels: Tensor
     labels: Tensor

@@ -25,11 +25,12 @@ from sparselab.training.sparsifier import Sparsifier
 class PruningTrial:
     """Everything that decides what becomes of a trained network, beside the network and its task.
 
-    ``pattern``, ``schedule``, ``saliency``, ``pruner``, ``permutation`` and ``keep_pruned`` are those of ``Sparsifier``; ``None`` for
-    a ``pattern`` prunes nothing (the dense control), for a ``permutation`` leaves the channels where they are. ``plan``,
-    where there is one, moves them first: a control's random order, say. ``steps`` of fine-tuning (``None``: as the task's
-    recipe says). ``seed`` decides the batches of ``recalibrate`` and of a saliency's data; ``batches`` is the seed of
-    those of ``finetune`` (``None``: the same). The same trial gives the same network.
+    ``pattern``, ``schedule``, ``saliency``, ``pruner``, ``permutation`` and ``keep_pruned`` are
+    those of ``Sparsifier``; ``None`` for a ``pattern`` prunes nothing (the dense control), for a
+    ``permutation`` leaves the channels where they are. ``plan``, where there is one, moves them
+    first: a control's random order, say. ``steps`` of fine-tuning (``None``: as the task's recipe
+    says). ``seed`` decides the batches of ``recalibrate`` and of a saliency's data; ``batches`` is
+    the seed of those of ``finetune`` (``None``: the same). The same trial gives the same network.
 
     Raises ``ValueError`` for ``steps`` that are no whole number from 0 on.
 
@@ -56,10 +57,11 @@ class PruningTrial:
             raise ValueError(f"steps={steps!r} must be a whole number of optimizer steps, at least 0")
 
     def sparsifier(self, task: Task, model: nn.Module) -> Sparsifier | None:
-        """What will prune ``model``, its channels moved by ``plan``; nothing is masked yet. ``None`` for the dense control.
+        """What will prune ``model``, whose channels ``plan`` has moved; nothing is masked yet.
 
-        A pruner, or a saliency by name, that needs statistics is given those of ``model``, which is dense still. Raises ``ValueError``
-        where the pattern fits no layer.
+        ``None`` for the dense control. A pruner, or a saliency by name, that needs statistics is
+        given those of ``model``, which is dense still. Raises ``ValueError`` where the pattern fits
+        no layer.
         """
         if self.plan is not None:
             self.plan.apply(model)
@@ -82,14 +84,20 @@ class PruningTrial:
         return sparsifier
 
     def prune(self, task: Task, model: nn.Module) -> Sparsifier | None:
-        """Permute and prune ``model`` in place. ``None`` for the dense control; ``ValueError`` as for ``sparsifier``."""
+        """Permute and prune ``model`` in place.
+
+        Returns ``None`` for the dense control; raises ``ValueError`` as ``sparsifier`` does.
+        """
         sparsifier = self.sparsifier(task, model)
         if sparsifier is not None:
             sparsifier.compute()
         return sparsifier
 
     def recalibrate(self, task: Task, model: nn.Module) -> None:
-        """Let the batch norms of a pruned ``model`` fit its weights; what is measured then is what pruning alone does."""
+        """Let the batch norms of a pruned ``model`` fit its weights.
+
+        What is measured then is what pruning alone does.
+        """
         recalibrate(task, model, seed=self.seed)
 
     def steps_of(self, task: Task) -> int:

@@ -20,7 +20,10 @@ from sparselab.tasks.task import Recipe, Task
 
 @dataclass(frozen=True, eq=False)
 class Texts:
-    """Tokenised ``texts`` with ``labels``; a batch is a dict, padded to its longest text, of at most ``length`` tokens."""
+    """Tokenised ``texts`` with ``labels``.
+
+    A batch is a dict, padded to its longest text, of at most ``length`` tokens.
+    """
 
     texts: tuple[str, ...]
     labels: Tensor
@@ -40,9 +43,10 @@ class Texts:
 class Sentiment:
     """Positive or negative: 8,072 snippets to train on, 2,000 to evaluate; MiniLM-L6 (22.7 M parameters).
 
-    ``examples`` and ``held_out`` take only the first of the snippets to train on and to evaluate, ``length`` only the first
-    tokens of each. ``folder`` holds ``train.parquet`` and ``test.parquet`` with the columns ``text`` and ``label``; by default
-    ``sentiment`` in the data folder (``$SPARSELAB_DATA``). The encoder's layers are pruned, not its embeddings or head.
+    ``examples`` and ``held_out`` take only the first of the snippets to train on and to evaluate,
+    ``length`` only the first tokens of each. ``folder`` holds ``train.parquet`` and
+    ``test.parquet`` with the columns ``text`` and ``label``; by default ``sentiment`` in the data
+    folder (``$SPARSELAB_DATA``). The encoder's layers are pruned, not its embeddings or head.
     """
 
     epochs: float = 1.0
@@ -69,7 +73,10 @@ class Sentiment:
 
 
 def minilm(labels: int = 2) -> nn.Module:
-    """MiniLM-L6 with its real weights under a fresh head, in evaluation mode; ``ModuleNotFoundError`` says what is missing."""
+    """MiniLM-L6 with its real weights under a fresh head, in evaluation mode.
+
+    Raises ``ModuleNotFoundError`` saying what is missing.
+    """
     model: nn.Module = _from_package("AutoModelForSequenceClassification", num_labels=labels)
     return model.eval()
 

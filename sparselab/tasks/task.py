@@ -43,8 +43,11 @@ class Collated:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: ``optimizer`` (``"sgd,0.1"``, ``"adamw,lr=0.001"``), how its learning rate moves over the run
-    (``"constant"``, ``"linear"``, ``"cosine"``, each after ``warmup`` of the run), for how many epochs, in what batches.
+    """How to train.
+
+    ``optimizer`` (``"sgd,0.1"``, ``"adamw,lr=0.001"``), how its learning rate
+    moves over the run (``"constant"``, ``"linear"``, ``"cosine"``, each after ``warmup`` of the
+    run), for how many epochs, in what batches.
     """
 
     optimizer: str = "sgd,0.1"
@@ -81,13 +84,15 @@ def classification_metrics(model: nn.Module, batch: Batch) -> dict[str, float]:
 class Task:
     """A network to make sparse, and all that it takes to train and to judge it.
 
-    ``model()`` makes a fresh network (seeded by the caller), ``loss(model, batch)`` a scalar tensor,
-    ``metrics`` say how good it is; the first is the headline, which tables, sweeps and figures are about. Beside metrics
-    (one or several) a function ``(model, batch) -> {name: mean over the batch}`` will do (``Means``).
-    ``augment(batch, generator)``, where given, changes training batches. ``recipe`` trains the dense network, ``finetuning``
-    the pruned one (``None``: the same recipe again, as ASP's authors advise). ``include`` are the layers to prune (names,
-    ``*`` allowed; ``None``: all that fit). Change ``version`` when a change should make cached baselines anew. Raises
-    ``ValueError`` for ``metrics`` that are none, or two of one name.
+    ``model()`` makes a fresh network (seeded by the caller), ``loss(model, batch)`` a scalar
+    tensor, ``metrics`` say how good it is; the first is the headline, which tables, sweeps and
+    figures are about. Beside metrics (one or several) a function
+    ``(model, batch) -> {name: mean over the batch}`` will do (``Means``).
+    ``augment(batch, generator)``, where given, changes training batches. ``recipe`` trains the
+    dense network, ``finetuning`` the pruned one (``None``: the same recipe again, as ASP's authors
+    advise). ``include`` are the layers to prune (names, ``*`` allowed; ``None``: all that fit).
+    Change ``version`` when a change should make cached baselines anew. Raises ``ValueError`` for
+    ``metrics`` that are none, or two of one name.
 
     >>> from torch.utils.data import TensorDataset
     >>> data = TensorDataset(torch.randn(8, 16), torch.randint(4, (8,)))

@@ -14,10 +14,12 @@ from sparselab.training.sparsifier import Sparsifier
 class MaskChurnTracker(Tracker):
     """The entries of every mask that flip at a recomputation: one row per layer and recomputation, nothing in between.
 
-    Columns: ``layer``; ``flipped``, how many entries differ from the masks before, which is the sparse architecture
-    divergence (SAD) of Zhou et al. 2021, "Learning N:M Fine-grained Structured Sparse Neural Networks From Scratch";
-    ``flipped_percent`` of the layer's entries; ``since_first_percent``, against the first masks. Looks only when the
-    Sparsifier has put other masks in place, so it costs nothing else. Masks that are off (all ones) are not compared.
+    There is one row per layer and recomputation, and nothing in between. Columns: ``layer``;
+    ``flipped``, how many entries differ from the masks before, which is the sparse architecture
+    divergence (SAD) of Zhou et al. 2021, "Learning N:M Fine-grained Structured Sparse Neural
+    Networks From Scratch"; ``flipped_percent`` of the layer's entries; ``since_first_percent``,
+    against the first masks. Looks only when the Sparsifier has put other masks in place, so it
+    costs nothing else. Masks that are off (all ones) are not compared.
     """
 
     columns = ("layer", "flipped", "flipped_percent", "since_first_percent")

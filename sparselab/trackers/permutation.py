@@ -16,10 +16,11 @@ from sparselab.training.sparsifier import Sparsifier
 class PermutationTracker(Tracker):
     """What permuting each layer's input channels would gain now, every ``every`` steps; nothing is moved.
 
-    Each weight matrix is searched on its own by ``strategy``, with kept pruned values back: in a network, layers move
-    together, so this is what could be gained at most. Columns: ``layer``; ``baseline`` and ``retained`` saliency
-    without and with the order found; ``gain_percent``; ``efficacy``; ``seconds``. The same ``seed`` gives the same rows.
-    Needs a pattern with groups and the name of a strategy (``ValueError`` otherwise).
+    Each weight matrix is searched on its own by ``strategy``, with kept pruned values back: in a
+    network, layers move together, so this is what could be gained at most. Columns: ``layer``;
+    ``baseline`` and ``retained`` saliency without and with the order found; ``gain_percent``;
+    ``efficacy``; ``seconds``. The same ``seed`` gives the same rows. Needs a pattern with groups
+    and the name of a strategy (``ValueError`` otherwise).
     """
 
     columns = ("layer", "baseline", "retained", "gain_percent", "efficacy", "seconds")

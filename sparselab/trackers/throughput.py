@@ -14,7 +14,8 @@ from sparselab.trackers.tracker import Tracker
 class ThroughputTracker(Tracker):
     """Wall-clock speed since the last row: columns ``seconds`` since attached, ``steps_per_second``.
 
-    A resumed run counts the seconds that it took, not those while it stood still. On a GPU, steps are queued: choose ``every`` large enough that the queue does not matter.
+    A resumed run counts the seconds that it took, not those while it stood still. On a GPU, steps
+    are queued: choose ``every`` large enough that the queue does not matter.
     """
 
     columns = ("seconds", "steps_per_second")

@@ -17,15 +17,16 @@ from sparselab.training.step_hooks import StepHooks
 
 
 class Tracker:
-    """Writes rows about a run every ``every`` optimizer steps, or at the steps in ``every`` if that is a collection of them.
+    """Writes rows about a run every ``every`` optimizer steps.
 
-    A tracker extends this class and overrides ``observe``.
+    If ``every`` is a collection of steps, at those. A tracker extends this class and overrides
+    ``observe``.
 
     ``attach`` uses the optimizer's public step hooks; whichever is attached first, a tracker sees
     the weights of a step after the Sparsifier has masked them. A tracker that is copied or pickled
-    together with its run goes on recording.
-    ``frame`` has a column ``step`` (0: when attached, where ``observe`` has something to say then) and the tracker's own.
-    Trackers neither change weights nor draw random numbers, so a tracked run gives the same bits as one that is not.
+    together with its run goes on recording. ``frame`` has a column ``step`` (0: when attached,
+    where ``observe`` has something to say then) and the tracker's own. Trackers neither change
+    weights nor draw random numbers, so a tracked run gives the same bits as one that is not.
     """
 
     columns: tuple[str, ...] = ()

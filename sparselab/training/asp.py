@@ -28,13 +28,14 @@ _LEVELS = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
 class ASP:
     """Automatic SParsity with Apex's names and defaults, on any device: ``ASP.prune_trained_model(model, optimizer)``.
 
-    The layer rule and the checkpoint names are ASP's. Channels are permuted before the first masks, as there; the model is
-    traced with ``example_inputs`` where they are given, else with the inputs of the first forward pass seen since
-    ``init_model_for_pruning``, else with a guess from its first layer; when none will do, one warning says what to pass
-    and masks are computed without permutation. What ASP prints goes to the logger ``sparselab.asp``.
+    The layer rule and the checkpoint names are ASP's. Channels are permuted before the first masks,
+    as there; the model is traced with ``example_inputs`` where they are given, else with the inputs
+    of the first forward pass seen since ``init_model_for_pruning``, else with a guess from its
+    first layer; when none will do, one warning says what to pass and masks are computed without
+    permutation. What ASP prints goes to the logger ``sparselab.asp``.
 
-    The class speaks of the model that was initialised last; those before stay pruned through their optimizers. For several
-    at a time, schedules and other patterns, use ``Sparsifier``.
+    The class speaks of the model that was initialised last; those before stay pruned through their
+    optimizers. For several at a time, schedules and other patterns, use ``Sparsifier``.
 
     >>> import torch
     >>> model = nn.Sequential(nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 8))
@@ -166,9 +167,10 @@ class ASP:
     ) -> None:
         """Allow permutation or not, and save what it did into a folder: before or after ``init_model_for_pruning``.
 
-        It stays allowed or not for the models to come, until ``reset``; ``prune_trained_model`` has no option for it.
-        With ``save_permutation_graph`` the plan (``permutation_plan.json``, which moves another copy of the model) and a
-        row an axis (``permutation_axes.csv``) are written there when masks are computed.
+        It stays allowed or not for the models to come, until ``reset``; ``prune_trained_model`` has
+        no option for it. With ``save_permutation_graph`` the plan (``permutation_plan.json``, which
+        moves another copy of the model) and one row per axis (``permutation_axes.csv``) are written
+        there when masks are computed.
         """
         cls._plan_folder = Path(permutation_output_dir) if save_permutation_graph else None
         cls._may_permute = allow_permutation

@@ -17,12 +17,14 @@ from sparselab.network.tracing import as_call
 def recalibrate_batchnorm(model: nn.Module, loader: Iterable[Any], batches: int | None = None) -> None:
     """Re-estimate the running statistics of every batch norm from the model's own inputs. In place; no training.
 
-    A pruned network's activations have other means and variances than the statistics it carries; without this,
-    one-shot accuracies say nothing. ``loader`` yields what the model takes (a tensor, or a dict of keyword arguments), or
-    tuples and lists whose first entry is (labels are ignored); the first ``batches`` of it are used (default: all).
-    Statistics are the plain average over batches; a norm that none of them reaches keeps its own, and all do when anything
-    fails. Only batch norms are in training mode meanwhile; every mode is as before afterwards. Deterministic for a given
-    loader. Raises ``ValueError`` when there is no batch; a model without batch norms is left alone.
+    A pruned network's activations have other means and variances than the statistics it carries;
+    without this, one-shot accuracies say nothing. ``loader`` yields what the model takes (a tensor,
+    or a dict of keyword arguments), or tuples and lists whose first entry is (labels are ignored);
+    the first ``batches`` of it are used (default: all). Statistics are the plain average over
+    batches; a norm that none of them reaches keeps its own, and all do when anything fails. Only
+    batch norms are in training mode meanwhile; every mode is as before afterwards. Deterministic
+    for a given loader. Raises ``ValueError`` when there is no batch; a model without batch norms is
+    left alone.
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     if not norms:

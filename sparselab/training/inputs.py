@@ -51,10 +51,11 @@ class InputWatcher:
 def infer_inputs(model: nn.Module) -> Any:
     """Inputs that ``model`` accepts, guessed from its layers, or ``None`` when no guess runs.
 
-    Guesses are tried on fake tensors, and what the model keeps of them is put back: a wrong one computes nothing, takes
-    no memory, prints nothing and leaves no trace. The one that fits then runs once as it is, since fake ids are never out of
-    range. Convolutions: ``(1, C, s, s)``, Linear: ``(1, F)`` and ``(1, T, F)``, Embedding: integer ids; a Hugging Face
-    model: its ``dummy_inputs``. Values come from a fixed seed. The model's mode is as before afterwards.
+    Guesses are tried on fake tensors, and what the model keeps of them is put back: a wrong one
+    computes nothing, takes no memory, prints nothing and leaves no trace. The one that fits then
+    runs once as it is, since fake ids are never out of range. Convolutions: ``(1, C, s, s)``,
+    Linear: ``(1, F)`` and ``(1, T, F)``, Embedding: integer ids; a Hugging Face model: its
+    ``dummy_inputs``. Values come from a fixed seed. The model's mode is as before afterwards.
     """
     if any(nn.parameter.is_lazy(parameter) for parameter in model.parameters()):
         return None  # a forward pass, even of a wrong guess, would give them a shape

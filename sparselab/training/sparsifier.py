@@ -32,23 +32,25 @@ __all__ = ["Sparsifier", "mask_buffer", "pruned_buffer"]
 class Sparsifier:
     """Prunes a model to a pattern and keeps it pruned while attached optimizers train it.
 
-    Masks live in the model as bool buffers under ASP's names (``__weight_mma_mask``), so they follow ``.to(device)``
-    and ``state_dict``; with ``keep_pruned`` the pruned values are kept too (``__weight_mma_pruned_p``), and come back
-    before a mask is computed again. Nothing is pruned before ``compute()``, which starts the ``schedule``:
-    ``"one_shot"``, ``"recompute,100"``, ``"gradual,100,500"``, ``"decay,0,500"``, ``"sr_ste,0.0002"``, ``"transposable"`` or
-    an object.
+    Masks live in the model as bool buffers under ASP's names (``__weight_mma_mask``), so they
+    follow ``.to(device)`` and ``state_dict``; with ``keep_pruned`` the pruned values are kept too
+    (``__weight_mma_pruned_p``), and come back before a mask is computed again. Nothing is pruned
+    before ``compute()``, which starts the ``schedule``: ``"one_shot"``, ``"recompute,100"``,
+    ``"gradual,100,500"``, ``"decay,0,500"``, ``"sr_ste,0.0002"``, ``"transposable"`` or an object.
 
-    ``model`` may be wrapped (``torch.compile``, ``DistributedDataParallel``). ``pattern`` is a pattern, a mask calculator
-    or a function ``weight -> mask``. ``include`` and ``exclude`` are names of weights or modules, ``*`` and ``?`` allowed.
-    ``saliency`` is a name, a callable, a tensor, or a mapping from weight name to any of these. In place of it
-    ``pruner`` (a name with options, or an object) chooses masks and may change the weights that stay; the
-    ``statistics`` that either needs are what ``sl.statistics.collect`` returns. ``rule`` is an eligibility
-    rule (``"divisible"``, ``"asp"``), ``layer_types`` the module types to prune, ``custom`` further types with the names
-    of their weights.
+    ``model`` may be wrapped (``torch.compile``, ``DistributedDataParallel``). ``pattern`` is a
+    pattern, a mask calculator or a function ``weight -> mask``. ``include`` and ``exclude`` are
+    names of weights or modules, ``*`` and ``?`` allowed. ``saliency`` is a name, a callable, a
+    tensor, or a mapping from weight name to any of these. In place of it ``pruner`` (a name with
+    options, or an object) chooses masks and may change the weights that stay; the ``statistics``
+    that either needs are what ``sl.statistics.collect`` returns. ``rule`` is an eligibility rule
+    (``"divisible"``, ``"asp"``), ``layer_types`` the module types to prune, ``custom`` further
+    types with the names of their weights.
 
-    Given ``example_inputs``, what the model takes, channels are permuted before the first masks are computed, by the
-    strategy ``permutation`` (``None``: never); ``permutation_report`` says what that did. The state of attached optimizers
-    and scores given as ``saliency`` move along; other copies of the weights (an EMA) must be made afterwards.
+    Given ``example_inputs``, what the model takes, channels are permuted before the first masks are
+    computed, by the strategy ``permutation`` (``None``: never); ``permutation_report`` says what
+    that did. The state of attached optimizers and scores given as ``saliency`` move along; other
+    copies of the weights (an EMA) must be made afterwards.
 
     ``copy.deepcopy((model, optimizer, sparsifier))``, or a pickle of the three, goes on masking as
     the original does. A copy of model and optimizer alone trains dense: nothing keeps its masks.
@@ -129,10 +131,11 @@ class Sparsifier:
         return self.weights.all_pruned() and all(id(layer.module) in modules for layer in self.weights.layers)
 
     def frame(self) -> pd.DataFrame:
-        """A row a layer: ``layer, shape, eligible, reason, density, retained_percent``.
+        """One row per layer: ``layer, shape, eligible, reason, density, retained_percent``.
 
-        ``density`` is the share of its weights that are not zero now (NaN where none can be read), ``retained_percent`` the share of its magnitude
-        that the mask kept when it was computed (100 without a mask, NaN where that was in another process).
+        ``density`` is the share of its weights that are not zero now (NaN where none can be read),
+        ``retained_percent`` the share of its magnitude that the mask kept when it was computed (100
+        without a mask, NaN where that was in another process).
         """
         masked = self.weights.any_masked()
         rows = []
@@ -177,9 +180,10 @@ class Sparsifier:
     def compute(self) -> None:
         """Start the schedule; for most, that computes masks from the weights as they are and prunes by them.
 
-        Called again, it computes new masks now; kept pruned values return first. All masks are computed before the first
-        weight changes, so an error leaves the model as it was. Raises ``ValueError`` naming the layer for weights that
-        are not finite, and ``RuntimeError`` when the model is pruned already and the pruned values were not kept.
+        Called again, it computes new masks now; kept pruned values return first. All masks are
+        computed before the first weight changes, so an error leaves the model as it was. Raises
+        ``ValueError`` naming the layer for weights that are not finite, and ``RuntimeError`` when
+        the model is pruned already and the pruned values were not kept.
         """
         self.weights.require_buffers()
         self.weights.settle()
@@ -208,9 +212,10 @@ class Sparsifier:
     def attach(self, optimizer: Optimizer) -> None:
         """Keep masks through ``optimizer``'s steps: gradients are masked before a step, weights after it.
 
-        Uses PyTorch's step hooks, so any optimizer will do; a closure's gradients are masked each time it is called.
-        The first optimizer attached, of those that still are, is the schedule's clock. Attaching twice changes nothing. Raises ``ValueError`` for a
-        second optimizer where the schedule lets the first move the dense weights.
+        Uses PyTorch's step hooks, so any optimizer will do; a closure's gradients are masked each
+        time it is called. The first optimizer attached, of those that still are, is the schedule's
+        clock. Attaching twice changes nothing. Raises ``ValueError`` for a second optimizer where
+        the schedule lets the first move the dense weights.
         """
         self.weights.require_buffers()
         if self.schedule.straight_through and any(known is not optimizer for known in self.optimizers):
@@ -220,7 +225,10 @@ class Sparsifier:
         self._hooks.add(optimizer)
 
     def detach(self, optimizer: Optimizer) -> None:
-        """Let go of ``optimizer``, whose steps no longer keep the masks; the masks stay. Nothing to do if not attached."""
+        """Release ``optimizer``, whose steps no longer keep the masks; the masks stay.
+
+        Does nothing if it is not attached.
+        """
         self._hooks.remove(optimizer)
 
     def apply_to(self, copy: nn.Module) -> None:

@@ -44,9 +44,10 @@ def random_exponential(state: State) -> float:
 
 @jit
 def _middle(scores: Bytes, a: int, b: int, c: int, out: Bytes, k: int) -> None:
-    """The median of three bytes a row into ``out[k]``: the boundary at 2:4, the case that is asked for most.
+    """The median of three bytes per row into ``out[k]``.
 
-    Takes whole arrays, because a view of a row takes as long as the row.
+    That is the boundary at 2:4, the case that is asked for most. Takes whole arrays, because a view
+    of a row takes as long as the row.
     """
     for r in range(np.uint64(scores.shape[1])):
         x, y = min(scores[a, r], scores[b, r]), max(scores[a, r], scores[b, r])
@@ -79,7 +80,7 @@ def _exchange(held: Bytes, passed: Bytes) -> None:
 
 @jit
 def _largest(scores: Bytes, group: Ints, skip: int, n: int, top: Bytes) -> None:
-    """The ``n`` largest bytes a row of ``group`` without its member ``skip``, falling, into ``top``."""
+    """The ``n`` largest bytes per row of ``group`` without its member ``skip``, falling, into ``top``."""
     top[:n] = 0
     for member in range(len(group)):
         if member == skip:
@@ -91,7 +92,7 @@ def _largest(scores: Bytes, group: Ints, skip: int, n: int, top: Bytes) -> None:
 
 @jit
 def _boundary(scores: Bytes, group: Ints, skip: int, n: int, top: Bytes, out: Bytes, k: int) -> None:
-    """The ``n``-th largest byte a row of ``group`` without its member ``skip``, into ``out[k]``."""
+    """The ``n``-th largest byte per row of ``group`` without its member ``skip``, into ``out[k]``."""
     if n == 2 and len(group) == 4:
         _middle(scores, group[(skip + 1) % 4], group[(skip + 2) % 4], group[(skip + 3) % 4], out, k)
     else:
@@ -168,9 +169,10 @@ def _without(column: Bytes, last: Bytes, following: Bytes, out: Bytes) -> None:
 def swap(
     scores: Bytes, order: Ints, groups: Ints, n: int, m: int, steps: int, hot: float, cold: float, seed: int
 ) -> int:
-    """``steps`` annealed swaps among ``groups`` of ``order``, in place, ending at the best met; the gain, in differences.
+    """Anneal ``order`` in place by ``steps`` swaps among ``groups``.
 
-    Temperature falls geometrically from ``hot`` to ``cold``; 0 for both is descent.
+    Returns the gain, in differences. ``order`` ends as the best that was met. Temperature falls
+    geometrically from ``hot`` to ``cold``; 0 for both is descent.
     """
     width, count = scores.shape[1], len(groups)
     bounds = np.empty((len(order), width), np.uint8)

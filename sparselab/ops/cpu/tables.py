@@ -5,8 +5,8 @@ any channel ``x`` in its place the group retains, exactly,
 
     base[i] + sum_r max(b[i, r], x[r]),     base[i] = sum_r (t_1 + ... + t_{N-1}),     b[i, r] = t_N.
 
-``b`` is the *boundary* of slot ``i``. Scores are float32 ``(channels, rows)``; rows are summed in blocks of ``BLOCK`` in
-float32, blocks in float64.
+``b`` is the *boundary* of slot ``i``. Scores are float32 ``(channels, rows)``; rows are summed in
+blocks of ``BLOCK`` in float32, blocks in float64.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def sum_of_maxima(bounds: Floats, rows: Floats, start: int, stop: int, out: Doub
 
 @jit
 def _largest(values: Floats, group: Ints, skip: int, count: int, start: int, stop: int, top: Floats) -> None:
-    """The ``count`` largest scores a row of ``group`` without its member ``skip`` into ``top``, falling."""
+    """The ``count`` largest scores per row of ``group`` without its member ``skip`` into ``top``, falling."""
     top[:, :] = 0.0
     for member in range(len(group)):
         if member == skip:

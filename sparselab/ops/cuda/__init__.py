@@ -1,7 +1,7 @@
 """The primitives on an NVIDIA GPU: CUDA sources from ``kernels/``, compiled and launched by CuPy.
 
-``device`` is the only module that imports CuPy, and only when it is asked for. Everything else sees a ``Device``, so the
-tests run all of it, kernels included, on a CPU.
+``device`` is the only module that imports CuPy, and only when it is asked for. Everything else sees
+a ``Device``, so the tests run all of it, kernels included, on a CPU.
 """
 
 from __future__ import annotations

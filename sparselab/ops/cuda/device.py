@@ -1,4 +1,4 @@
-"""CuPy: whether there is a GPU to use, memory and streams on it, compiled kernels, and torch's tensors without a copy."""
+"""CuPy: is there a GPU; its memory and streams, compiled kernels, torch tensors without a copy."""
 
 from __future__ import annotations
 
@@ -93,7 +93,10 @@ class _Stream:
 
 @cache
 def _compiled(number: int, module: str, n: int, m: int) -> Any:
-    """The compiled module; CuPy keeps its binary on disk, by a hash of this one text, its options and the architecture."""
+    """The compiled module.
+
+    CuPy keeps its binary on disk, by a hash of this one text, its options and the architecture.
+    """
     import cupy
 
     # No contraction to fused multiply-adds: the last bit of a temperature is then the CPU's.

@@ -1,4 +1,7 @@
-"""What the kernels take, and launches that check it: a raw kernel would read anything it is handed as what it expects."""
+"""What the kernels take, and launches that check it.
+
+A raw kernel would read anything that it is given as what it expects.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,8 @@ MODULES = {
     "mask": ("mask_1d",),
 }
 
-# A parameter is ``dtype name`` or ``dtype name[shape]``. Equal names are equal sizes; M is the group's, a number itself.
+# A parameter is ``dtype name`` or ``dtype name[shape]``. Equal names are equal sizes; M is the
+# group's size, and a number stands for itself.
 SIGNATURES = {
     "group_values": "float32 values[channels,rows], int64 rows, int32 groups[count,M], float64 out[count]",
     "channel_sums": "float32 values[channels,rows], int64 rows, float64 out[channels]",
@@ -142,8 +146,8 @@ def source(module: str) -> str:
 class Launcher:
     """Kernels of one N:M on one device: ``launch("group_values", grid, threads, *arguments)``, or ``ready`` and later.
 
-    Raises ``ValueError`` for an array on another device, of another dtype or shape or not C-contiguous, for numbers that
-    do not fit their type, and for grids that no device takes.
+    Raises ``ValueError`` for an array on another device, of another dtype or shape or not
+    C-contiguous, for numbers that do not fit their type, and for grids that no device takes.
     """
 
     device: Device

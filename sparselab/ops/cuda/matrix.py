@@ -46,8 +46,9 @@ def _padded(groups: int) -> int:
 class CudaMatrix:
     """The primitives of ``sparselab.ops.matrix.LoadedMatrix`` on a ``Device``. One thread at a time.
 
-    Holds 4 bytes per score on the device, and 1 more once something anneals; what else a call needs is cut into pieces that
-    fit into half of what is free. Moves are the CPU's: the same bytes, the same random numbers, the same matching.
+    Holds 4 bytes per score on the device, and 1 more once something anneals; what else a call needs
+    is cut into pieces that fit into half of what is free. Moves are the CPU's: the same bytes, the
+    same random numbers, the same matching.
     """
 
     overhead = 0.0  # or ``auto`` would make other moves than on the CPU, and find other orders
@@ -141,7 +142,10 @@ class CudaMatrix:
             self._launch("put_rows", grid, 256, rows, self.indices(places[part]), count, width, table)
 
     def best_swaps(self, table: Any, column: Any, values: Any, free: NDArray[np.bool_]) -> tuple[Floats, Ints]:
-        """For each group, its best swap with a group that is free too: what it gains, and its two places as one number."""
+        """For each group, its best swap with a group that is also free.
+
+        Returns what each swap gains, and its two places as one number.
+        """
         groups, slots = len(free), table.shape[0]
         gain, pair = self._device.empty((groups,), np.float32), self._device.empty((groups,), np.int64)
         mask = self.upload(free.view(np.uint8))
@@ -219,7 +223,10 @@ class CudaMatrix:
         return self._device.download(state).astype(np.int64)
 
     def _move(self, scores: Any, orders: Ints, noise: Doubles, seeds: Ints) -> tuple[Any, list[Launch]]:
-        """``orders`` on the device, and the launches that make all chains' next move there: one per entry of ``noise``, at most."""
+        """``orders`` on the device, and the launches that make the next move of all chains there.
+
+        There are as many launches as entries of ``noise``, at most.
+        """
         chains, groups, words = len(orders), self.channels // self.m, scores.shape[1]
         slots, index = (self._device.empty((chains, groups), np.int32) for _ in range(2))
         bounds = self._device.empty((chains, groups, words), np.uint32)

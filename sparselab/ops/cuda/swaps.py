@@ -25,7 +25,10 @@ class SwapTables(Protocol):
         """``table[places] = table(order, slots, channels)`` on the device."""
 
     def best_swaps(self, table: Any, column: Any, values: Any, free: NDArray[np.bool_]) -> tuple[Floats, Ints]:
-        """For each group, its best swap with a group that is free too: what it gains, and its two places as one number."""
+        """For each group, its best swap with a group that is also free.
+
+        Returns what each swap gains, and its two places as one number.
+        """
 
     def indices(self, array: Ints) -> Any:
         """Slots, channels or groups on the device, where they are int32."""
@@ -37,9 +40,10 @@ class SwapTables(Protocol):
 class CudaSwaps:
     """``sparselab.ops.matrix.Swaps``: the same swaps as ``sparselab.ops.swaps.TableSwaps``.
 
-    To take the best swap, then the best of what is left, is to take every swap that is the best of both its groups, and
-    then the same among the groups that are left: no better one can come between (locally dominant edges: Preis, STACS
-    1999). So a round needs one number a group, and there are a few rounds.
+    To take the best swap, then the best of what is left, is to take every swap that is the best of
+    both its groups, and then the same among the groups that are left: no better one can come
+    between (locally dominant edges: Preis, STACS 1999). So a round needs one number per group, and
+    there are a few rounds.
     """
 
     def __init__(self, matrix: SwapTables, order: Ints, slots: Ints) -> None:

@@ -15,10 +15,11 @@ SHAPES = ("linear", "exponential")
 class Decay(Schedule):
     """Compute masks at ``start``; from there the weights that they take fade, and are gone at ``end``.
 
-    Until then they still train. ``shape="linear"``: the factor falls evenly from 1 to 0; ``"exponential"``: it falls
-    by the same ratio at every step, a thousandfold in all, and the rest goes at the end. Follows Kao et al. 2022,
-    "Training Recipe for N:M Structured Sparsity with Decaying Pruning Mask"; there the mask fades in the forward pass, here
-    the weight itself does, so that any model and kernel will do.
+    Until then they still train. ``shape="linear"``: the factor falls evenly from 1 to 0;
+    ``"exponential"``: it falls by the same ratio at every step, a thousandfold in all, and the rest
+    goes at the end. Follows Kao et al. 2022, "Training Recipe for N:M Structured Sparsity with
+    Decaying Pruning Mask"; there the mask fades in the forward pass, here the weight itself does,
+    so that any model and kernel will do.
     """
 
     start: int = 0

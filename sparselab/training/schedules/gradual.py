@@ -13,10 +13,10 @@ from sparselab.training.schedules.schedule import Schedule, require_steps
 class Gradual(Schedule):
     """Keep M of M, then one less at a time: the first weight of each group goes at ``start``, the last at ``end``.
 
-    For 2:4 that is 3:4 from step ``start`` and 2:4 from step ``end``; in between, the moments are evenly spaced (rounded
-    down). A weight that is gone stays gone. Gradual magnitude pruning (Zhu and Gupta 2017, "To prune, or not to prune")
-    with N as its sparsity, as in the stages of Zhou et al. 2021, "Learning N:M Fine-grained Structured Sparse Neural
-    Networks From Scratch", appendix.
+    For 2:4 that is 3:4 from step ``start`` and 2:4 from step ``end``; in between, the moments are
+    evenly spaced (rounded down). A weight that is gone stays gone. Gradual magnitude pruning (Zhu
+    and Gupta 2017, "To prune, or not to prune") with N as its sparsity, as in the stages of Zhou et
+    al. 2021, "Learning N:M Fine-grained Structured Sparse Neural Networks From Scratch", appendix.
     """
 
     start: int = 0

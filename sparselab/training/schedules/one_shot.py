@@ -12,8 +12,8 @@ from sparselab.training.schedules.schedule import Schedule, require_steps
 class OneShot(Schedule):
     """Compute masks once, after ``at`` dense steps (0: at the start), and keep them.
 
-    ASP's recipe: prune a trained network, then repeat its training (Mishra et al. 2021, "Accelerating Sparse Deep Neural
-    Networks", section 5).
+    ASP's recipe: prune a trained network, then repeat its training (Mishra et al. 2021,
+    "Accelerating Sparse Deep Neural Networks", section 5).
     """
 
     at: int = 0

@@ -9,9 +9,9 @@ from sparselab.training.masked import MaskedWeights
 class Schedule:
     """When masks are computed, recomputed and relaxed; a schedule is a frozen dataclass that extends this class.
 
-    A schedule has no state of its own: what it does follows from the step, which counts the optimizer steps since the
-    start, so that a run resumed from a checkpoint goes on as if it had not stopped. As it stands this class prunes at the
-    start and keeps the masks.
+    A schedule has no state of its own: what it does follows from the step, which counts the
+    optimizer steps since the start, so that a run resumed from a checkpoint goes on as if it had
+    not stopped. As it stands this class prunes at the start and keeps the masks.
     """
 
     @property

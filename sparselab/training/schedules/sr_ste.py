@@ -12,11 +12,12 @@ from sparselab.training.schedules.schedule import Schedule, require_steps
 class SrSte(Schedule):
     """Forward and backward with pruned weights, step with dense ones: new masks every ``every`` steps.
 
-    The gradient, taken at the pruned weights, goes straight through to all of them, and ``decay`` times each pruned weight
-    is added to it, so that pruned weights fade unless their gradients hold them up and masks settle down: SR-STE of Zhou
-    et al. 2021, "Learning N:M Fine-grained Structured Sparse Neural Networks From Scratch", section 4, whose decay is
-    0.0002. With ``decay=0`` it is the plain straight-through estimator. Between steps the weights are pruned like those
-    of any other schedule, and the values that masks took are kept.
+    The gradient, taken at the pruned weights, goes straight through to all of them, and ``decay``
+    times each pruned weight is added to it, so that pruned weights fade unless their gradients hold
+    them up and masks settle down: SR-STE of Zhou et al. 2021, "Learning N:M Fine-grained Structured
+    Sparse Neural Networks From Scratch", section 4, whose decay is 0.0002. With ``decay=0`` it is
+    the plain straight-through estimator. Between steps the weights are pruned like those of any
+    other schedule, and the values that masks took are kept.
     """
 
     decay: float = 2e-4
