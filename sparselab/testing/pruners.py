@@ -89,7 +89,7 @@ class PrunerContract:
         expected = pruner(layer.weight, calculator_of("2:4"))
         turned = pruner(layer.weight.T.contiguous(), calculator_of("2:4"), channel_dim=0)
         assert torch.equal(turned.mask.T, expected.mask)
-        assert torch.equal(turned.weight.T, expected.weight)
+        torch.testing.assert_close(turned.weight.T, expected.weight)  # sums may run in another order
 
     def test_what_is_not_finite_is_refused(self, pruner: Pruner, layer: nn.Linear, statistic: Any) -> None:
         """Before anything is decided."""
