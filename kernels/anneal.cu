@@ -1,9 +1,9 @@
 // Simulated annealing over swaps of two channels: one block per chain, from the first step to the last. After
 // common.cu.
 //
-// Scores are bytes, four rows per word, [channels][words]; a chain draws the same numbers and makes the same moves as on
-// the CPU. Every thread follows the chain for itself (the draws and sums are the same for all), so only sums and what
-// thread 0 writes need barriers. Gains and temperatures are in differences, twice the bytes' unit.
+// Scores are bytes, four rows per word, [channels][words]; a chain draws the same numbers and makes the same moves as
+// on the CPU. Every thread follows the chain for itself (the draws and sums are the same for all), so only sums and
+// what thread 0 writes need barriers. Gains and temperatures are in differences, twice the bytes' unit.
 //
 // Launch:  as many blocks as chains; a multiple of 32 threads, at most 256, as many as words up to there.
 // Memory:  a swap reads 16 bytes per word, from L2: two boundaries, two channels; one that is made reads and writes 2 M

@@ -1,8 +1,8 @@
 // One move of annealed assignment for many chains: before and after the product of product.cu. After matching.cu.
 //
-// Scores are bytes, four rows per word, [channels][words]. A chain draws the same numbers as on the CPU: in each move one
-// below M per group, then one exponential per group. It counts its moves in `made`, so a move's launches are those of
-// the last, and nothing comes back to the host between two of them.
+// Scores are bytes, four rows per word, [channels][words]. A chain draws the same numbers as on the CPU: in each move
+// one below M per group, then one exponential per group. It counts its moves in `made`, so a move's launches are
+// those of the last, and nothing comes back to the host between two of them.
 
 // Take the channel out of one random slot of every group: slots, their channels (index) and boundaries, [chain][group].
 // Launch:  one block of 128 threads per group (x) and chain (y); groups is gridDim.x.

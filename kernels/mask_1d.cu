@@ -5,8 +5,7 @@
 // Memory:  reads 4 bytes and writes 1 byte per element, each once; neighbouring threads read neighbouring groups, four
 //          scores at a time where M is a multiple of four.
 // Work:    M - 1 comparisons per element, in registers: of the bits, as whole numbers, which for positive floats have
-// the
-//          order of the floats, and stay different where a compiler takes the least ones for zero.
+//          the order of the floats, and stay different where a compiler takes the least ones for zero.
 // Limit:   memory bandwidth, 5 bytes per element.
 
 #if !defined(N) || !defined(M)

@@ -23,7 +23,10 @@ from sparselab.permutation.probes import intermediate_orders, minimum_sparsity, 
 
 
 def search(options: Namespace) -> int:
-    """Search orders for a matrix from a file or a random one; one row per strategy, under the paper's reference rows."""
+    """Search orders for a matrix from a file or a random one.
+
+    Shows one row per strategy, under the paper's reference rows.
+    """
     if options.out and not Path(options.out).parent.is_dir():
         raise ValueError(f"--out {options.out}: there is no folder {Path(options.out).parent}")
     matrix = _matrix(options)

@@ -245,7 +245,7 @@ def _end_of(name: str, most: int) -> str:
 
 
 def running_searches(frame: pd.DataFrame, bound: float | None = None) -> Figure:
-    """Efficacy against time of running or finished searches, one line per strategy, ``bound`` as a dashed line.
+    """Efficacy against time of running or finished searches: one line per strategy.
 
     ``bound`` is a dashed line. ``frame`` has ``strategy, seconds, efficacy``: a row at every
     improvement, and one where a search ended.

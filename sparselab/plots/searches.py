@@ -14,7 +14,7 @@ from sparselab.plots.style import COLOURS, MARKERS, Figure, cycle, looks, style
 
 
 def search_pareto(frame: pd.DataFrame) -> Figure:
-    """Quality against time of every strategy, one panel per matrix size, the upper bound as a line.
+    """Quality against time of every strategy: one panel per matrix size.
 
     The upper bound is a line. ``frame`` has ``strategy, rows, channels, seconds, efficacy`` and may
     have ``bound`` and ``time_limit``; rows of several seeds are averaged. Names that differ only in
@@ -89,10 +89,11 @@ def _draw_strategies(axes: Axes, rows: pd.DataFrame, look_of: dict[str, dict[str
 
 
 def search_traces(frame: pd.DataFrame) -> Figure:
-    """What searches had found by when: the best so far over the seconds, one line per search, one colour per strategy.
+    """What searches had found by when: the best so far over the seconds.
 
-    ``frame`` has ``strategy, seconds, efficacy``, one row per improvement, and may have ``seed`` (or any ``key``) to tell the
-    searches of one strategy apart.
+    There is one line per search and one colour per strategy. ``frame`` has
+    ``strategy, seconds, efficacy``, one row per improvement, and may have ``seed`` (or any ``key``)
+    to tell the searches of one strategy apart.
     """
     require_columns(frame, ("strategy", "seconds", "efficacy"), "search_traces")
     drawn = finite_rows(frame, ["seconds", "efficacy"], "search_traces")

@@ -43,7 +43,7 @@ def layers_succeeding(frame: pd.DataFrame) -> Figure:
 
 
 def efficacy_against_accuracy(frame: pd.DataFrame) -> Figure:
-    """Accuracy gained against efficacy, before and after fine-tuning: one line per network and pattern, means over its seeds.
+    """Accuracy gained against efficacy, before and after fine-tuning.
 
     There is one line per network and pattern, of means over its seeds. ``frame`` has
     ``name, pattern, seed, step, efficacy, pruned_top1, finetuned_top1``; gains are over step 0 of
@@ -80,7 +80,7 @@ def efficacy_against_accuracy(frame: pd.DataFrame) -> Figure:
 
 
 def efficacy_and_bound(frame: pd.DataFrame) -> Figure:
-    """Mean efficacy of each strategy as bars, one panel per matrix size, with the mean upper bound for any order.
+    """Mean efficacy of each strategy as bars: one panel per matrix size.
 
     The mean upper bound for any order is drawn too. ``frame`` has
     ``strategy, rows, channels, efficacy, upper_bound``.

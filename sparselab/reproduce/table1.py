@@ -55,7 +55,7 @@ def _trials(strategies: list[str], shape: tuple[int, int], seeds: range) -> list
 
 
 def summary(large: pd.DataFrame, small: pd.DataFrame) -> pd.DataFrame:
-    """One row per strategy and source: mean and standard deviation of efficacy, mean seconds, how often the proven optimum.
+    """One row per strategy and source: mean and standard deviation of efficacy, mean seconds.
 
     ``optima`` counts the small matrices on which a strategy's order retains what the proven one does.
     """

@@ -114,7 +114,7 @@ def picture_trials(full: bool) -> list[dict[str, object]]:
 
 
 def summarise_pictures(found: pd.DataFrame) -> pd.DataFrame:
-    """One row per pattern and channels: means over the seeds, and, for permuted, McNemar's test seed by seed against the others.
+    """One row per pattern and channels: means over the seeds.
 
     Rows of permuted channels have McNemar's test, seed by seed, against the others.
     ``p_as_trained`` and ``p_random_order`` are of the first seed: the tests of several seeds share
@@ -203,7 +203,10 @@ def _add_trained(parts: _Parts, comparison: Comparison, settings: Settings) -> N
 
 
 def summarise_trained(network: str, found: pd.DataFrame) -> pd.DataFrame:
-    """One row per pattern, channels and phase: mean top-1 with its interval over the seeds; retained magnitude, divergence."""
+    """One row per pattern, channels and phase: mean top-1 with its interval over the seeds.
+
+    Also the retained magnitude and the divergence.
+    """
     rows = []
     for (pattern, channels), mine in found.groupby(["pattern", "channels"], sort=False):
         for phase in ("one shot", "fine-tuned"):
@@ -255,8 +258,8 @@ def trained_text(title: str, comparison: Comparison, found: pd.DataFrame) -> str
 def differences(found: pd.DataFrame) -> pd.DataFrame:
     """What permuting changes: permuted minus either control, paired by task and seed, before and after fine-tuning.
 
-    One row per pattern, phase and control, with the mean difference (in points of top-1; for the divergence in nats that are
-    saved), its 95% interval, its p-value and the number of pairs.
+    One row per pattern, phase and control, with the mean difference (in points of top-1; for the
+    divergence in nats that are saved), its 95% interval, its p-value and the number of pairs.
     """
     rows = []
     for pattern in dict.fromkeys(found["pattern"]):

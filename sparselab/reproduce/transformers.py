@@ -110,7 +110,10 @@ def _agreed(found: Agreement, examples: int) -> str:
 
 
 def accuracy_table(frame: pd.DataFrame) -> str:
-    """The frame of a ``Comparison`` as a Markdown table: means over seeds, one row per pattern, saliency and channels."""
+    """The frame of a ``Comparison`` as a Markdown table.
+
+    It has means over seeds, one row per pattern, saliency and channels.
+    """
     done = frame[frame["state"] == "done"].copy()
     done["channels"] = [CHANNELS[name if isinstance(name, str) else None] for name in done["permutation"]]
     done["pattern"] = done["pattern"].astype(object).fillna("dense")

@@ -89,7 +89,7 @@ def _column(values: Sequence[Cell]) -> pd.Series[Any]:
 
 
 def history(frame: pd.DataFrame, store: str | Path | None = None) -> pd.DataFrame:
-    """The time series of the trials in ``frame``, in long format: one row per trial, tracker, step and quantity.
+    """The time series of the trials in ``frame``, in long format.
 
     There is one row per trial, tracker, step and quantity. Columns: the inputs of the trial,
     ``key``, ``tracker``, what places a value (``step``, ``epoch``, ``seconds``, and the names that

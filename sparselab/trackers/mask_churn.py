@@ -12,7 +12,7 @@ from sparselab.training.sparsifier import Sparsifier
 
 
 class MaskChurnTracker(Tracker):
-    """The entries of every mask that flip at a recomputation: one row per layer and recomputation, nothing in between.
+    """The entries of every mask that flip at a recomputation.
 
     There is one row per layer and recomputation, and nothing in between. Columns: ``layer``;
     ``flipped``, how many entries differ from the masks before, which is the sparse architecture
