@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from sparselab.core.measures import efficacy, ideal, lost_percent, retained
+from sparselab.core.measures import efficacy, ideal, keep_count, lost_percent, retained
 
-__all__ = ["efficacy", "ideal", "lost_percent", "retained"]
+__all__ = ["efficacy", "ideal", "keep_count", "lost_percent", "retained"]

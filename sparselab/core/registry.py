@@ -60,13 +60,14 @@ class Registry(Generic[T]):
 
         Holds in this process; an entry point holds wherever the package is installed, in the
         workers of a sweep too. Raises ``ValueError`` for a name that cannot be written in a text
-        with options, and for one that stands for something else already.
+        with options, and for one that stands for something else already; the same class again,
+        from a notebook's cell that is run again, takes its own place.
         """
         if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} cannot name a {self.kind}: use letters, digits and _, no spaces or commas")
         known = self._aliases.get(name) or self._known(name)
-        if known is not None and known != target:
-            raise ValueError(f"{name!r} names the {self.kind} {known} already; choose another name")
+        if known is not None and _path(known) != _path(target):
+            raise ValueError(f"{name!r} names the {self.kind} {_path(known)} already; choose another name")
         self._entries[name] = target
 
     def names(self) -> list[str]:
@@ -87,7 +88,12 @@ class Registry(Generic[T]):
         return typing.cast("type[T]", getattr(importlib.import_module(module), attribute))
 
     def resolve(self, spec: str | T) -> T:
-        """The object that ``spec`` stands for: built from ``"name,option,key=option"``, or ``spec`` itself."""
+        """The object that ``spec`` stands for: built from ``"name,option,key=option"``, or ``spec`` itself.
+
+        Raises ``ValueError`` for unknown names and options, for options that are missing, and for a class.
+        """
+        if isinstance(spec, type):
+            raise ValueError(f"{spec.__name__} is a class; a {self.kind} is an object of it: {spec.__name__}(...)")
         if not isinstance(spec, str):
             return spec
         name, options = self.split(spec)
@@ -122,6 +128,11 @@ class Registry(Generic[T]):
         return self._entries.get(name) or self.plugins.get(name)
 
 
+def _path(target: str | type[Any]) -> str:
+    """Where a target is defined: ``"module:Class"``."""
+    return target if isinstance(target, str) else f"{target.__module__}:{target.__qualname__}"
+
+
 def build(cls: type[T], options: typing.Sequence[str], what: str) -> T:
     """An instance of the dataclass ``cls`` from option texts, positional first, ``key=value`` anywhere.
 
@@ -134,8 +145,18 @@ def build(cls: type[T], options: typing.Sequence[str], what: str) -> T:
     Recompute(every=50, regrow=True)
     """
     hints = typing.get_type_hints(cls)
-    fields = [field.name for field in dataclasses.fields(cls) if field.init]  # type: ignore[arg-type]
-    return cls(**converted(options, {name: hints[name] for name in fields}, what))
+    fields = [field for field in dataclasses.fields(cls) if field.init]  # type: ignore[arg-type]
+    values = converted(options, {field.name: hints[field.name] for field in fields}, what)
+    missing = [
+        field.name
+        for field in fields
+        if field.name not in values
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ValueError(f"{what} needs {' and '.join(missing)}: write them after its name, with commas between")
+    return cls(**values)
 
 
 def converted(options: typing.Sequence[str], hints: Mapping[str, Any], what: str) -> dict[str, Any]:

@@ -60,26 +60,31 @@ class MaskCalculator(ABC):
         tensor of that shape on that device: True where a weight stays.
         """
 
-    @cached_property  # not a property: calculators may have a field of this name
+    transposable: ClassVar[bool] = False
+    """Whether the transposed mask follows the pattern too (what users write as ``2d``)."""
+
+    # Cached properties are no data descriptors, so calculators may have fields of these names.
+
+    @cached_property
     def density(self) -> float:
         """The share of weights that is kept; here what random scores show."""
-        outputs, channels = (size * -(-_SAMPLE // size) for size in self.multiples)
-        scores = torch.rand(1, outputs, channels, generator=torch.Generator().manual_seed(0))
-        return float(self(scores).double().mean())
+        return float(self._sample.double().mean())
 
-    @property
+    @cached_property
     def nm(self) -> tuple[int, int] | None:
         """``(n, m)`` where at most ``n`` of every ``m`` channels are kept; ``None`` without groups."""
         m = self.multiples[1]
         n = round(self.density * m)
-        return (n, m) if m > 1 and n > 0 and abs(n - self.density * m) < 1e-6 else None
+        exact = m > 1 and n > 0 and abs(n - self.density * m) < 1e-6
+        return (n, m) if exact and not bool((groups(self._sample, m).sum(-1) > n).any()) else None
 
-    @property
-    def transposable(self) -> bool:
-        """Whether the transposed mask follows the pattern too (what users write as ``2d``)."""
-        return False
+    @cached_property
+    def _sample(self) -> Tensor:
+        """The mask of random scores."""
+        outputs, channels = (size * -(-_SAMPLE // size) for size in self.multiples)
+        return self(torch.rand(1, outputs, channels, generator=torch.Generator().manual_seed(0)))
 
-    @property
+    @cached_property
     def searched_as(self) -> str | None:
         """The pattern that orders of channels are searched for; ``None`` where none would help."""
         return None if self.nm is None else "{}:{}".format(*self.nm)
@@ -94,7 +99,7 @@ class MaskCalculator(ABC):
     def why_not(self, outputs: int, channels: int) -> str | None:
         """Why a weight of so many outputs and input channels cannot have such a mask, or ``None``."""
         rows, columns = self.multiples
-        if channels == 1 and columns > 1:
+        if channels == 1 and (columns > 1 or self.nm is not None):
             return NOTHING_TO_CHOOSE
         if channels % columns:
             return f"{channels} input channels are not a multiple of {columns}"
@@ -136,11 +141,22 @@ def completed(value: Any) -> MaskCalculator:
     return value if isinstance(value, MaskCalculator) else Completed(value)
 
 
+_ANSWERS = ("called", "density", "nm", "transposable", "searched_as", "stages", "why_not", "violations")
+
+
 @dataclass(frozen=True)
 class Completed(MaskCalculator):
-    """A calculator that says only the least, ``given``, completed by the answers that follow from it."""
+    """A calculator that need not say more than the least, ``given``, completed by the answers that follow from it.
+
+    What it does say beside, a ``density`` or a ``why_not``, goes before them.
+    """
 
     given: Any
+
+    def __post_init__(self) -> None:
+        for name in _ANSWERS:
+            if hasattr(self.given, name):
+                object.__setattr__(self, name, getattr(self.given, name))
 
     @property
     def multiples(self) -> tuple[int, int]:
@@ -154,4 +170,8 @@ class Completed(MaskCalculator):
         return mask
 
     def __str__(self) -> str:
-        return type(self.given).__name__
+        kind = type(self.given)
+        if kind.__str__ is not object.__str__ or kind.__repr__ is not object.__repr__:
+            return str(self.given)
+        options = ", ".join(f"{name}={value!r}" for name, value in getattr(self.given, "__dict__", {}).items())
+        return f"{kind.__name__}({options})" if options else kind.__name__

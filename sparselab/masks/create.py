@@ -95,7 +95,7 @@ def create_mask(
     calculate = calculator(pattern)
     if ragged not in RAGGED:
         raise unknown_name("ragged", str(ragged), RAGGED)
-    _check_density(pattern, calculate.density, density)
+    _check_density(pattern, calculate, density)
     _check_weight(weight)
     if isinstance(saliency, str) and saliency == "magnitude":
         # Calculators rank by |score|, so plain magnitude needs no pass of its own over memory.
@@ -120,9 +120,11 @@ def _check_weight(weight: Tensor) -> None:
         raise ValueError(f"a weight of shape {tuple(weight.shape)} on the meta device has no values; load them first")
 
 
-def _check_density(pattern: AnyPattern, own: float, density: float | None) -> None:
-    if density is not None and abs(own - density) > 1e-9:
-        raise ValueError(f"density={density:g} contradicts pattern '{pattern}', which keeps {own:g}; leave density out")
+def _check_density(pattern: AnyPattern, calculate: MaskCalculator, density: float | None) -> None:
+    if density is not None and abs(calculate.density - density) > 1e-9:
+        raise ValueError(
+            f"density={density:g} contradicts pattern '{pattern}', which keeps {calculate.density:g}; leave density out"
+        )
 
 
 def _ragged_mask(slices: Tensor, calculate: MaskCalculator, ragged: str, shape: torch.Size) -> Tensor:

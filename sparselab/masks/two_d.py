@@ -19,6 +19,7 @@ class TwoD(MaskCalculator):
 
     name: ClassVar[str]
     called: ClassVar[str] = "a 2d mask"
+    transposable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_n_of_m(self.n, self.m)
@@ -37,11 +38,6 @@ class TwoD(MaskCalculator):
     def nm(self) -> tuple[int, int]:
         """N of M channels, and N of M outputs."""
         return self.n, self.m
-
-    @property
-    def transposable(self) -> bool:
-        """The transposed weight is N:M too."""
-        return True
 
     def stages(self) -> tuple[TwoD, ...]:
         """M - 1 of M, then one less at a time."""

@@ -67,7 +67,6 @@ class TopK(_Percent):
     """How often the label is among the ``k`` highest logits (all, where there are fewer classes), in percent."""
 
     def __init__(self, k: int = 5) -> None:
-        super().__init__()
         if k < 2:
             raise ValueError(f"TopK(k={k}): k must be at least 2; for the highest logit alone use Top1()")
         self.k = k

@@ -105,8 +105,8 @@ class Mean(Metric):
     ...         return float((model(inputs) - targets).abs().sum()), len(targets)
     """
 
-    def __init__(self) -> None:
-        self.total, self.count = 0.0, 0
+    total: float = 0.0
+    count: int = 0
 
     @abstractmethod
     def sums(self, model: nn.Module, batch: Batch) -> tuple[float, int]:

@@ -26,6 +26,10 @@ def get_pruner(pruner: str | Pruner) -> Pruner:
     if not isinstance(pruner, str):
         if isinstance(pruner, type) or not callable(pruner):
             raise ValueError(f"a pruner is a name with options or an object such as BySaliency(), got {pruner!r}")
+        if not hasattr(pruner, "needs"):
+            raise ValueError(
+                f"{pruner!r} says no `needs`: the kind of statistics that it prunes by, or None for the weight alone"
+            )
         return pruner
     name = SALIENCIES.split(pruner)[0]
     if name in SALIENCIES and name not in PRUNERS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from sparselab.masks import MaskCalculator
@@ -20,6 +21,25 @@ class Pruned:
 
     mask: Tensor
     weight: Tensor
+
+
+def checked(found: object, weight: Tensor) -> Pruned:
+    """``found``, which a pruner returned for ``weight``. Raises ``ValueError`` for what is not as ``Pruned`` says."""
+    if not isinstance(found, Pruned):
+        raise ValueError(f"a pruner returns Pruned(mask, weight), got {type(found).__name__}")
+    for name, tensor, dtype in (("mask", found.mask, torch.bool), ("weight", found.weight, weight.dtype)):
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"the pruner's {name} is no tensor but {type(tensor).__name__}")
+        if (tensor.dtype, tensor.shape, tensor.device) != (dtype, weight.shape, weight.device):
+            raise ValueError(
+                f"the pruner's {name} is {tensor.dtype} of shape {tuple(tensor.shape)} on {tensor.device}; it must be "
+                f"{dtype} of shape {tuple(weight.shape)} on {weight.device}"
+            )
+    if not bool(found.weight.isfinite().all()):
+        raise ValueError("the pruner's weight has values that are not finite")
+    if bool(found.weight.masked_select(~found.mask).any()):
+        raise ValueError("the pruner's weight is not zero where its mask is False")
+    return found
 
 
 class Pruner(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -115,6 +115,8 @@ class Task:
     version: str = "1"
 
     def __post_init__(self) -> None:
+        if isinstance(self.metrics, Iterable):  # a generator would be used up by the first that asks
+            object.__setattr__(self, "metrics", tuple(self.metrics))
         as_metrics(self.metrics)
 
     @property

@@ -15,6 +15,7 @@ from sparselab.masks import AnyPattern, MaskCalculator, calculator
 from sparselab.masks.calculator import is_calculator
 from sparselab.pruners import BySaliency, Pruned, Pruner, get_pruner
 from sparselab.pruners.by_function import ByFunction
+from sparselab.pruners.pruner import checked
 from sparselab.saliency import ModelSaliency, check_name, for_layer, from_statistics, from_weight, needs
 
 if TYPE_CHECKING:
@@ -50,16 +51,17 @@ class Choice:
             raise ValueError(
                 f"pruner={pruner!r} and saliency={saliency!r}: a pruner has scores of its own; give one of the two"
             )
+        statistics = _by_kind(statistics)
+        chosen = None if pruner is None else get_pruner(pruner)
+        if isinstance(chosen, BySaliency) and not isinstance(chosen.saliency, str):
+            # Scores belong to weights and follow a permutation: here is where that is known.
+            saliency, chosen = chosen.saliency, None
         if callable(pattern) and not is_calculator(pattern):
             if pruner is not None:
                 raise ValueError(f"pruner={pruner!r} and a mask function: the function decides already; leave one out")
-            return cls(None, saliency, ByFunction(pattern))
-        choice = cls(
-            calculator(cast("AnyPattern", pattern)),
-            saliency,
-            None if pruner is None else get_pruner(pruner),
-            statistics or {},
-        )
+            choice = cls(None, saliency, ByFunction(pattern), statistics)
+        else:
+            choice = cls(calculator(cast("AnyPattern", pattern)), saliency, chosen, statistics)
         choice._require_statistics()
         return choice
 
@@ -77,7 +79,7 @@ class Choice:
             )
         calculate = cast("MaskCalculator", stage or self.calculator)  # a function of the user's own asks none
         try:
-            return pruner(weight, calculate, found.get(layer.name), channel_dim=layer.channel_dim)
+            return checked(pruner(weight, calculate, found.get(layer.name), channel_dim=layer.channel_dim), weight)
         except ValueError as error:
             raise ValueError(f"layer {layer.name!r}: {error}") from error
 
@@ -108,15 +110,30 @@ class Choice:
 
     def _require_statistics(self) -> None:
         """Raise ``ValueError`` for a saliency that is none, and for statistics that are asked for and not there."""
-        pruner = self.pruner
-        if pruner is None and isinstance(self.saliency, str):
+        if isinstance(self.saliency, str):
             check_name(self.saliency)
-            pruner = BySaliency(self.saliency)
-            if pruner.needs is not None and pruner.needs not in self.statistics:
+            if needs(self.saliency) not in (None, *self.statistics):
                 from_weight(self.saliency)  # raises, and says how to collect what it needs
+        pruner = self.pruner
         if pruner is not None and pruner.needs is not None and pruner.needs not in self.statistics:
             kind = pruner.needs.__name__
             raise ValueError(
                 f"pruner {pruner} needs {kind} of every weight's inputs: "
                 f"pass statistics=sl.statistics.collect(model, batches, [{kind}])"
             )
+
+
+def _by_kind(statistics: Statistics | None) -> Statistics:
+    """``statistics``, none for ``None``. Raises ``ValueError`` for anything but a mapping by kind."""
+    if statistics is None:
+        return {}
+    wrong = (
+        [key for key in statistics if not isinstance(key, type)] if isinstance(statistics, Mapping) else [statistics]
+    )
+    if wrong:
+        what = wrong[0] if isinstance(wrong[0], str) else type(wrong[0]).__name__
+        raise ValueError(
+            f"statistics are by kind, then by weight, as sl.statistics.collect(model, batches) returns them; got {what}"
+            " where a kind should be: pass all of them, not those of one kind or one weight"
+        )
+    return statistics

@@ -35,7 +35,8 @@ class MaskedWeights:
 
     This is what schedules act on; users meet it through ``Sparsifier``. The buffers have ASP's names
     and live in the layers' modules once ``add_buffers`` was called; masks are all ones until
-    ``compute``. ``keep_pruned`` adds a buffer on the CPU with the values that the mask took.
+    ``compute``. ``keep_pruned`` adds a buffer on the CPU with what pruning took: values where the
+    mask is False, and where it is True what the pruner took off (0, if it changes no weight).
     ``before_first`` is called before the first masks are computed.
 
     A schedule acts through ``compute``, ``unmask``, ``restore_dense``, ``apply``,
@@ -96,12 +97,12 @@ class MaskedWeights:
         )
 
     def dense(self, layer: LayerWeight) -> Tensor:
-        """The weight with its pruned values back, as far as they were kept."""
+        """The weight with its pruned values back, and a pruner's changes undone, as far as they were kept."""
         weight = layer.weight.detach()
         if not self.keep_pruned or self.state is MaskState.RESTORED:
             return weight
-        pruned: Tensor = getattr(layer.module, pruned_buffer(layer))
-        return torch.where(_mask(layer), weight, pruned.to(weight.device, weight.dtype))
+        taken = _taken(layer)
+        return torch.where(_mask(layer), weight + taken, taken)
 
     # ------------------------------------------------------------------------------------------ what a schedule can do
 
@@ -176,7 +177,9 @@ class MaskedWeights:
         with torch.no_grad():
             for layer in self.layers:
                 if restored:
-                    getattr(layer.module, pruned_buffer(layer)).copy_(torch.where(_mask(layer), 0, layer.weight))
+                    mask, taken = _mask(layer), _taken(layer)
+                    getattr(layer.module, pruned_buffer(layer)).copy_(torch.where(mask, taken, layer.weight))
+                    layer.weight.sub_(torch.where(mask, taken, 0))
                 if fade:
                     layer.weight.mul_(torch.where(_mask(layer), 1.0, fade))
                 else:
@@ -301,7 +304,7 @@ class MaskedWeights:
         with torch.no_grad(), self._all_or_nothing():
             for layer, weight, found in decided:
                 if self.keep_pruned:
-                    getattr(layer.module, pruned_buffer(layer)).copy_(torch.where(found.mask, 0, weight))
+                    getattr(layer.module, pruned_buffer(layer)).copy_(weight - found.weight)
                 _mask(layer).copy_(found.mask)
                 layer.weight.copy_(found.weight if vanish else torch.where(found.mask, found.weight, weight))
         self.shares, self.state = shares, MaskState.PRUNED if vanish else MaskState.FADING
@@ -336,6 +339,12 @@ def mask_buffer(layer: LayerWeight) -> str:
 def pruned_buffer(layer: LayerWeight) -> str:
     """The name of the buffer that holds the pruned values, as ASP's checkpoints have it."""
     return f"__{layer.attribute}_mma_pruned_p"
+
+
+def _taken(layer: LayerWeight) -> Tensor:
+    """What pruning took off the weight, as the weight is stored."""
+    kept: Tensor = getattr(layer.module, pruned_buffer(layer))
+    return kept.to(layer.weight.device, layer.weight.dtype)
 
 
 def _mask(layer: LayerWeight) -> Tensor:

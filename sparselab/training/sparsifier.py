@@ -86,7 +86,7 @@ class Sparsifier:
         custom: Mapping[type[nn.Module], Sequence[str]] | None = None,
     ) -> None:
         self.model = unwrap(model)
-        self.schedule = SCHEDULES.resolve(schedule)
+        self.schedule = _schedule(schedule)
         choice = Choice.of(pattern, saliency, pruner, statistics)
         self.schedule.check(choice.calculator)
         self.permutation = _strategy(permutation)
@@ -297,8 +297,10 @@ class Sparsifier:
         choice = self.weights.choice
         if len(self.weights.plan):  # permuted before, by a call whose masks could not be computed
             return
-        pattern = None if choice.calculator is None else choice.calculator.searched_as
-        if self.permutation is None or self.example_inputs is None or pattern is None:
+        if self.permutation is None or self.example_inputs is None or choice.calculator is None:
+            return
+        pattern = choice.calculator.searched_as
+        if pattern is None:
             return
         from sparselab.network.permuting import permute
 
@@ -317,6 +319,17 @@ class Sparsifier:
                 include=[layer.name for layer in layers],
             )
         self.weights.follow(self.permutation_report.plan)
+
+
+def _schedule(schedule: str | Schedule) -> Schedule:
+    """The schedule; ``ValueError`` for what is none."""
+    found = SCHEDULES.resolve(schedule)
+    if not isinstance(found, Schedule):
+        raise ValueError(
+            f"a schedule is a name with options (valid: {', '.join(SCHEDULES.names())}) or an object that extends "
+            f"sparselab.training.schedules.Schedule; got {type(found).__name__}"
+        )
+    return found
 
 
 def _strategy(permutation: str | Strategy | None) -> Strategy | None:

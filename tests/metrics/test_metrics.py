@@ -313,3 +313,90 @@ def test_only_metrics_know_the_word_top1():
             continue
         found = [word for word in words(ast.parse(text)) if re.search(r"top[-_ ]?1(?!\d)", word, re.IGNORECASE)]
         assert not found, f"{room} knows {found}"
+
+
+class Refilled:
+    """A data set that hands out the same tensors again and again, filled anew: what a fast loader does."""
+
+    def __init__(self, inputs, labels):
+        self.inputs, self.labels = inputs, labels
+        self.buffers = torch.empty(2, inputs.shape[1]), torch.empty(2, dtype=torch.int64)
+
+    def __len__(self):
+        return len(self.inputs)
+
+    def __getitem__(self, indices):
+        for buffer, source in zip(self.buffers, (self.inputs, self.labels)):
+            buffer.copy_(source[indices])
+        return self.buffers
+
+
+def test_a_loader_that_fills_its_tensors_again_is_measured_right():
+    data = Refilled(torch.eye(6), torch.tensor([0, 1, 3, 2, 5, 4]))  # the first two are right
+    model = nn.Linear(6, 6, bias=False)
+    nn.init.eye_(model.weight)
+    task = Task("refilled", nn.Identity, data, data, metrics=(Top1(), CrossEntropy()))
+    assert evaluate(task, model, batch_size=2)["top1"] == pytest.approx(100 / 3)
+
+
+class Spread(Mean):
+    """How far several answers to the same batch are from each other, dropout on: Monte Carlo dropout."""
+
+    name, higher_is_better = "spread", False
+
+    def sums(self, model, batch):
+        model.train()
+        answers = torch.stack([model(batch[0]) for _ in range(4)])
+        model.eval()
+        return float(answers.std(0).mean(1).sum()), len(batch[0])
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_metric_that_asks_again_is_answered_again(order):
+    model = nn.Sequential(nn.Dropout(0.5), nn.Identity()).eval()
+    batches = shares([5, 5], 2 * torch.eye(10) + 1, torch.arange(10))
+    torch.manual_seed(0)
+    found = measure([Spread(), Top1()][::order], model, batches)
+    assert found["spread"] > 0.1
+    assert found["top1"] == 100  # without dropout, whoever asked before
+
+
+class FirstLayer(Mean):
+    """Looks inside the model, as at any Sequential."""
+
+    name, higher_is_better = "first", None
+
+    def sums(self, model, batch):
+        (layer, *_) = model
+        assert model[0] is layer and len(model) == 2 and bool(model)
+        return float(layer(batch[0]).sum()), len(batch[0])
+
+
+def test_the_layers_of_a_model_can_be_asked_for():
+    model = nn.Sequential(nn.Identity(), nn.Identity())
+    found = measure([FirstLayer(), Top1()], model, shares([2], torch.eye(2), torch.arange(2)))
+    assert found == {"first": 1.0, "top1": 100.0}
+
+
+def test_two_quantities_of_one_name_are_told_apart_or_refused():
+    double = Means(lambda model, batch: {"top1": 1.0})
+    with pytest.raises(ValueError, match="both report 'top1'"):
+        measure([Top1(), double], nn.Identity(), shares([2], torch.eye(2), torch.arange(2)))
+
+
+def test_metrics_may_come_as_a_generator():
+    task = blobs(metric for metric in (Top1(), CrossEntropy()))
+    assert [evaluate(task, nn.Linear(4, 3), batch_size=4).keys() for _ in range(2)] == [{"top1", "loss"}] * 2
+
+
+def test_a_mean_needs_no_constructor_call():
+    class Rows(Mean):
+        name, higher_is_better = "rows", True
+
+        def __init__(self, times):
+            self.times = times  # no super().__init__()
+
+        def sums(self, model, batch):
+            return float(self.times * len(batch[0])), 1
+
+    assert measure([Rows(3)], nn.Identity(), shares([2, 4], torch.eye(6), torch.arange(6))) == {"rows": 9.0}
