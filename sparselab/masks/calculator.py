@@ -171,7 +171,7 @@ class Completed(MaskCalculator):
 
     def __str__(self) -> str:
         kind = type(self.given)
-        if kind.__str__ is not object.__str__ or kind.__repr__ is not object.__repr__:
+        if any({"__str__", "__repr__"} & vars(base).keys() for base in kind.__mro__ if base is not object):
             return str(self.given)
         options = ", ".join(f"{name}={value!r}" for name, value in getattr(self.given, "__dict__", {}).items())
         return f"{kind.__name__}({options})" if options else kind.__name__

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -30,7 +30,7 @@ class LastAnswer(nn.Module):
 
     def asking_for(self, asker: object) -> LastAnswer:
         """Itself, with ``asker`` as the one that asks from now on."""
-        self._asker = id(asker)
+        self._asker: int | None = id(asker)
         return self
 
     def forget(self) -> None:
@@ -38,7 +38,7 @@ class LastAnswer(nn.Module):
         self._asked: _Asked | None = None
         self._answer: Any = None
         self._told: set[int] = set()
-        self._asker: int | None = None
+        self._asker = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """``model(*args, **kwargs)``."""
@@ -60,7 +60,7 @@ class LastAnswer(nn.Module):
         return self.model[key]  # type: ignore[index]  # where it has items, as a Sequential does
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self.model)  # type: ignore[arg-type]
+        return cast("Iterator[Any]", iter(self.model))  # type: ignore[call-overload]
 
     def __len__(self) -> int:
         return len(self.model)  # type: ignore[arg-type]

@@ -71,13 +71,21 @@ class PruningRun:
         return {**DEFAULTS, **given}
 
     def check(self, trials: Iterable[Mapping[str, Any]]) -> None:
-        """Raises ``ValueError`` for unknown names of strategies, schedules, saliencies or pruners."""
+        """Raises ``ValueError`` for unknown names, and for a pruner beside a saliency, which it has of its own."""
         resolve: Mapping[str, Callable[[str], object]] = {
             "permutation": STRATEGIES.resolve,
             "schedule": SCHEDULES.resolve,
             "saliency": check_name,
             "pruner": get_pruner,
         }
+        trials = list(trials)
+        for trial in trials:
+            pruner, saliency = trial.get("pruner"), trial.get("saliency", "magnitude")
+            if pruner is not None and not (isinstance(saliency, str) and saliency == "magnitude"):
+                raise ValueError(
+                    f"a trial with pruner={pruner!r} and saliency={saliency!r}: a pruner has scores of its own. Sweep "
+                    "over pruners alone: the name of a saliency is one (pruner=['magnitude', 'ria'])"
+                )
         seen = {(name, trial[name]) for trial in trials for name in resolve if isinstance(trial.get(name), str)}
         for name, spec in sorted(seen):
             resolve[name](spec)

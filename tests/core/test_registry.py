@@ -72,6 +72,12 @@ def test_names_can_be_added():
     assert "mine" in registry
     assert "other" not in registry
     registry.register("mine", Recompute)  # a cell that is run again
+    again = dataclasses.make_dataclass("Recompute", [("every", int, 1)], frozen=True)  # ... after it was edited
+    again.__module__, again.__qualname__ = Recompute.__module__, Recompute.__qualname__
+    registry.register("mine", again)
+    assert registry.get("mine") is again
+    with pytest.raises(ValueError, match="date is a class; a thing is an object of it"):
+        registry.resolve(registry.get("later"))
     for name, message in (("fraction", "names the thing fractions:Fraction already"), ("day", "names the thing date")):
         with pytest.raises(ValueError, match=message):
             registry.register(name, Recompute)

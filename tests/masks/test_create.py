@@ -285,3 +285,59 @@ def test_names_of_the_registry_are_those_of_the_grammar():
     assert CALCULATORS.names() == ["1d", "2d_best", "2d_fast", "2d_greedy", "row", "unstructured", "vnm"]
     assert CALCULATORS.get("1d_best") is OneD
     assert CALCULATORS.get("2d_2approx") is CALCULATORS.get("2d_greedy")
+
+
+class Twice:
+    """Says more than the least; knows its own answers."""
+
+    multiples, density, nm, transposable = (1, 4), 0.25, None, False
+
+    def __init__(self, seed):
+        self.seed = seed
+
+    def __call__(self, scores):
+        raise AssertionError("nobody asked for a mask")
+
+    def why_not(self, outputs, channels):
+        return "never"
+
+
+def test_what_a_calculator_says_goes_before_what_follows():
+    found = calculator(Twice(3))
+    assert (found.density, found.nm, found.why_not(4, 4), found.searched_as) == (0.25, None, "never", None)
+    assert str(found) == "Twice(seed=3)"
+    with pytest.raises(ValueError, match="check needs an N:M pattern"):
+        found.violations(torch.ones(1, 4, 4))
+
+
+def test_the_density_of_a_calculator_is_measured_only_if_asked_for():
+    class Slow(Every):
+        calls = 0
+
+        def __call__(self, scores):
+            type(self).calls += 1
+            return super().__call__(scores)
+
+    sl.create_mask(torch.ones(2, 4), Slow())
+    assert Slow.calls == 1
+    with pytest.raises(ValueError, match=r"density=0\.25 contradicts pattern"):
+        sl.create_mask(torch.ones(2, 4), Slow(), density=0.25)
+
+
+def test_a_density_alone_makes_no_pattern_of_groups():
+    """Half of every row is kept, and half of all groups keep all of theirs."""
+
+    class Left(MaskCalculator):
+        multiples = (1, 8)
+
+        def __call__(self, scores):
+            return torch.zeros_like(scores, dtype=torch.bool).index_fill_(
+                -1, torch.arange(scores.shape[-1])[torch.arange(scores.shape[-1]) // 8 % 2 == 0], True
+            )
+
+    assert (Left().density, Left().nm, Left().searched_as) == (0.5, None, None)
+
+
+def test_options_that_are_missing_are_named():
+    with pytest.raises(ValueError, match="mask calculator 'row' needs density: write them after its name"):
+        sl.create_mask(torch.ones(2, 4), "row")

@@ -19,6 +19,7 @@ from sparselab.masks.eligibility import why_not
         (nn.Linear(8, 6), "4:2:8", "divisible", "6 outputs are not a multiple of 4, as V:N:M needs"),
         (nn.Linear(8, 6), "m4n2_2d_best", "divisible", "6 outputs are not a multiple of 4, as a 2d mask needs"),
         (nn.Conv2d(8, 8, 3, groups=8), "2:4", "divisible", "depthwise: 1 input channel, nothing to choose from"),
+        (nn.Conv2d(8, 8, 3, groups=8), "1:1", "divisible", "depthwise: 1 input channel, nothing to choose from"),
         (nn.Conv2d(8, 8, 3, groups=4), "2:4", "divisible", "2 input channels are not a multiple of 4"),
         (nn.ConvTranspose2d(8, 8, 3, groups=4), "2:4", "divisible", "2 input channels are not a multiple of 4"),
         (nn.ConvTranspose2d(8, 6, 3), "2:4", "divisible", None),

@@ -368,7 +368,8 @@ class FirstLayer(Mean):
 
     def sums(self, model, batch):
         (layer, *_) = model
-        assert model[0] is layer and len(model) == 2 and bool(model)
+        assert model[0] is layer
+        assert len(model) == 2
         return float(layer(batch[0]).sum()), len(batch[0])
 
 

@@ -111,9 +111,70 @@ def test_pruned_values_come_back_as_they_were_dense():
     statistics = collect(model, [x], [SecondMoments])
     sparsifier = sl.Sparsifier(model, "2:4", pruner=LeastSquares(), statistics=statistics, keep_pruned=True)
     sparsifier.compute()
-    mask, updated = sparsifier.masks["0.weight"].clone(), model[0].weight.detach().clone()
+    assert not torch.equal(model[0].weight, dense * sparsifier.masks["0.weight"])
     sparsifier.restore()
-    assert torch.equal(model[0].weight, torch.where(mask, updated, dense))
+    torch.testing.assert_close(model[0].weight.detach(), dense)
+
+
+@pytest.mark.parametrize("schedule", ["recompute,1", "sr_ste,0.0002"])
+def test_masks_that_are_computed_again_do_not_update_what_is_updated_already(schedule):
+    model, x = network()
+    statistics = collect(model, [x], [SecondMoments])
+    sparsifier = sl.Sparsifier(
+        model, "2:4", pruner=LeastSquares(), statistics=statistics, schedule=schedule, keep_pruned=True
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)  # nothing is learnt
+    sparsifier.attach(optimizer)
+    sparsifier.compute()
+    once = {name: model.get_parameter(name).detach().clone() for name in sparsifier.masks}
+    for _ in range(20):
+        model(x).sum().backward()
+        optimizer.step()
+    assert sparsifier.enabled
+    for name, weight in once.items():
+        torch.testing.assert_close(model.get_parameter(name).detach(), weight, rtol=1e-4, atol=1e-5)
+
+
+def test_scores_in_a_pruner_follow_a_permutation():
+    _, x = network()
+    wanda = sl.saliency.collect_activations(network()[0], [x])
+    pruned = []
+    for options in ({"saliency": wanda.wanda()["0.weight"]}, {"pruner": BySaliency(wanda.wanda()["0.weight"])}):
+        model = network()[0]
+        sparsifier = sl.Sparsifier(model, "2:4", include=["0"], example_inputs=x[:2], **options)
+        sparsifier.compute()
+        pruned.append((model[0].weight.detach().clone(), sparsifier.masks["0.weight"].clone()))
+    assert all(torch.equal(one, other) for one, other in zip(*pruned))
+
+
+@dataclass(frozen=True)
+class Returns:
+    """Returns what ``make`` makes of the weight."""
+
+    make: object
+    needs = None
+
+    def __call__(self, weight, calculator, statistic=None, *, channel_dim=1):
+        return self.make(weight.detach(), create_mask(weight, calculator, channel_dim=channel_dim))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda weight, mask: (mask, weight), r"returns Pruned\(mask, weight\), got tuple"),
+        (lambda weight, mask: Pruned(mask.float(), weight * mask), "mask is torch.float32 .* must be torch.bool"),
+        (lambda weight, mask: Pruned(mask[:1], weight * mask), r"mask is .* of shape \(1, 16\) .* shape \(32, 16\)"),
+        (lambda weight, mask: Pruned(mask, (weight * mask).double()), "weight is torch.float64"),
+        (lambda weight, mask: Pruned(mask, weight), "not zero where its mask is False"),
+        (lambda weight, mask: Pruned(mask, weight * mask * torch.inf), "not finite"),
+    ],
+)
+def test_what_a_pruner_returns_is_looked_at_before_anything_changes(make, message):
+    model, _ = network()
+    before = model[0].weight.detach().clone()
+    with pytest.raises(ValueError, match=f"layer '0.weight': .*{message}"):
+        sl.Sparsifier(model, "2:4", pruner=Returns(make)).compute()
+    assert torch.equal(model[0].weight, before)
 
 
 def test_names_that_need_statistics_take_them():
@@ -140,6 +201,12 @@ def test_what_contradicts_itself_or_is_missing_is_said_before_any_work():
         ({"pruner": "wanda", "saliency": "ria"}, "a pruner has scores of its own; give one of the two"),
         ({"pruner": "magnitude", "pattern": lambda weight: weight > 0}, "the function decides already"),
         ({"saliency": "wanda"}, "cannot be computed from the weight alone"),
+        ({"saliency": "wandda", "pattern": lambda weight: weight > 0}, "unknown saliency 'wandda'"),
+        ({"pruner": lambda weight, calculator: None}, "says no `needs`"),
+        ({"schedule": sl.training.schedules.Schedule}, "Schedule is a class; a schedule is an object of it"),
+        ({"schedule": 100}, "a schedule is a name with options .* got int"),
+        ({"pruner": "wanda", "statistics": {"0.weight": 1}}, "statistics are by kind, then by weight"),
+        ({"pruner": "wanda", "statistics": 3}, "statistics are by kind, .* got int"),
     ):
         with pytest.raises(ValueError, match=message):
             sl.Sparsifier(model, **options)
