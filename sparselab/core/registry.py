@@ -90,10 +90,8 @@ class Registry(Generic[T]):
     def resolve(self, spec: str | T) -> T:
         """The object that ``spec`` stands for: built from ``"name,option,key=option"``, or ``spec`` itself.
 
-        Raises ``ValueError`` for unknown names and options, for options that are missing, and for a class.
+        Raises ``ValueError`` for unknown names and options, for options that are missing.
         """
-        if isinstance(spec, type):
-            raise ValueError(f"{spec.__name__} is a class; a {self.kind} is an object of it: {spec.__name__}(...)")
         if not isinstance(spec, str):
             return spec
         name, options = self.split(spec)

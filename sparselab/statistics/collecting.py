@@ -132,7 +132,7 @@ def collect(
     default. Norms are small; second moments of a large model are for one block at a time.
 
     Raises ``ValueError`` before any work when they would take more, when a name in ``layers``
-    matches no weight, and for another ``dtype``; and when there is no batch or a mask does not fit.
+    matches no weight, for ``kinds`` that are none and for another ``dtype``; and when there is no batch or a mask does not fit.
 
     >>> from sparselab.statistics import SecondMoments
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))
@@ -142,10 +142,11 @@ def collect(
     """
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype={dtype}: second moments are sums of many squares, torch.float32 or torch.float64")
+    kinds = _checked(kinds)
     model = unwrap(model)
     uses = _chosen(model, layers)
     _check_memory(uses, kinds, dtype, max_bytes)
-    running = _Pass(tuple(kinds), dtype)
+    running = _Pass(kinds, dtype)
     seen = 0
     with evaluating(model), torch.no_grad(), _without_nested_tensors(model), _hooks(uses, running):
         for batch in batches:
@@ -188,6 +189,17 @@ def _chosen(model: nn.Module, layers: str | Iterable[str] | None) -> list[Weight
             )
         chosen |= found
     return [use for use in uses if use.name in chosen]
+
+
+def _checked(kinds: Sequence[type[Statistic]]) -> tuple[type[Statistic], ...]:
+    """The ``kinds``; ``ValueError`` for what is none."""
+    several = [kinds] if isinstance(kinds, (type, str)) or not isinstance(kinds, Iterable) else list(kinds)
+    wrong = [kind for kind in several if not (isinstance(kind, type) and hasattr(kind, "of_call"))]
+    if wrong or not several or isinstance(kinds, type):
+        raise ValueError(
+            f"kinds={kinds!r}: give a list of kinds of statistics, [InputNorms] or [InputNorms, SecondMoments]"
+        )
+    return tuple(several)
 
 
 def _check_memory(

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from sparselab.core import measures
 from sparselab.core.layers import LayerWeight
+from sparselab.core.registry import unknown_name
 from sparselab.masks import MaskCalculator
 from sparselab.network.plan import Plan
 from sparselab.pruners import Pruned
@@ -239,10 +240,10 @@ class MaskedWeights:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where ``state_dict`` was taken; masks and weights come with the model's own.
 
-        Raises ``ValueError`` for a state without masks, and ``RuntimeError`` after ``remove``.
+        Raises ``ValueError`` for a state without masks or of another name, and ``RuntimeError`` after ``remove``.
         """
         self.require_buffers()
-        loaded = MaskState(state["state"]) if "state" in state else _state_of_older(state)
+        loaded = _state_named(state["state"]) if "state" in state else _state_of_older(state)
         if loaded is MaskState.REMOVED:
             raise ValueError("this state was taken after finalize(): it has no masks to go on with")
         if "plan" in state:
@@ -313,6 +314,13 @@ class MaskedWeights:
     def new_mask(self, layer: LayerWeight, weight: Tensor) -> Tensor:
         """The mask that ``weight`` would get as the weight of ``layer``; nothing is changed."""
         return self.choice(layer, weight).mask
+
+
+def _state_named(name: str) -> MaskState:
+    names = {state.value: state for state in MaskState}
+    if name not in names:
+        raise unknown_name("state of masks", str(name), names)
+    return names[name]
 
 
 def _state_of_older(state: Mapping[str, Any]) -> MaskState:

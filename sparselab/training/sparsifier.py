@@ -327,7 +327,7 @@ def _schedule(schedule: str | Schedule) -> Schedule:
     if not isinstance(found, Schedule):
         raise ValueError(
             f"a schedule is a name with options (valid: {', '.join(SCHEDULES.names())}) or an object that extends "
-            f"sparselab.training.schedules.Schedule; got {type(found).__name__}"
+            f"sparselab.training.schedules.Schedule; got {found!r}"
         )
     return found
 

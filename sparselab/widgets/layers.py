@@ -15,7 +15,7 @@ from sparselab.core import measures
 from sparselab.core.layers import LayerWeight, layer_weights
 from sparselab.core.patterns import Pattern
 from sparselab.core.weight_matrix import to_matrix
-from sparselab.masks import create_mask
+from sparselab.masks import CALCULATORS, calculator, create_mask
 from sparselab.masks.eligibility import why_not
 from sparselab.saliency import ModelSaliency
 
@@ -32,7 +32,8 @@ class MaskedLayer:
 
     name: str
     shape: tuple[int, ...]
-    pattern: Pattern
+    pattern: str
+    m: int | None
     weights: NDArray[Any]
     mask: NDArray[np.bool_]
     total: float
@@ -44,6 +45,16 @@ class MaskedLayer:
         return measures.lost_percent(self.retained, self.total)
 
 
+def pattern_text(pattern: str) -> str:
+    """The text that widgets have for ``pattern``, which may name a plug-in's calculator with its options.
+
+    Raises ``ValueError`` for a text that names no masks.
+    """
+    calculator(pattern)
+    name, options = CALCULATORS.split(pattern)
+    return ",".join([name, *options]) if name in CALCULATORS else str(Pattern.parse(pattern))
+
+
 def choosable_layers(model: nn.Module) -> dict[str, LayerWeight]:
     """The layers with more than one input channel, by the name of their weight; ``ValueError`` when there are none."""
     layers = {layer.name: layer for layer in layer_weights(model) if layer.weight.shape[layer.channel_dim] > 1}
@@ -52,7 +63,7 @@ def choosable_layers(model: nn.Module) -> dict[str, LayerWeight]:
     return layers
 
 
-def first_choice(layers: dict[str, LayerWeight], pattern: str | Pattern) -> str:
+def first_choice(layers: dict[str, LayerWeight], pattern: str) -> str:
     """The largest layer that ``pattern`` can prune, or the largest."""
     fitting = {name: layer for name, layer in layers.items() if why_not(layer.module, layer.attribute, pattern) is None}
     sizes = {name: layer.weight.numel() for name, layer in (fitting or layers).items()}
@@ -78,18 +89,19 @@ class ScoredLayer:
         total = float(scores.numpy().sum(dtype=np.float64))
         return cls(layer, weight, scores, total, isinstance(chosen, str) and chosen == "magnitude")
 
-    def masked(self, pattern: str | Pattern) -> MaskedLayer:
+    def masked(self, pattern: str) -> MaskedLayer:
         """The layer under ``pattern``. Raises ``ValueError`` with the reason when it cannot be pruned by it."""
-        parsed, layer = Pattern.parse(pattern), self.layer
-        reason = why_not(layer.module, layer.attribute, parsed)
+        text, calculate, layer = pattern_text(pattern), calculator(pattern), self.layer
+        reason = why_not(layer.module, layer.attribute, calculate)
         if reason is not None:
-            raise ValueError(f"{layer.name} cannot be pruned to {parsed}: {reason}")
+            raise ValueError(f"{layer.name} cannot be pruned to {text}: {reason}")
         saliency = "magnitude" if self.by_magnitude else self.scores  # scores that are given are checked again
-        mask = create_mask(self.weight, parsed, channel_dim=layer.channel_dim, saliency=saliency)
+        mask = create_mask(self.weight, calculate, channel_dim=layer.channel_dim, saliency=saliency)
         return MaskedLayer(
             name=layer.name,
             shape=tuple(self.weight.shape),
-            pattern=parsed,
+            pattern=text,
+            m=None if calculate.nm is None else calculate.nm[1],
             weights=to_matrix(self.weight, layer.channel_dim).numpy(),
             mask=to_matrix(mask, layer.channel_dim).numpy(),
             total=self.total,
@@ -97,7 +109,7 @@ class ScoredLayer:
         )
 
 
-def masked_layer(layer: LayerWeight, pattern: str | Pattern, saliency: ModelSaliency = "magnitude") -> MaskedLayer:
+def masked_layer(layer: LayerWeight, pattern: str, saliency: ModelSaliency = "magnitude") -> MaskedLayer:
     """``layer`` under ``pattern``. Raises ``ValueError`` with the reason when it cannot be pruned by it."""
     return ScoredLayer.of(layer, saliency).masked(pattern)
 

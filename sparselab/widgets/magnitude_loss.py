@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from sparselab.core import measures
-from sparselab.core.patterns import Pattern
 from sparselab.core.registry import unknown_name
 from sparselab.plots import matrices
 from sparselab.reports import magnitude_report
@@ -53,7 +52,7 @@ class MagnitudeLoss(Panel):
         self._scored: tuple[tuple[str, str], logic.ScoredLayer] | None = None
         self._seen: tuple[tuple[str, str, str], logic.MaskedLayer] | None = None
         self._drawn: tuple[object, ...] | None = None
-        text = str(Pattern.parse(pattern))
+        text = logic.pattern_text(pattern)
         self._all, self._picture, self._sizes, self._strip = (Picture() for _ in range(4))
         self._numbers, self._whole = numbers(), numbers()
         self._controls = self._make_controls(text)
@@ -80,8 +79,7 @@ class MagnitudeLoss(Panel):
     def figure(self) -> Figure:
         """The picture of the layer."""
         view = self._view()
-        m = view.pattern.m
-        return matrices.mask_view(view.weights, view.mask, m, row=self.row, channel=self.channel)
+        return matrices.mask_view(view.weights, view.mask, view.m, row=self.row, channel=self.channel)
 
     @property
     def loss_figure(self) -> Figure:
@@ -107,7 +105,7 @@ class MagnitudeLoss(Panel):
 
     @traitlets.validate("pattern")
     def _known_pattern(self, proposal: Any) -> str:
-        text = str(Pattern.parse(proposal["value"]))
+        text = logic.pattern_text(proposal["value"])
         if text not in self._controls["pattern"].options:
             self._controls["pattern"].options = (*self._controls["pattern"].options, text)
         return text
@@ -170,7 +168,7 @@ class MagnitudeLoss(Panel):
                 lambda: matrices.whole_matrix(weights, **at),
                 "The magnitude of all weights, and where the window stands",
             )
-            self._picture.show(matrices.mask_window(weights, mask, view.pattern.m, **at), text)
+            self._picture.show(matrices.mask_window(weights, mask, view.m, **at), text)
             self._sizes.show_of(
                 (self.layer, *self._key),
                 lambda: matrices.weight_sizes(weights, mask),

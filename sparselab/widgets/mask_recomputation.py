@@ -12,11 +12,11 @@ import traitlets
 from matplotlib.figure import Figure
 from torch import nn
 
-from sparselab.core.patterns import Pattern
 from sparselab.plots import matrices
 from sparselab.tasks import Task, dense_baseline, get_task
 from sparselab.widgets import recomputing as logic
 from sparselab.widgets.job import Job
+from sparselab.widgets.layers import pattern_text
 from sparselab.widgets.panel import Picture, controls, numbers, wide
 from sparselab.widgets.searches import PATTERNS
 from sparselab.widgets.working import WorkingPanel, state_of
@@ -50,7 +50,7 @@ class MaskRecomputation(WorkingPanel):
         self._dense = dense
         self._runs: list[logic.Run] = []
         self._status, self._picture = numbers(), Picture()
-        text = str(Pattern.parse(pattern))
+        text = pattern_text(pattern)
         self._make_controls(text)
         self._fields = [
             ipywidgets.Combobox(

@@ -220,6 +220,12 @@ def test_other_dtypes_are_refused():
         collect(mlp(), [], [SecondMoments], dtype=torch.float16)
 
 
+@pytest.mark.parametrize("kinds", [SecondMoments, [], ["SecondMoments"], [SecondMoments, nn.Linear], 3])
+def test_kinds_that_are_none_are_refused(kinds):
+    with pytest.raises(ValueError, match=r"kinds=.*give a list of kinds of statistics"):
+        collect(mlp(), [], kinds)
+
+
 # ----------------------------------------------------------------------------------------------------------- positions
 
 

@@ -169,5 +169,7 @@ def test_pruners_are_inputs(tmp_path):
     assert frame["retained_percent"].nunique() > 1
     with pytest.raises(ValueError, match="unknown pruner 'wandda'"):
         sweep(pruner="wandda")
+    with pytest.raises(ValueError, match="pruner='magnitude' and saliency='ria': a pruner has scores of its own"):
+        sweep(pruner="magnitude", saliency="ria")
     without = sweep(steps=0, permutation=None)
     assert "pruner" not in without

@@ -189,9 +189,7 @@ def test_what_is_no_state_is_refused_and_changes_nothing():
     sparsifier.compute()
     good = sparsifier.state_dict()
     for wrong in ({}, {"step": 3}, {"step": 3, "shares": {}}, {**good, "plan": {}}, {**good, "state": "lost"}):
-        with pytest.raises(
-            ValueError, match=r"not the state of a Sparsifier|not a plan|'lost' is not a valid MaskState"
-        ):
+        with pytest.raises(ValueError, match=r"not the state of a Sparsifier|not a plan|unknown state of masks 'lost'"):
             sparsifier.load_state_dict(wrong)
     assert sparsifier.state_dict() == good
     gone = sl.Sparsifier(mlp(), "2:4")
@@ -253,3 +251,9 @@ class TestPermutedOnce:
         sparsifier.load_state_dict(at_start[1])
         sparsifier.compute()
         assert all(torch.equal(tensor, first[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_state_of_another_name_is_refused():
+    sparsifier = sl.Sparsifier(nn.Linear(8, 8), "2:4")
+    with pytest.raises(ValueError, match="unknown state of masks 'pruend'.*Did you mean 'pruned'"):
+        sparsifier.load_state_dict({**sparsifier.state_dict(), "state": "pruend"})

@@ -1,4 +1,5 @@
 import re
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from torch import nn
 
 pytest.importorskip("ipywidgets", reason="needs the extra 'lab'")
 import sparselab as sl
+from sparselab.masks import CALCULATORS
 from sparselab.plots import matrices
 from sparselab.widgets import layers as logic
 
@@ -156,3 +158,27 @@ def test_names_are_escaped():
     panel = sl.widgets.MagnitudeLoss(model)
     assert "&lt;b&gt;.weight" in panel._numbers.value
     assert "<b>.weight" not in panel._numbers.value
+
+
+@dataclass(frozen=True)
+class Checkers:
+    """Every second weight from ``start`` on."""
+
+    start: int = 0
+    multiples = (1, 2)
+
+    def __call__(self, scores):
+        return torch.arange(self.start, scores.shape[-1] + self.start).expand(scores.shape) % 2 == 0
+
+
+def test_a_plugins_calculator_with_options_can_be_chosen(model, monkeypatch):
+    monkeypatch.setattr(CALCULATORS, "_entries", dict(CALCULATORS._entries))
+    CALCULATORS.register("checkers", Checkers)
+    panel = sl.widgets.MagnitudeLoss(model, "checkers, start=1")
+    assert panel.pattern == "checkers,start=1"
+    lost = panel.frame.set_index("layer")["retained"]["0.weight"]
+    panel.pattern = "checkers"
+    other = panel.frame.set_index("layer")["retained"]["0.weight"]
+    assert lost + other == pytest.approx(panel.frame.set_index("layer")["total"]["0.weight"])
+    with pytest.raises(ValueError, match="option of mask calculator 'checkers' 'begin'"):
+        panel.pattern = "checkers,begin=1"
