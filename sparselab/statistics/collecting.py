@@ -193,7 +193,7 @@ def _chosen(model: nn.Module, layers: str | Iterable[str] | None) -> list[Weight
 
 def _checked(kinds: Sequence[type[Statistic]]) -> tuple[type[Statistic], ...]:
     """The ``kinds``; ``ValueError`` for what is none."""
-    several = [kinds] if isinstance(kinds, (type, str)) or not isinstance(kinds, Iterable) else list(kinds)
+    several: list[Any] = [kinds] if isinstance(kinds, (type, str)) or not isinstance(kinds, Iterable) else list(kinds)
     wrong = [kind for kind in several if not (isinstance(kind, type) and hasattr(kind, "of_call"))]
     if wrong or not several or isinstance(kinds, type):
         raise ValueError(

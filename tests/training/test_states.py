@@ -255,5 +255,5 @@ class TestPermutedOnce:
 
 def test_a_state_of_another_name_is_refused():
     sparsifier = sl.Sparsifier(nn.Linear(8, 8), "2:4")
-    with pytest.raises(ValueError, match="unknown state of masks 'pruend'.*Did you mean 'pruned'"):
+    with pytest.raises(ValueError, match=r"unknown state of masks 'pruend'.*Did you mean 'pruned'"):
         sparsifier.load_state_dict({**sparsifier.state_dict(), "state": "pruend"})
