@@ -125,6 +125,23 @@ class MaskCalculator(ABC):
         return repr(self)
 
 
+class NOfM(MaskCalculator):
+    """A calculator that keeps ``n`` of every ``m``; which, and of what, a dataclass with these fields says."""
+
+    n: int
+    m: int
+
+    @property
+    def density(self) -> float:
+        """N of M."""
+        return self.n / self.m
+
+    @property
+    def nm(self) -> tuple[int, int]:
+        """N of M channels."""
+        return self.n, self.m
+
+
 def groups(slices: Tensor, size: int) -> Tensor:
     """The last dimension cut into groups of ``size``, the last one filled up: ``(..., groups, size)``."""
     padded = pad(slices, (0, -slices.shape[-1] % size))

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sparselab.core.patterns import require_n_of_m
-from sparselab.masks.calculator import MaskCalculator
+from sparselab.masks.calculator import NOfM
 from sparselab.ops import masks
 
 
 @dataclass(frozen=True)
-class OneD(MaskCalculator):
+class OneD(NOfM):
     """Keep the ``n`` largest scores of every ``m`` consecutive input channels.
 
     ASP calls it ``m4n2_1d`` at 2 of 4. Exact for every ``0 < n <= m``; ties go to the lower index.
@@ -30,16 +30,6 @@ class OneD(MaskCalculator):
     def multiples(self) -> tuple[int, int]:
         """Channels come in groups of ``m``."""
         return 1, self.m
-
-    @property
-    def density(self) -> float:
-        """N of M."""
-        return self.n / self.m
-
-    @property
-    def nm(self) -> tuple[int, int]:
-        """N of M channels."""
-        return self.n, self.m
 
     def stages(self) -> tuple[OneD, ...]:
         """M - 1 of M, then one less at a time."""

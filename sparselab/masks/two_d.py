@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from sparselab.core.patterns import require_n_of_m
-from sparselab.masks.calculator import MaskCalculator
+from sparselab.masks.calculator import NOfM
 
 
 @dataclass(frozen=True)
-class TwoD(MaskCalculator):
+class TwoD(NOfM):
     """At most ``n`` in every row and every column of each ``m`` x ``m`` block; ``name`` is the calculator's own."""
 
     n: int
@@ -28,16 +28,6 @@ class TwoD(MaskCalculator):
     def multiples(self) -> tuple[int, int]:
         """Outputs and channels come in blocks of ``m``."""
         return self.m, self.m
-
-    @property
-    def density(self) -> float:
-        """N of M."""
-        return self.n / self.m
-
-    @property
-    def nm(self) -> tuple[int, int]:
-        """N of M channels, and N of M outputs."""
-        return self.n, self.m
 
     def stages(self) -> tuple[TwoD, ...]:
         """M - 1 of M, then one less at a time."""

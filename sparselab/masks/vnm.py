@@ -8,14 +8,14 @@ from typing import ClassVar
 from torch import Tensor
 
 from sparselab.core.patterns import require_n_of_m
-from sparselab.masks.calculator import MaskCalculator, Violations, groups
+from sparselab.masks.calculator import NOfM, Violations, groups
 from sparselab.ops.vnm import KEPT_COLUMNS, best_columns
 
 LARGEST_GROUP = 32
 
 
 @dataclass(frozen=True)
-class VNM(MaskCalculator):
+class VNM(NOfM):
     """``v`` outputs share four of every ``m`` input channels; each keeps its ``n`` largest.
 
     The pattern of VENOM (Castro et al. 2023, "VENOM: A Vectorized N:M Format for Unleashing the
@@ -45,16 +45,6 @@ class VNM(MaskCalculator):
     def multiples(self) -> tuple[int, int]:
         """Blocks of ``v`` outputs and ``m`` channels."""
         return self.v, self.m
-
-    @property
-    def density(self) -> float:
-        """N of M."""
-        return self.n / self.m
-
-    @property
-    def nm(self) -> tuple[int, int]:
-        """N of M channels."""
-        return self.n, self.m
 
     def violations(self, slices: Tensor) -> Violations:
         """Groups with more than ``n``, and blocks that use more than four columns."""

@@ -23,6 +23,15 @@ class Pruned:
     weight: Tensor
 
 
+def require_own_scores(pruner: object, saliency: object) -> None:
+    """Raise ``ValueError`` for a ``saliency`` given beside a ``pruner``, which has scores of its own."""
+    if pruner is not None and not (isinstance(saliency, str) and saliency == "magnitude"):
+        raise ValueError(
+            f"pruner={pruner!r} and saliency={saliency!r}: a pruner has scores of its own; give one of the two "
+            "(the name of a saliency is a pruner too: pruner='ria')"
+        )
+
+
 def checked(found: object, weight: Tensor) -> Pruned:
     """``found``, which a pruner returned for ``weight``. Raises ``ValueError`` for what is not as ``Pruned`` says."""
     if not isinstance(found, Pruned):

@@ -25,6 +25,7 @@ from sparselab.metrics import Quantity, describe
 from sparselab.metrics.metric import Batch, as_metrics
 from sparselab.permutation.strategy import STRATEGIES
 from sparselab.pruners import get_pruner
+from sparselab.pruners.pruner import require_own_scores
 from sparselab.reports import magnitude_report
 from sparselab.saliency import check_name
 from sparselab.sweeps.trial import Trial
@@ -80,12 +81,7 @@ class PruningRun:
         }
         trials = list(trials)
         for trial in trials:
-            pruner, saliency = trial.get("pruner"), trial.get("saliency", "magnitude")
-            if pruner is not None and not (isinstance(saliency, str) and saliency == "magnitude"):
-                raise ValueError(
-                    f"a trial with pruner={pruner!r} and saliency={saliency!r}: a pruner has scores of its own. Sweep "
-                    "over pruners alone: the name of a saliency is one (pruner=['magnitude', 'ria'])"
-                )
+            require_own_scores(trial.get("pruner"), trial.get("saliency", "magnitude"))
         seen = {(name, trial[name]) for trial in trials for name in resolve if isinstance(trial.get(name), str)}
         for name, spec in sorted(seen):
             resolve[name](spec)

@@ -15,7 +15,7 @@ from sparselab.masks import AnyPattern, MaskCalculator, calculator
 from sparselab.masks.calculator import is_calculator
 from sparselab.pruners import BySaliency, Pruned, Pruner, get_pruner
 from sparselab.pruners.by_function import ByFunction
-from sparselab.pruners.pruner import checked
+from sparselab.pruners.pruner import checked, require_own_scores
 from sparselab.saliency import ModelSaliency, check_name, for_layer, from_statistics, from_weight, needs
 
 if TYPE_CHECKING:
@@ -47,10 +47,7 @@ class Choice:
         statistics: Statistics | None,
     ) -> Choice:
         """From what a user writes. Raises ``ValueError`` for what contradicts itself or lacks statistics."""
-        if pruner is not None and not (isinstance(saliency, str) and saliency == "magnitude"):
-            raise ValueError(
-                f"pruner={pruner!r} and saliency={saliency!r}: a pruner has scores of its own; give one of the two"
-            )
+        require_own_scores(pruner, saliency)
         statistics = _by_kind(statistics)
         chosen = None if pruner is None else get_pruner(pruner)
         if isinstance(chosen, BySaliency) and not isinstance(chosen.saliency, str):
