@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -201,14 +202,14 @@ def without_cache(model: nn.Module) -> Iterator[None]:
 def _answering(module: nn.Module, answer: Callable[..., Any]) -> Iterator[None]:
     """``answer`` is what runs in place of ``module.forward``, while it lasts."""
     own = vars(module).get("forward")
-    module.forward = answer  # type: ignore[method-assign]
+    module.forward = answer
     try:
         yield
     finally:
         if own is None:
             del module.forward
         else:
-            module.forward = own  # type: ignore[method-assign]
+            module.forward = own
 
 
 def _stand_in(known: Any) -> Callable[..., Any]:
@@ -244,7 +245,7 @@ def _given(model: nn.Module, modules: Mapping[str, nn.Module], batch: Any) -> di
 
     with ExitStack() as stack:
         for name, module in modules.items():
-            stack.enter_context(_noting(module, lambda given, name=name: note(name, given)))
+            stack.enter_context(_noting(module, partial(note, name)))
         with suppress(_Reached):
             call(model, batch)
     return found

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from sparselab.layerwise.chain import Chain
+from sparselab.layerwise.choosing import Chosen
 from sparselab.network.report import PermutationReport
 
 if TYPE_CHECKING:
@@ -76,3 +79,38 @@ class PruneReport:
     def _repr_html_(self) -> str:
         summary = "<br>".join(line.replace("&", "&amp;").replace("<", "&lt;") for line in str(self).splitlines())
         return f"<p>{summary}</p>{self.frame.to_html(max_rows=60, float_format='{:.4g}'.format)}"
+
+
+def frame_of(
+    weights: Sequence[Chosen], chain: Chain, rows: Mapping[str, Mapping[str, Any]], protocol: Mapping[str, Any]
+) -> pd.DataFrame:
+    """One row for every weight of the model."""
+    unknown = float("nan")
+    frame = pd.DataFrame(
+        [
+            {
+                "layer": each.layer.name,
+                "block": "" if each.block is None else chain.blocks[each.block].name,
+                "shape": tuple(each.layer.weight.shape),
+                "pruner": protocol["pruner"],
+                "eligible": each.layer.name in rows,
+                "reason": "" if each.layer.name in rows else each.reason or "the data did not reach its layer",
+                "density": unknown,
+                "retained_percent": 100.0,
+                "dense_error_percent": unknown,
+                "pruned_error_percent": unknown,
+                "seconds": 0.0,
+                **rows.get(each.layer.name, {}),
+            }
+            for each in weights
+        ],
+        columns=COLUMNS,
+    )
+    left = [not eligible for eligible in frame["eligible"]]
+    frame.loc[left, "density"] = [
+        float(each.layer.weight.detach().count_nonzero()) / each.layer.weight.numel()
+        for each, out in zip(weights, left, strict=True)
+        if out
+    ]
+    frame.attrs["protocol"] = dict(protocol)
+    return frame

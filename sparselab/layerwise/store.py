@@ -94,7 +94,7 @@ class BlockStore:
 
     def load(self, number: int) -> DoneBlock:
         """A done block."""
-        found = torch.load(self._file(number), map_location="cpu", weights_only=True)
+        found = torch.load(self._file(number), map_location="cpu", weights_only=True, mmap=True)
         return DoneBlock(found["dense"], found["pruned"], found["rows"])
 
     def save(self, number: int, block: DoneBlock) -> None:
