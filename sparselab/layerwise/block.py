@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparselab.core import measures
 from sparselab.core.layers import LayerWeight
 from sparselab.layerwise.store import DoneBlock
 from sparselab.layerwise.stream import Stream
@@ -78,6 +79,7 @@ class BlockWork:
             {
                 "layer": name,
                 "density": float(new[name].count_nonzero()) / new[name].numel(),
+                "magnitude": float(old[name].abs().sum(dtype=torch.float64)),
                 "retained_percent": _retained(old[name], each.pruned.mask),
                 "dense_error_percent": dense_errors.get(name, float("nan")),
                 "pruned_error_percent": pruned_errors.get(name, float("nan")),
@@ -181,6 +183,6 @@ class _Found:
 
 
 def _retained(weight: Tensor, mask: Tensor) -> float:
-    sizes = weight.abs().double()
-    total = float(sizes.sum())
-    return 100 * float(sizes[mask].sum()) / total if total else 100.0
+    """The share of the magnitude of ``weight`` that is where ``mask`` is True, in percent."""
+    sizes = weight.abs()
+    return 100 - measures.lost_percent(measures.retained(sizes, mask), float(sizes.sum(dtype=torch.float64)))

@@ -170,7 +170,7 @@ class _Run:
         return {
             "pattern": str(self.method.calculate),
             "pruner": _text(self.method.pruner),
-            "options": str(self.method.pruner),
+            "pruner_options": str(self.method.pruner),
             "permutation": str(strategy),
             "sequential": self.method.sequential,
             "seed": seed,

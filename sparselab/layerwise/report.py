@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import torch
+from torch import Tensor
 
 from sparselab.layerwise.chain import Chain
 from sparselab.layerwise.choosing import Chosen
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = [
-    *("layer", "block", "shape", "pruner", "eligible", "reason", "density", "retained_percent"),
+    *("layer", "block", "shape", "pruner", "eligible", "reason", "density", "magnitude", "retained_percent"),
     *("dense_error_percent", "pruned_error_percent", "seconds"),
 ]
 
@@ -28,8 +30,8 @@ class PruneReport:
 
     ``frame`` has one row for every weight, in the order of the model: ``layer``, ``block`` (the name
     of its block, empty outside), ``shape``, ``pruner``, ``eligible`` and where it was not ``reason``,
-    ``density`` (the share of its weights that are not zero now), ``retained_percent`` (the share of
-    the sum of ``|w|`` before that lies where weights stayed), two reconstruction errors in percent
+    ``density`` (the share of its weights that are not zero now), ``magnitude`` (the sum of ``|w|``
+    before), ``retained_percent`` (the share of it that lies where weights stayed), two reconstruction errors in percent
     (``sparselab.statistics.reconstruction_error``, over the first eighth of the batches) and the
     ``seconds`` that its pruner took. ``dense_error_percent`` is over the inputs that the layer has
     in the dense model, ``pruned_error_percent`` over those that it has in the pruned one.
@@ -84,8 +86,7 @@ class PruneReport:
 def frame_of(
     weights: Sequence[Chosen], chain: Chain, rows: Mapping[str, Mapping[str, Any]], protocol: Mapping[str, Any]
 ) -> pd.DataFrame:
-    """One row for every weight of the model."""
-    unknown = float("nan")
+    """One row for every weight of the model; ``rows`` has what was found of those that were pruned."""
     frame = pd.DataFrame(
         [
             {
@@ -95,22 +96,23 @@ def frame_of(
                 "pruner": protocol["pruner"],
                 "eligible": each.layer.name in rows,
                 "reason": "" if each.layer.name in rows else each.reason or "the data did not reach its layer",
-                "density": unknown,
-                "retained_percent": 100.0,
-                "dense_error_percent": unknown,
-                "pruned_error_percent": unknown,
-                "seconds": 0.0,
-                **rows.get(each.layer.name, {}),
+                **(rows.get(each.layer.name) or _untouched(each.layer.weight.detach())),
             }
             for each in weights
         ],
         columns=COLUMNS,
     )
-    left = [not eligible for eligible in frame["eligible"]]
-    frame.loc[left, "density"] = [
-        float(each.layer.weight.detach().count_nonzero()) / each.layer.weight.numel()
-        for each, out in zip(weights, left, strict=True)
-        if out
-    ]
     frame.attrs["protocol"] = dict(protocol)
     return frame
+
+
+def _untouched(weight: Tensor) -> dict[str, float]:
+    """What there is to say of a weight that was not pruned."""
+    return {
+        "density": float(weight.count_nonzero()) / max(1, weight.numel()),
+        "magnitude": float(weight.abs().sum(dtype=torch.float64)),
+        "retained_percent": 100.0,
+        "dense_error_percent": math.nan,
+        "pruned_error_percent": math.nan,
+        "seconds": 0.0,
+    }
