@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sparselab.core import measures
+from sparselab.core.interrupts import interrupted_afterwards
 from sparselab.core.layers import LayerWeight
 from sparselab.layerwise.store import DoneBlock
 from sparselab.layerwise.stream import Stream
@@ -57,8 +59,8 @@ class BlockWork:
             self.pruned.advance()
         self.bar.update(len(self.layers))
 
-    def prune(self, last: bool) -> DoneBlock:
-        """Prune the block. An interruption leaves it as it was."""
+    def prune(self, last: bool, save: Callable[[DoneBlock], None]) -> DoneBlock:
+        """Prune the block, and have it saved. An interruption leaves it as it was, or saved."""
         old = {layer.name: layer.weight.detach().clone() for layer in self.layers}
         before = self.dense.first(self.measured)
         try:
@@ -72,22 +74,15 @@ class BlockWork:
             pruned_errors = self._errors(self.pruned.first(self.measured), old, new)
             if not last:
                 self.pruned.advance()
+            errors = {name: (dense_errors.get(name, math.nan), pruned_errors.get(name, math.nan)) for name in new}
+            rows = [_row(name, old[name], found[name], *errors[name]) for name in new]
+            done = DoneBlock({name: old[name] for name in new}, new, rows)
+            with interrupted_afterwards():
+                save(done)
         except BaseException:
             self._put(old)
             raise
-        rows = [
-            {
-                "layer": name,
-                "density": float(new[name].count_nonzero()) / new[name].numel(),
-                "magnitude": float(old[name].abs().sum(dtype=torch.float64)),
-                "retained_percent": _retained(old[name], each.pruned.mask),
-                "dense_error_percent": dense_errors.get(name, float("nan")),
-                "pruned_error_percent": pruned_errors.get(name, float("nan")),
-                "seconds": each.seconds,
-            }
-            for name, each in found.items()
-        ]
-        return DoneBlock({name: old[name] for name in new}, new, rows)
+        return done
 
     def _sequentially(self) -> dict[str, _Found]:
         """Prune the weights in place, those that are given the same together, in the order of their calls."""
@@ -104,16 +99,15 @@ class BlockWork:
         """Prune the weights by what they are given in the dense model; it stays as it is."""
         found: dict[str, _Found] = {}
         kind = self.method.pruner.needs
-        chunks = [] if kind is None else self._chunks(kind)
+        every = [layer.name for layer in self.layers]
+        chunks = [every] if kind is None else self._chunks(kind)
         for number, names in enumerate(chunks):
             statistics = self._statistics(self.dense, names, passing=passing and number + 1 == len(chunks))
             for layer in self.layers:
                 if layer.name in names and (each := self._prune(layer, statistics)) is not None:
                     found[layer.name] = each
-        if kind is None:
-            found = {layer.name: each for layer in self.layers if (each := self._prune(layer, {})) is not None}
-            if passing:
-                self.dense.advance()
+        if passing and (kind is None or not chunks):
+            self.dense.advance()
         return found
 
     def _statistics(
@@ -180,6 +174,20 @@ class _Found:
 
     pruned: Pruned
     seconds: float
+
+
+def _row(name: str, old: Tensor, found: _Found, dense_error: float, pruned_error: float) -> dict[str, Any]:
+    """What the frame says of a pruned weight."""
+    new = found.pruned.weight
+    return {
+        "layer": name,
+        "density": float(new.count_nonzero()) / new.numel(),
+        "magnitude": float(old.abs().sum(dtype=torch.float64)),
+        "retained_percent": _retained(old, found.pruned.mask),
+        "dense_error_percent": dense_error,
+        "pruned_error_percent": pruned_error,
+        "seconds": found.seconds,
+    }
 
 
 def _retained(weight: Tensor, mask: Tensor) -> float:

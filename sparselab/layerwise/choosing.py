@@ -25,11 +25,17 @@ class Chosen:
 def chosen(chain: Chain, names: Names, calculator: MaskCalculator) -> list[Chosen]:
     """Every weight of the model, in the order of its modules.
 
-    Raises ``ValueError`` for a name that matches nothing, and where no weight can be pruned.
+    Raises ``ValueError`` for a name that matches nothing, for weights without values or with a mask
+    already, and where no weight can be pruned.
     """
     model = chain.model
     layers = list(layer_weights(model))
     names.check(model, layers)
+    for layer in layers:
+        if nn.parameter.is_lazy(layer.weight) or layer.weight.is_meta:
+            raise ValueError(f"{layer.name!r} has no values yet: load them, or run a lazy layer once, and prune then")
+        if hasattr(layer.module, f"__{layer.attribute}_mma_mask"):
+            raise ValueError(f"{layer.name!r} is masked already: finalize() the Sparsifier first, then prune")
     blocks = {id(module): number for number, block in enumerate(chain.blocks) for module in block.module.modules()}
     holders = _holders(model)
     found = []

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from sparselab.core.models import evaluating, to_device, unwrap
 from sparselab.layerwise.block import BlockWork, Method
 from sparselab.layerwise.chain import Chain, chain_of, found_blocks, without_cache
 from sparselab.layerwise.choosing import Chosen, chosen
-from sparselab.layerwise.journal import Journal
+from sparselab.layerwise.journal import begin
 from sparselab.layerwise.report import PruneReport, frame_of
-from sparselab.layerwise.store import BlockStore
+from sparselab.layerwise.store import BlockStore, DoneBlock
 from sparselab.layerwise.stream import Stream
 from sparselab.masks import AnyPattern, calculator
 from sparselab.network.permuting import OWN_DTYPE, permute
@@ -113,11 +114,12 @@ def prune(
         positions = _positions(batches) if mask == "auto" else mask
         run = _Run(chain, weights, batches, method, positions)
         protocol = run.protocol(strategy, seed)
-        journal = Journal(inner, None if store is None else BlockStore(Path(store)))
-        journal.open({**protocol, "calibration": digest(batches)})
-        report = journal.begin(lambda: None if strategy is None else run.permute(strategy, seed))
+        blocks_done = None if store is None else BlockStore(Path(store))
+        if blocks_done is not None:
+            blocks_done.open({**protocol, "calibration": digest(batches)})
+        report = begin(inner, blocks_done, lambda: None if strategy is None else run.permute(strategy, seed))
         with tqdm(total=run.count, unit="weight", disable=not progress) as bar:
-            rows, resumed = run.go(journal.store, bar)
+            rows, resumed = run.go(blocks_done, bar)
     frame = frame_of(weights, chain, rows, protocol)
     names = tuple(block.name for block in chain.blocks)
     return PruneReport(frame, protocol, names, report, resumed, time.perf_counter() - started)
@@ -175,7 +177,7 @@ class _Run:
             "sequential": self.method.sequential,
             "seed": seed,
             "batches": len(self.batches),
-            "mask": self.mask if isinstance(self.mask, str) else digest(self.mask),
+            "mask": self.mask if self.mask is None or isinstance(self.mask, str) else digest(self.mask),
             "blocks": [block.name for block in self.chain.blocks],
             "weights": digest([each.layer.name for each in self.weights if each.reason is None]),
             "version": __version__,
@@ -213,22 +215,24 @@ class _Run:
         dense = Stream(self.chain, self.batches[: measured if self.method.sequential else None], self.mask)
         pruned = Stream(self.chain, self.batches[: None if self.method.sequential else measured], self.mask)
         resumed = 0 if store is None else store.done()
+        end = 1 + max(each.block for each in self.weights if each.block is not None and each.reason is None)
         rows: list[dict[str, Any]] = []
-        for number, block in enumerate(self.chain.blocks):
+        for number, block in enumerate(self.chain.blocks[:end]):
             layers = [each.layer for each in self.weights if each.block == number and each.reason is None]
-            bar.set_description(f"block {number + 1}/{len(self.chain.blocks)}")
-            last = number + 1 == len(self.chain.blocks)
+            bar.set_description(f"block {number + 1}/{end}")
             with _on(block.module, self.chain.device):
                 work = BlockWork(self.method, layers, dense, pruned, measured, bar)
                 if store is not None and number < resumed:
                     done = store.load(number)
-                    work.pass_by(done, last or resumed == len(self.chain.blocks))
+                    work.pass_by(done, last=resumed == end)
                 else:
-                    done = work.prune(last)
-                    if store is not None:
-                        store.save(number, done)
+                    done = work.prune(number + 1 == end, _nowhere if store is None else partial(store.save, number))
             rows += done.rows
         return {row["layer"]: row for row in rows}, resumed
+
+
+def _nowhere(done: DoneBlock) -> None:
+    """Without a store nothing is saved."""
 
 
 @contextmanager

@@ -66,7 +66,7 @@ FINETUNING = Recipe("adamw,1e-4", "cosine", epochs=0, batch_size=2, warmup=0.1)
 def language_model_task(
     model: nn.Module | Callable[[], nn.Module],
     tokenizer: Tokenizer,
-    text: str | Text | tuple[str | Text, str | Text] = "auto",
+    text: str | tuple[str | Text, str | Text] = "auto",
     *,
     name: str = "language_model",
     windows: int | None = 8,
@@ -89,7 +89,11 @@ def language_model_task(
     Raises ``ValueError`` for a text that is too short, ``FileNotFoundError`` for one that is missing.
     """
     make = model if not isinstance(model, nn.Module) else _Copies(copy.deepcopy(model))
-    judged, other = texts(text, folder) if isinstance(text, str) else map(_as_text, text, ("text", "calibration"))
+    judged, other = (
+        texts(text, folder)
+        if isinstance(text, str)
+        else (_as_text(text[0], "text"), _as_text(text[1], "calibration text"))
+    )
     held = Windows(judged.tokens(tokenizer), context, stride).first(windows)
     training = Windows(other.tokens(tokenizer), context)
     return LanguageModelTask(

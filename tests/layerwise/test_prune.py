@@ -227,10 +227,47 @@ def test_what_is_wrong_is_said_before_anything_changes(options, message):
     assert all(torch.equal(model.state_dict()[name], weight) for name, weight in before.items())
 
 
-def test_half_precision_and_a_cache():
+def test_half_precision_a_cache_and_a_device():
     model, batches = models.llama().to(torch.bfloat16), models.tokens()
+    twin = copy.deepcopy(model)
     assert model.config.use_cache
     sl.prune(model, batches, pruner="ria", progress=False)
     assert model.config.use_cache
     zeros = [float((layer.weight == 0).float().mean()) for layer in layer_weights(model) if "proj" in layer.name]
     assert zeros == [0.5] * 14
+    sl.prune(twin, batches, pruner="ria", device="cpu", progress=False)
+    assert all(torch.equal(*pair) for pair in zip(model.state_dict().values(), twin.state_dict().values()))
+
+
+@pytest.mark.parametrize("sequential", [True, False])
+def test_only_the_blocks_that_are_asked_for(sequential):
+    model, batches = models.llama(layers=3), models.tokens()
+    naive = copy.deepcopy(model)
+    report = sl.prune(
+        model, batches, pruner=Shifted(), include="model.layers.1.*", sequential=sequential, progress=False
+    )
+    names = list(report.frame.query("eligible")["layer"])
+    assert len(names) == 7
+    pruned_naively(naive, batches, Shifted(), names, sequential=sequential)
+    assert all(torch.equal(*pair) for pair in zip(model.state_dict().values(), naive.state_dict().values()))
+
+
+def test_a_masked_model_is_refused():
+    model = models.llama()
+    sl.Sparsifier(model, "2:4", include=["*.0.*"])
+    with pytest.raises(ValueError, match="masked already"):
+        sl.prune(model, models.tokens(), pruner="wanda", progress=False)
+
+
+@pytest.mark.gpu
+def test_blocks_on_a_gpu():
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    model, batches = models.llama(), models.tokens(padded=True)
+    twin = copy.deepcopy(model)
+    reports = [
+        sl.prune(each, batches, device=device, progress=False) for each, device in ((model, "cuda"), (twin, None))
+    ]
+    assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
+    errors = [report.frame["pruned_error_percent"].mean() for report in reports]
+    assert errors[0] == pytest.approx(errors[1], rel=0.02)
