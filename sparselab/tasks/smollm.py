@@ -148,7 +148,8 @@ def _unpack(file: Path, folder: Path) -> None:
         with _quietly(transformers):
             tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, **source)
             model = transformers.AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **source)
-            del model.config.quantization_config  # of the file that was read; saving refuses it
+            del model.config.quantization_config  # that of the file that was read; saving refuses it
+            model.hf_quantizer = None
             model.save_pretrained(partial)
             tokenizer.save_pretrained(partial)
     except ImportError as error:
