@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import logging
+import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,18 +15,23 @@ from torch.optim import Optimizer
 
 from sparselab.core.layers import Names, is_wrapped, layer_weights
 from sparselab.core.models import unwrap
+from sparselab.core.optimizers import innermost, levels, takes_hooks
 from sparselab.masks import AnyPattern
 from sparselab.permutation.strategy import Strategy
 from sparselab.pruners import Pruner
 from sparselab.saliency import ModelSaliency
 from sparselab.training.choice import Choice, Statistics
 from sparselab.training.masked import MaskedWeights, MaskState, mask_buffer, pruned_buffer
+from sparselab.training.optimizers import not_moved, require_weights
 from sparselab.training.schedules import SCHEDULES, Schedule
+from sparselab.training.second_copies import SecondCopies
 from sparselab.training.selection import Selection
 from sparselab.training.step_hooks import StepHooks
 
 if TYPE_CHECKING:
     from sparselab.network.report import PermutationReport
+
+_log = logging.getLogger("sparselab")
 
 __all__ = ["Sparsifier", "mask_buffer", "pruned_buffer"]
 
@@ -102,6 +109,10 @@ class Sparsifier:
         self.weights = MaskedWeights(layers, choice, keep_pruned, before_first=self._permute)
         self.weights.add_buffers()
         self._hooks = StepHooks(self._after_step, self._before_step, first=True)
+        self._outer_hooks = StepHooks(self._after_outer_step, self._before_outer_step, first=True)
+        self._attached: list[Any] = []  # as they were given: those that wrap others too
+        self._copies = SecondCopies()
+        self._all_are_moved = True
 
     # ----------------------------------------------------------------------------------------------------------- state
 
@@ -117,7 +128,10 @@ class Sparsifier:
 
     @property
     def optimizers(self) -> tuple[Optimizer, ...]:
-        """The optimizers that are attached; the first is the clock of the schedule."""
+        """The optimizers that are attached; the first is the clock of the schedule.
+
+        Of one that wraps another, that is the one inside, whose steps move the weights.
+        """
         return self._hooks.optimizers
 
     @property
@@ -197,6 +211,7 @@ class Sparsifier:
             self.step = 0
         else:
             self.weights.compute()
+        self._prune_copies()
 
     def restore(self) -> None:
         """Bring the pruned values back, turn masks off (all ones) and stop the schedule.
@@ -207,29 +222,48 @@ class Sparsifier:
             raise RuntimeError("pruned values were not kept: use keep_pruned=True (ASP: allow_recompute_mask=True)")
         self.weights.settle()
         self.weights.unmask()
+        self._prune_copies()
         self.step = None
 
     def attach(self, optimizer: Optimizer) -> None:
         """Keep masks through ``optimizer``'s steps: gradients are masked before a step, weights after it.
 
         Uses PyTorch's step hooks, so any optimizer will do; a closure's gradients are masked each
-        time it is called. The first optimizer attached, of those that still are, is the schedule's
-        clock. Attaching twice changes nothing. Raises ``ValueError`` for a second optimizer where
-        the schedule lets the first move the dense weights.
+        time it is called. One that wraps another (accelerate's, Lightning's, Lookahead) is looked
+        into, and a second copy of the weights that it keeps is pruned too. The first optimizer
+        attached, of those that still are, is the schedule's clock. Attaching twice changes nothing.
+
+        Raises ``ValueError`` for an optimizer that moves other tensors than those of the model, and
+        for a second one where the schedule lets the first move the dense weights. Weights that no
+        attached optimizer moves are named in the log when the first step begins.
         """
         self.weights.require_buffers()
-        if self.schedule.straight_through and any(known is not optimizer for known in self.optimizers):
+        moving = innermost(optimizer)
+        require_weights(optimizer, self.model, self.weights.layers)
+        known = {id(each) for each in (*self.optimizers, *moving)}
+        if self.schedule.straight_through and len(known) > 1:
             raise ValueError(
                 f"{self.schedule} works with one optimizer: give it all the parameters, in groups if need be"
             )
-        self._hooks.add(optimizer)
+        for each in moving:
+            self._hooks.add(each)
+        for level in levels(optimizer):
+            if takes_hooks(level) and id(level) not in known:
+                self._outer_hooks.add(level)
+        if not any(each is optimizer for each in self._attached):
+            self._attached.append(optimizer)
+        self._all_are_moved = False
+        self._prune_copies()
 
     def detach(self, optimizer: Optimizer) -> None:
-        """Release ``optimizer``, whose steps no longer keep the masks; the masks stay.
+        """Release ``optimizer``, and those inside it, whose steps no longer keep the masks; the masks stay.
 
         Does nothing if it is not attached.
         """
-        self._hooks.remove(optimizer)
+        for level in levels(optimizer):
+            self._hooks.remove(level)
+            self._outer_hooks.remove(level)
+            self._attached = [each for each in self._attached if each is not level]
 
     def apply_to(self, copy: nn.Module) -> None:
         """Prune another copy of the model, such as its exponential moving average, by the masks of this moment.
@@ -247,7 +281,10 @@ class Sparsifier:
     def finalize(self) -> None:
         """Leave a plain model: zeros stay in the weights, optimizer hooks and mask buffers go."""
         self.weights.apply()
+        self._prune_copies()
         self._hooks.clear()
+        self._outer_hooks.clear()
+        self._attached.clear()
         self.weights.remove()
 
     # ----------------------------------------------------------------------------------------------------------- hooks
@@ -255,6 +292,7 @@ class Sparsifier:
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        self._say_what_is_not_moved()
         self.weights.begin_step(optimizer)
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
@@ -271,7 +309,32 @@ class Sparsifier:
             self.schedule.after_step(self.weights, self.step)
         elif self.weights.state is not MaskState.FADING:
             self.weights.apply()
+        self._prune_copies()
         self.weights.end_step()
+
+    def _before_outer_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """What an optimizer does with gradients before the one inside it steps sees masked ones too."""
+        if not self.schedule.straight_through:
+            self._mask_gradients()
+
+    def _after_outer_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """What an optimizer did to weights after the one inside it stepped is masked too."""
+        if self.weights.state not in (MaskState.FADING, MaskState.RESTORED):
+            self.weights.apply()
+            self._prune_copies()
+
+    def _prune_copies(self) -> None:
+        self._copies.prune(self.weights, self._attached, straight_through=self.schedule.straight_through)
+
+    def _say_what_is_not_moved(self) -> None:
+        if not self._all_are_moved and (names := not_moved(self._attached, self.weights.layers)):
+            _log.warning(
+                "no attached optimizer moves %d of the %d masked weights (%s): if another one does, attach it too",
+                len(names),
+                len(self.weights.layers),
+                reprlib.repr(names),
+            )
+        self._all_are_moved = True
 
     def _masking(self, closure: Callable[[], Any]) -> Callable[[], Any]:
         @functools.wraps(closure)
@@ -295,7 +358,7 @@ class Sparsifier:
     def _permute(self) -> None:
         """Permute the channels of the dense model, if there is something to trace it with."""
         choice = self.weights.choice
-        if len(self.weights.plan):  # permuted before, by a call whose masks could not be computed
+        if self.weights.permuted:  # before, by a call whose masks could not be computed
             return
         if self.permutation is None or self.example_inputs is None or choice.calculator is None:
             return
@@ -315,7 +378,7 @@ class Sparsifier:
                 pattern,
                 strategy=self.permutation,
                 saliency=choice.orders_by,
-                optimizer=self.optimizers,
+                optimizer=self._attached,
                 include=[layer.name for layer in layers],
             )
         self.weights.follow(self.permutation_report.plan)
