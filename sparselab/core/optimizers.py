@@ -41,13 +41,27 @@ def innermost(optimizer: Any) -> tuple[Optimizer, ...]:
     found = tuple(_innermost(optimizer, set()))
     if found:
         return found
-    if isinstance(optimizer, (list, tuple)) or isinstance(optimizer, Iterator):
+    if isinstance(optimizer, (list, tuple, Iterator)):
         raise ValueError("several optimizers in one argument: attach them one by one")
     raise ValueError(
         f"attach takes a torch.optim.Optimizer, or what holds one as .optimizer, got {reprlib.repr(optimizer)}. "
         "Masks are kept by the hooks around step(), so a class of your own has to extend "
         "torch.optim.Optimizer and call super().__init__"
     )
+
+
+def lasting(optimizer: Any) -> tuple[Any, ...]:
+    """The ``levels`` that step, or keep something for parameters which those inside them do not keep.
+
+    What only hands calls on (accelerate's, Lightning's) is not among them.
+    """
+    found, known = [], set[int]()
+    for level in reversed(levels(optimizer)):
+        own = {id(held) for _, held, _ in _lookups(level)}
+        if takes_hooks(level) or own - known:
+            found.append(level)
+        known |= own
+    return tuple(reversed(found))
 
 
 def takes_hooks(optimizer: Any) -> bool:
@@ -131,7 +145,7 @@ class Keepers:
         every = {id(level): level for each in optimizers for level in levels(each)}
         self.owners = tuple(type(level).__name__ for level in every.values())
         self._lookups = [
-            (type(level).__name__, name, lookup) for level in every.values() for name, lookup in _lookups(level)
+            (type(level).__name__, name, lookup) for level in every.values() for name, _, lookup in _lookups(level)
         ]
 
     def of(self, parameter: Tensor) -> list[Kept]:
@@ -147,18 +161,21 @@ class Keepers:
         return list(found.values())
 
 
-def _lookups(optimizer: Any) -> Iterator[tuple[str, Lookup]]:
-    """What finds the values for a parameter in the state of ``optimizer`` and in its other attributes."""
+def _lookups(optimizer: Any) -> Iterator[tuple[str, Any, Lookup]]:
+    """What finds the values for a parameter in the state of ``optimizer`` and in its other attributes.
+
+    With the name of each, and with what holds the values.
+    """
     state = getattr(optimizer, "state", None)
     if isinstance(state, Mapping):
-        yield "state", state.get
+        yield "state", state, state.get
     for name, value in _attributes(optimizer).items():
         if name in _NO_COPIES or value is state or not isinstance(value, (dict, list, tuple)) or not value:
             continue
         if isinstance(value, dict) and (lookup := _in_dict(value)) is not None:
-            yield name, lookup
+            yield name, value, lookup
         if not isinstance(value, dict) and (placed := _in_list(value, optimizer)) is not None:
-            yield name, placed
+            yield name, value, placed
 
 
 def _in_dict(values: dict[Any, Any]) -> Lookup | None:

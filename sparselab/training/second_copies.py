@@ -13,8 +13,8 @@ from sparselab.core.layers import is_wrapped
 from sparselab.core.optimizers import Keepers, Kept
 from sparselab.training.masked import MaskedWeights, MaskState
 
-# What optimizers call the weights that they keep: a part of the name of the class where the name
-# alone does not say it (``z`` is a sum of gradients in FTRL).
+# What optimizers call the weights that they keep, and a part of their classes' names where that does
+# not say it alone (``z`` is a sum of gradients in FTRL), unless the values say it.
 KNOWN: Mapping[str, str] = {
     "z": "schedulefree",
     "ax": "asgd",
@@ -26,7 +26,15 @@ KNOWN: Mapping[str, str] = {
     **dict.fromkeys(("fp32_param", "fp32_params", "param_fp32"), ""),
 }
 
-ALIKE = 0.9  # the cosine from which on a tensor is taken for a copy
+# What is never one, however near the weights it comes: with white inputs and a squared loss the
+# gradient is a multiple of the weight.
+MOMENTS = frozenset(
+    {
+        *("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "acc_delta"),
+        *("grad_avg", "sum", "prev", "step_size", "momentum", "exp_avg_diff", "previous_grad", "e_w"),
+    }
+)
+FAR = 0.5  # of the weight's norm: what is nearer to the weight than that is taken for a copy
 
 
 class SecondCopies:
@@ -68,12 +76,13 @@ class SecondCopies:
             return False
         key = (kept.owner, kept.name)
         if key not in self._judged:
-            known = _is_known(kept.name, owners)
+            alike = _looks_like(kept, weight, mask)
+            known = kept.name in KNOWN and (alike or any(KNOWN[kept.name] in owner.lower() for owner in owners))
             self._judged[key] = known and kept.tensor.is_floating_point() and not straight_through
             if known and not self._judged[key]:
                 why = "are dense while the schedule trains dense weights" if straight_through else "are quantised"
                 _warn(f"{_said(kept)}, which masks leave as they are, since they {why}")
-            elif not known and _looks_like(kept.tensor, weight, mask):
+            elif alike and not known:
                 _warn(f"{_said(kept)}, as it seems, by a name that is not known: masks leave them as they are")
         return self._judged[key]
 
@@ -91,14 +100,10 @@ def _warn(message: str) -> None:
     )
 
 
-def _is_known(name: str, owners: Iterable[str]) -> bool:
-    part = KNOWN.get(name)
-    return part is not None and any(part in owner.lower() for owner in owners)
-
-
-def _looks_like(tensor: Tensor, weight: Tensor, mask: Tensor) -> bool:
-    """Whether ``tensor`` points where the weights point that the mask keeps: copies and averages do, moments do not."""
-    if not tensor.is_floating_point() or is_wrapped(tensor) or is_wrapped(weight):
+def _looks_like(kept: Kept, weight: Tensor, mask: Tensor) -> bool:
+    """Whether the tensor has about the values of ``weight`` where ``mask`` keeps them."""
+    tensor = kept.tensor
+    if kept.name in MOMENTS or not tensor.is_floating_point() or is_wrapped(tensor) or is_wrapped(weight):
         return False
-    kept, found = ((each * mask).flatten().float() for each in (weight, tensor))
-    return float(torch.cosine_similarity(kept, found, dim=0)) > ALIKE
+    dense = (weight * mask).float()
+    return bool((tensor * mask - dense).norm() < FAR * dense.norm())

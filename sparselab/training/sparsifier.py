@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from sparselab.core.layers import Names, is_wrapped, layer_weights
 from sparselab.core.models import unwrap
-from sparselab.core.optimizers import innermost, levels, takes_hooks
+from sparselab.core.optimizers import innermost, lasting, levels, takes_hooks
 from sparselab.masks import AnyPattern
 from sparselab.permutation.strategy import Strategy
 from sparselab.pruners import Pruner
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from sparselab.network.report import PermutationReport
 
 _log = logging.getLogger("sparselab")
+
+COLUMNS = ["layer", "shape", "eligible", "reason", "density", "retained_percent", "permutation"]
 
 __all__ = ["Sparsifier", "mask_buffer", "pruned_buffer"]
 
@@ -99,6 +101,7 @@ class Sparsifier:
         self.permutation = _strategy(permutation)
         self.example_inputs = example_inputs
         self.permutation_report: PermutationReport | None = None
+        self._not_permuted = ""
         self.step: int | None = None
         types = None if layer_types is None else tuple(layer_types)
         self._choose = Selection(Names.of(include, exclude), types, custom, rule)
@@ -112,7 +115,7 @@ class Sparsifier:
         self._outer_hooks = StepHooks(self._after_outer_step, self._before_outer_step, first=True)
         self._attached: list[Any] = []  # as they were given: those that wrap others too
         self._copies = SecondCopies()
-        self._all_are_moved = True
+        self._newly_attached = False
 
     # ----------------------------------------------------------------------------------------------------------- state
 
@@ -145,13 +148,16 @@ class Sparsifier:
         return self.weights.all_pruned() and all(id(layer.module) in modules for layer in self.weights.layers)
 
     def frame(self) -> pd.DataFrame:
-        """One row per layer: ``layer, shape, eligible, reason, density, retained_percent``.
+        """One row per layer: ``layer, shape, eligible, reason, density, retained_percent, permutation``.
 
         ``density`` is the share of its weights that are not zero now (NaN where none can be read),
         ``retained_percent`` the share of its magnitude that the mask kept when it was computed (100
-        without a mask, NaN where that was in another process).
+        without a mask, NaN where that was in another process). ``permutation`` says what became of
+        its input channels when the first masks were computed: ``permuted``, or why not (empty before
+        that, and for masks that came with a checkpoint).
         """
         masked = self.weights.any_masked()
+        orders = self._orders()
         rows = []
         for layer in layer_weights(self.model, self._choose.custom):
             reason = self._reasons.get(layer.name, "added after the Sparsifier was made")
@@ -159,8 +165,9 @@ class Sparsifier:
             unknown = float("nan") if masked and reason is None else 1.0
             retained = 100 * self.weights.shares.get(layer.name, unknown)
             density = _density(layer.weight)
-            rows.append((layer.name, shape, reason is None, reason or "", density, retained))
-        return pd.DataFrame(rows, columns=["layer", "shape", "eligible", "reason", "density", "retained_percent"])
+            order = orders.get(layer.name, self._not_permuted) if reason is None else ""
+            rows.append((layer.name, shape, reason is None, reason or "", density, retained, order))
+        return pd.DataFrame(rows, columns=COLUMNS)
 
     def describe(self) -> dict[str, Any]:
         """What makes this run another than one with the same recipe: pattern, schedule and layers, as plain text."""
@@ -252,7 +259,7 @@ class Sparsifier:
                 self._outer_hooks.add(level)
         if not any(each is optimizer for each in self._attached):
             self._attached.append(optimizer)
-        self._all_are_moved = False
+        self._newly_attached = True
         self._prune_copies()
 
     def detach(self, optimizer: Optimizer) -> None:
@@ -286,6 +293,11 @@ class Sparsifier:
         self._outer_hooks.clear()
         self._attached.clear()
         self.weights.remove()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What only hands calls on need not be copied, and mostly cannot be.
+        attached = {id(level): level for each in self._attached for level in lasting(each)}
+        return {**self.__dict__, "_attached": list(attached.values())}
 
     # ----------------------------------------------------------------------------------------------------------- hooks
 
@@ -327,14 +339,14 @@ class Sparsifier:
         self._copies.prune(self.weights, self._attached, straight_through=self.schedule.straight_through)
 
     def _say_what_is_not_moved(self) -> None:
-        if not self._all_are_moved and (names := not_moved(self._attached, self.weights.layers)):
+        if self._newly_attached and (names := not_moved(self._attached, self.weights.layers)):
             _log.warning(
                 "no attached optimizer moves %d of the %d masked weights (%s): if another one does, attach it too",
                 len(names),
                 len(self.weights.layers),
                 reprlib.repr(names),
             )
-        self._all_are_moved = True
+        self._newly_attached = False
 
     def _masking(self, closure: Callable[[], Any]) -> Callable[[], Any]:
         @functools.wraps(closure)
@@ -360,17 +372,14 @@ class Sparsifier:
         choice = self.weights.choice
         if self.weights.permuted:  # before, by a call whose masks could not be computed
             return
-        if self.permutation is None or self.example_inputs is None or choice.calculator is None:
-            return
-        pattern = choice.calculator.searched_as
-        if pattern is None:
+        known = {layer.name for layer in layer_weights(self.model)}
+        layers = [layer for layer in self.weights.layers if layer.name in known]
+        pattern = None if choice.calculator is None else choice.calculator.searched_as
+        self._not_permuted = self._why_not_permuted(choice, pattern)
+        if self._not_permuted or pattern is None or self.permutation is None or not layers:
             return
         from sparselab.network.permuting import permute
 
-        known = {layer.name for layer in layer_weights(self.model)}
-        layers = [layer for layer in self.weights.layers if layer.name in known]
-        if not layers:
-            return
         with self.weights.without_buffers():
             self.permutation_report = permute(
                 self.model,
@@ -382,6 +391,27 @@ class Sparsifier:
                 include=[layer.name for layer in layers],
             )
         self.weights.follow(self.permutation_report.plan)
+        if self.permutation_report.untraceable:
+            _log.warning(
+                "channels are not permuted, since the model could not be traced on the example_inputs: %s. Pass what "
+                "model(...) takes: a tensor, a tuple of positional or a dict of keyword arguments",
+                self.permutation_report.untraceable,
+            )
+
+    def _why_not_permuted(self, choice: Choice, pattern: str | None) -> str:
+        """Why no order is to be searched at all, or nothing."""
+        if self.permutation is None:
+            return "permutation=None"
+        if self.example_inputs is None:
+            return "no example_inputs to trace the model with"
+        return "" if pattern is not None else f"no order is searched for masks by {choice}"
+
+    def _orders(self) -> dict[str, str]:
+        """What became of the input channels of every weight that the permutation knew."""
+        if self.permutation_report is None:
+            return {}
+        rows = self.permutation_report.weights.itertuples()
+        return {str(row.weight): str(row.status) + (f": {row.reason}" if row.reason else "") for row in rows}
 
 
 def _schedule(schedule: str | Schedule) -> Schedule:
