@@ -13,9 +13,9 @@ from sparselab.core.layers import is_wrapped
 from sparselab.core.optimizers import Keepers, Kept
 from sparselab.training.masked import MaskedWeights, MaskState
 
-# What optimizers call the weights that they keep, and a part of their classes' names where that does
-# not say it alone (``z`` is a sum of gradients in FTRL), unless the values say it.
-KNOWN: Mapping[str, str] = {
+# What optimizers call the weights that they keep. Where a name does not say it alone (``z`` is a sum
+# of gradients in FTRL) there is a part of the name of the class, or ``None``: the values have to say it.
+KNOWN: Mapping[str, str | None] = {
     "z": "schedulefree",
     "ax": "asgd",
     **dict.fromkeys(("slow_weights", "slow_params", "slow_param", "slow_buffer", "lookahead_slow_buff"), ""),
@@ -24,6 +24,7 @@ KNOWN: Mapping[str, str] = {
     **dict.fromkeys(("shadow", "shadow_params", "polyak"), ""),
     **dict.fromkeys(("master_param", "master_params", "master_weight", "master_weights"), ""),
     **dict.fromkeys(("fp32_param", "fp32_params", "param_fp32"), ""),
+    **dict.fromkeys(("ema", "avg", "average", "slow", "master", "fp32"), None),
 }
 
 # What is never one, however near the weights it comes: with white inputs and a squared loss the
@@ -77,7 +78,7 @@ class SecondCopies:
         key = (kept.owner, kept.name)
         if key not in self._judged:
             alike = _looks_like(kept, weight, mask)
-            known = kept.name in KNOWN and (alike or any(KNOWN[kept.name] in owner.lower() for owner in owners))
+            known = kept.name in KNOWN and (alike or _says_it(kept.name, owners))
             self._judged[key] = known and kept.tensor.is_floating_point() and not straight_through
             if known and not self._judged[key]:
                 why = "are dense while the schedule trains dense weights" if straight_through else "are quantised"
@@ -98,6 +99,11 @@ def _warn(message: str) -> None:
         UserWarning,
         stacklevel=2,
     )
+
+
+def _says_it(name: str, owners: Iterable[str]) -> bool:
+    part = KNOWN[name]
+    return part is not None and any(part in owner.lower() for owner in owners)
 
 
 def _looks_like(kept: Kept, weight: Tensor, mask: Tensor) -> bool:
