@@ -99,8 +99,9 @@ def test_a_plan_and_its_inverse_leave_every_bit():
     hidden_plan(0).apply(model)
     hidden_plan(0).inverse().apply(model)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert len(Plan.from_json(sparsifier.state_dict()["plan"])) == 4  # two weights, there and back
     saliency = sparsifier.weights.choice.saliency
-    assert all(torch.equal(saliency[name], before_) for name, before_ in scores().items())
+    assert all(torch.equal(saliency[name], score) for name, score in scores().items())
 
 
 def test_a_resumed_run_knows_what_was_moved():
@@ -123,7 +124,7 @@ def test_a_copy_that_was_moved_and_not_asked_since_knows_it_too():
     assert all(torch.equal(mask, copied.masks[name]) for name, mask in sparsifier.masks.items())
 
 
-def test_moved_before_the_first_masks_it_is_still_permuted_with_them():
+def test_moved_beforethe_first_masks_it_is_still_permuted_with_them():
     model = mlp()
     sparsifier = sl.Sparsifier(model, "2:4", saliency=scores(), example_inputs=X, permutation="channel_swap,0")
     hidden_plan(3).apply(model)

@@ -168,6 +168,43 @@ class TestWrapped:
         assert sparsifier.enabled
 
 
+class Calling(torch.optim.SGD):
+    """PyTorch calls hooks around this step, and around that of SGD inside it."""
+
+    fails = False
+
+    def step(self, closure=None):
+        loss = super().step(closure)
+        if self.fails:
+            raise KeyboardInterrupt
+        return loss
+
+
+@pytest.mark.parametrize("schedule", ["recompute,2", "sr_ste,0.1"])
+def test_a_step_that_calls_its_parents_is_one_step(schedule):
+    runs = {}
+    for kind in (torch.optim.SGD, Calling):
+        model = mlp()
+        optimizer = kind(model.parameters(), lr=0.05, momentum=0.9)
+        sparsifier = sl.Sparsifier(model, "2:4", schedule=schedule)
+        sparsifier.attach(optimizer)
+        tracker = ThroughputTracker(every=1)
+        tracker.attach(optimizer)
+        sparsifier.compute()
+        train(model, optimizer)
+        assert sparsifier.step == tracker.step == 4
+        runs[kind] = model
+    for name, tensor in runs[Calling].state_dict().items():
+        assert torch.equal(tensor, runs[torch.optim.SGD].state_dict()[name]), name
+    optimizer.fails = True
+    with pytest.raises(KeyboardInterrupt):
+        train(model, optimizer, 1)
+    optimizer.fails = False
+    train(model, optimizer, 2)
+    assert sparsifier.step == 6
+    assert sparsifier.enabled
+
+
 class NoOptimizer(torch.optim.Optimizer):
     def __init__(self):
         self.param_groups = []
