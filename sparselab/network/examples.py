@@ -47,9 +47,9 @@ def is_loader(given: Any) -> bool:
 @contextmanager
 def _generators_kept(loader: Any) -> Iterator[None]:
     """Torch's generator and the loader's own as before: a loader draws a seed for every pass."""
-    own = getattr(loader, "generator", None)
-    before = own.get_state() if isinstance(own, torch.Generator) else None
+    own = [each for each in (getattr(loader, "generator", None),) if isinstance(each, torch.Generator)]
+    before = [generator.get_state() for generator in own]
     with torch.random.fork_rng(devices=[]):
         yield
-    if before is not None:
-        own.set_state(before)
+    for generator, state in zip(own, before):
+        generator.set_state(state)

@@ -410,8 +410,9 @@ class Sparsifier:
         """What became of the input channels of every weight that the permutation knew."""
         if self.permutation_report is None:
             return {}
-        rows = self.permutation_report.weights.itertuples()
-        return {str(row.weight): str(row.status) + (f": {row.reason}" if row.reason else "") for row in rows}
+        rows = self.permutation_report.weights
+        said = [f"{status}: {reason}" if reason else status for status, reason in zip(rows["status"], rows["reason"])]
+        return dict(zip(rows["weight"], said))
 
 
 def _schedule(schedule: str | Schedule) -> Schedule:
