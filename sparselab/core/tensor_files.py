@@ -87,7 +87,7 @@ class Safetensors(TensorFile):
     def __init__(self, path: Path) -> None:
         from safetensors import safe_open
 
-        self._file = safe_open(path, framework="pt")
+        self._file: Any = safe_open(path, framework="pt")
         super().__init__(path, list(self._file.keys()))
 
     def _tensor(self, name: str) -> Tensor:
