@@ -30,8 +30,8 @@ def check(
     (``.safetensors``, ``.pt2``, or what ``torch.save`` wrote, read with ``weights_only``), or a
     folder or ``*.index.json`` of a sharded one, of which one tensor at a time is in memory (of a
     ``.bin`` shard, the shard). The state may lie in another mapping, as in ``{"net": state}``;
-    ``entry`` says which is meant where several hold weights. [What a stored state is](../stored.md)
-    has the rules. Columns: ``layer, shape, dtype, channel_dim, density, groups, violations, sparse,
+    ``entry`` says which is meant where several hold weights. ``docs/stored.md`` has the rules.
+    Columns: ``layer, shape, dtype, channel_dim, density, groups, violations, sparse,
     is_sparse, kernel, reason``. ``violations`` counts the ``groups`` with more than N non-zeros (2d
     patterns have groups along the outputs as well, V:N:M counts blocks with more than four columns
     too), ``sparse`` is true where there are none (as in a depthwise convolution, dense as it is);
@@ -39,8 +39,8 @@ def check(
     PyTorch's semi-structured kernels (cuSPARSELt, half precision, float8 or int8) accept the matrix
     (a wider one is judged as the half-precision copy that has to be made of it), and ``reason``
     says what stands in the way, and how a weight was put together that is stored in several tensors
-    or packed. What cannot be read has a row with the reason, a ``density`` of NaN and is not
-    ``sparse``. A state dict does not tell transposed layers: where input channels in another
+    or packed. What cannot be read is not ``sparse``: its row has the reason, and NaN for what would be
+    counted. A state dict does not tell transposed layers: where input channels in another
     dimension fit and those in 1 do not, the row says so in ``channel_dim``.
 
     Raises ``ValueError`` for patterns without groups, unknown ones, what holds no weights or holds
@@ -70,24 +70,24 @@ def _called(model: Any) -> str:
 
 def _row(stored: StoredWeight, calculate: MaskCalculator) -> dict[str, Any]:
     """What the columns of ``check`` say of one weight."""
-    weight = stored.weight
-    channel_dim, found = stored.channel_dims[0], Violations(0, 0, "")
-    reason: str | None = stored.unreadable
-    if not stored.unreadable:
-        channel_dim, found = _judged(stored, calculate)
-        reason = _kernel_refusal(weight, calculate, channel_dim)
+    weight, reason = stored.weight, stored.unreadable or None
+    judged: dict[str, Any] = dict.fromkeys(("channel_dim", "groups", "violations"), float("nan"))
+    density = float((weight != 0).sum()) / max(1, weight.numel()) if reason is None else float("nan")
+    is_sparse = False
+    if reason is None:
+        dim, found = _judged(stored, calculate)
+        judged = {"channel_dim": dim % weight.ndim, "groups": found.groups, "violations": found.count}
+        is_sparse, reason = found.count == 0, _kernel_refusal(weight, calculate, dim)
         if found.count:
             reason = f"{found.count} of {found.groups} groups {found.rule}"
-    is_sparse = not stored.unreadable and found.count == 0
-    density = float((weight != 0).sum()) / max(1, weight.numel()) if not stored.unreadable else float("nan")
     return {
         "layer": stored.name,
         "shape": tuple(weight.shape),
         "dtype": str(weight.dtype).removeprefix("torch."),
-        "channel_dim": channel_dim,
+        "channel_dim": judged["channel_dim"],
         "density": density,
-        "groups": found.groups,
-        "violations": found.count,
+        "groups": judged["groups"],
+        "violations": judged["violations"],
         "sparse": is_sparse,
         "is_sparse": is_sparse,
         "kernel": reason is None,
@@ -146,9 +146,13 @@ def _stored_weights(model: Any, entry: str | None) -> Iterator[StoredWeight]:
         return
     if entry is not None:
         raise ValueError(f"entry={entry!r} is for states and files, and this is a {type(model).__name__}")
+    yield from _of_module(model)
+    yield from packed_weights(model)
+
+
+def _of_module(model: nn.Module) -> Iterator[StoredWeight]:
     layers = list(layer_weights(model))
     for layer in layers:
         yield StoredWeight(layer.name, values_of(layer), (layer.channel_dim,))
-    yield from packed_weights(model)
     if not layers:  # scripted and exported: parameters, but no layers that could be told
         yield from stored_weights(dict(model.named_parameters()))
