@@ -8,7 +8,11 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from sparselab.core.entries import MadeOf, other_masks, own_masks
+from sparselab.core.layers import is_wrapped
 
 
 def finalized(state: Mapping[str, Any]) -> OrderedDict[str, Any]:
@@ -19,8 +23,8 @@ def finalized(state: Mapping[str, Any]) -> OrderedDict[str, Any]:
     that never had masks loads it with ``strict=True``. Taken off are the masks of ``Sparsifier``
     and ``ASP``, in any schedule, those of ``torch.nn.utils.prune`` (``weight_orig`` x
     ``weight_mask`` becomes ``weight``), and of parametrisations that hold nothing but a ``mask``.
-    States inside a checkpoint, as in ``{"model": state, "epoch": 3}``, are treated likewise. The
-    rest, and what has no masks at all, comes back as it is: the same tensors, not copies.
+    States inside a checkpoint, as in ``{"model": state, "epoch": 3}``, are treated likewise. Other
+    names of a masked tensor (a tied embedding) get the same weight. The rest, and what has no masks at all, comes back as it is: the same tensors, not copies.
 
     ``state`` and its tensors are not changed. The new weights have the dtype and device of the old.
     Deterministic. Raises ``TypeError`` for what is no mapping, and ``ValueError`` for masks that do
@@ -38,14 +42,29 @@ def finalized(state: Mapping[str, Any]) -> OrderedDict[str, Any]:
             "model.state_dict(), of a file what torch.load reads"
         )
     names = dict.fromkeys(name for name in state if isinstance(name, str)).keys()
-    masked: dict[str, MadeOf] = {made.entries[0]: made for made in chain(own_masks(names), other_masks(names))}
+    own = list(own_masks(names))
+    masked: dict[str, MadeOf] = {made.entries[0]: made for made in chain(own, other_masks(names))}
+    tied = {_place(state[made.name]): made for made in own}
     left_out = {entry for made in masked.values() for entry in made.entries[1:]}
     result: OrderedDict[str, Any] = OrderedDict()
     for name, value in state.items():
         if name in masked:
             result[masked[name].name] = masked[name].of(state)
-        elif name not in left_out:
+        elif name in left_out:
+            continue
+        elif (place := _place(value)) is not None and place in tied:
+            result[name] = tied[place].of(state)
+        else:
             result[name] = finalized(value) if isinstance(value, Mapping) else value
     if hasattr(state, "_metadata"):  # versions of modules, which load_state_dict reads
         result._metadata = copy.copy(state._metadata)  # type: ignore[attr-defined]
     return result
+
+
+def _place(value: Any) -> tuple[Any, ...] | None:
+    """Where a tensor is in memory, by which names of one tensor (a tied embedding) are told; ``None`` without."""
+    if not isinstance(value, Tensor) or is_wrapped(value) or value.is_meta:
+        return None
+    if value.layout != torch.strided or not value.numel():
+        return None
+    return value.device, value.data_ptr(), tuple(value.shape), value.stride()
