@@ -30,10 +30,15 @@ class MadeOf:
         parts = [state[entry] for entry in self.entries]
         try:
             return self.value(*parts)
-        except (RuntimeError, TypeError, AttributeError) as error:
-            shapes = [tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in parts]
-            held = ", ".join(f"{entry} {shape}" for entry, shape in zip(self.entries, shapes))
+        except (RuntimeError, TypeError, AttributeError, AssertionError) as error:
+            held = ", ".join(f"{entry} {_shape(part)}" for entry, part in zip(self.entries, parts))
             raise ValueError(f"cannot put {self.name!r} together, its entries do not fit: {held}") from error
+
+
+def _shape(part: Any) -> object:
+    if not isinstance(part, Tensor):
+        return type(part).__name__
+    return "nested" if part.is_nested else tuple(part.shape)
 
 
 # ------------------------------------------------------------------------------------------- masks

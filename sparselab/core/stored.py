@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
 from torch.export import ExportedProgram
 
 from sparselab.core.entries import MadeOf, other_masks, own_masks, parametrised
@@ -181,18 +182,23 @@ def _as_it_stands(name: str, value: Any) -> Iterator[StoredWeight]:
         return
     if nn.parameter.is_lazy(value):
         yield StoredWeight(name, torch.empty(0, 0), (1,), unreadable="not initialised yet: run one forward pass first")
+    elif value.is_nested:
+        yield StoredWeight(name, torch.empty(0, 0), (1,), unreadable="a nested tensor, which is no matrix")
     elif value.ndim >= 2 and _may_be_weight(name, value):
         weight, how = _plain(value.detach())
-        unreadable = _no_values(weight) or _packed_integers(weight)
+        unreadable = _no_values(weight) or _packed_numbers(weight)
         yield StoredWeight(name, weight, channel_dims(name, weight.ndim), how or _unknown(name), unreadable)
 
 
-_MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "grad_avg")
+_MOMENTS = {  # what the optimizers of torch keep for a parameter
+    *("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer"),
+    *("square_avg", "grad_avg", "acc_delta", "sum", "prev", "step_size"),
+}
 _NO_WEIGHT = (torch.bool, torch.int64)
 
 
 def _may_be_weight(name: str, value: Tensor) -> bool:
-    if value.dtype in _NO_WEIGHT or name.endswith(_MOMENTS):
+    if value.dtype in _NO_WEIGHT or name.rpartition(".")[2] in _MOMENTS:
         return False
     counted = not (value.is_floating_point() or value.is_complex() or value.is_quantized or value.dtype == torch.int8)
     return not (counted and name.endswith(("bias", "mask")))  # causal masks of integers
@@ -210,13 +216,17 @@ def _plain(value: Tensor) -> tuple[Tensor, str]:
 def _no_values(value: Tensor) -> str:
     if is_wrapped(value):
         return f"held as a {type(value).__name__} (quantised or sharded): its values cannot be read here"
-    return "on the meta device, without values: load its weights first" if value.is_meta else ""
+    if value.is_meta or isinstance(value, FakeTensor):
+        return "on the meta device, without values: load its weights first"
+    return ""
 
 
-def _packed_integers(value: Tensor) -> str:
-    if value.is_floating_point() or value.is_complex() or value.dtype == torch.int8 or is_wrapped(value):
+def _packed_numbers(value: Tensor) -> str:
+    dtype = str(value.dtype).removeprefix("torch.")
+    plain = value.is_floating_point() or value.is_complex() or value.dtype == torch.int8 or is_wrapped(value)
+    if plain and not dtype.startswith("float4"):
         return ""
-    return f"{str(value.dtype).removeprefix('torch.')}: packed by another tool, so its zeros cannot be read"
+    return f"{dtype}: packed by another tool, so its zeros cannot be read"
 
 
 def _under(stored: StoredWeight, mask: Tensor) -> StoredWeight:

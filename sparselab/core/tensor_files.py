@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -87,7 +87,8 @@ class Safetensors(TensorFile):
     def __init__(self, path: Path) -> None:
         from safetensors import safe_open
 
-        self._file: Any = safe_open(path, framework="pt")
+        opened: Callable[..., Any] = safe_open  # which has no types
+        self._file = opened(path, framework="pt")
         super().__init__(path, list(self._file.keys()))
 
     def _tensor(self, name: str) -> Tensor:

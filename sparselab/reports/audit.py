@@ -77,8 +77,10 @@ def _row(stored: StoredWeight, calculate: MaskCalculator) -> dict[str, Any]:
     if reason is None:
         dim, found = _judged(stored, calculate)
         judged = {"channel_dim": dim % weight.ndim, "groups": found.groups, "violations": found.count}
-        is_sparse, reason = found.count == 0, _kernel_refusal(weight, calculate, dim)
-        if found.count:
+        is_sparse, reason = found.count == 0 and weight.numel() > 0, _kernel_refusal(weight, calculate, dim)
+        if not weight.numel():
+            reason = "empty: no entry to judge"
+        elif found.count:
             reason = f"{found.count} of {found.groups} groups {found.rule}"
     return {
         "layer": stored.name,

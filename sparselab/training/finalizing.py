@@ -63,7 +63,7 @@ def finalized(state: Mapping[str, Any]) -> OrderedDict[str, Any]:
 
 def _place(value: Any) -> tuple[Any, ...] | None:
     """Where a tensor is in memory, by which names of one tensor (a tied embedding) are told; ``None`` without."""
-    if not isinstance(value, Tensor) or is_wrapped(value) or value.is_meta:
+    if not isinstance(value, Tensor) or is_wrapped(value) or value.is_meta or value.is_nested:
         return None
     if value.layout != torch.strided or not value.numel():
         return None

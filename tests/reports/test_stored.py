@@ -208,6 +208,8 @@ def test_nothing_of_two_dimensions_is_dropped():
         "packed.qweight": torch.ones(8, 8, dtype=torch.int32),
         "half.weight": torch.ones(4, 4, dtype=torch.int8),
         "absent.weight": torch.empty(4, 4, device="meta"),
+        "empty.weight": torch.empty(0, 4),
+        "fp4.weight": torch.ones(4, 4, dtype=torch.uint8).view(torch.float4_e2m1fn_x2),
         "coo.weight": torch.eye(4).to_sparse(),
     }
     rows = sl.check({**lstm, **extra, "norm.weight": torch.ones(8)}).set_index("layer")
@@ -218,6 +220,8 @@ def test_nothing_of_two_dimensions_is_dropped():
     assert rows.loc["pos_embed", "reason"] == "not a layer's weight by its name; 10 of 10 groups keep more than 2"
     assert rows.loc["packed.qweight", "reason"] == "int32: packed by another tool, so its zeros cannot be read"
     assert rows.loc["absent.weight", "reason"] == "on the meta device, without values: load its weights first"
+    assert rows.loc["empty.weight", "reason"] == "empty: no entry to judge"
+    assert rows.loc["fp4.weight", "reason"].startswith("float4_e2m1fn_x2: packed by another tool")
     assert rows.loc["coo.weight", "reason"].startswith("held as sparse_coo; ")
     assert not rows.drop(["experts.gate_up_proj", "experts.down_proj", "coo.weight"])["is_sparse"].any()
 
