@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from sparselab import saliency as saliency_module
+from sparselab.core.entries import mask_name
 from sparselab.core.layers import LayerWeight, Names, layer_weights
-from sparselab.core.mask_names import mask_name
 from sparselab.core.models import unwrap
 from sparselab.core.patterns import Pattern
 from sparselab.core.weight_matrix import to_matrix

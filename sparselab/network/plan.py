@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sparselab.core.entries import mask_name, pruned_name
 from sparselab.core.interrupts import interrupted_afterwards
-from sparselab.core.mask_names import mask_name, moves_name, pruned_name
 from sparselab.core.models import unwrap
 from sparselab.core.moves import Indices, Move, moved
 from sparselab.core.optimizers import Keepers, levels
@@ -216,6 +216,11 @@ class Plan:
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is not a plan: {error}") from error
         return cls.from_json(data)
+
+
+def moves_name(attribute: str) -> str:
+    """The attribute beside a masked weight that lists its moves which its Sparsifier has yet to follow."""
+    return f"__{attribute}_mma_moves"
 
 
 def _say_what_moved(masked: Iterable[tuple[Move, nn.Module, str]]) -> None:

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparselab.core import measures
+from sparselab.core.entries import mask_name, pruned_name
 from sparselab.core.layers import LayerWeight
-from sparselab.core.mask_names import mask_name, moves_name, pruned_name
 from sparselab.core.moves import Move
 from sparselab.core.registry import unknown_name
 from sparselab.masks import MaskCalculator
-from sparselab.network.plan import Plan
+from sparselab.network.plan import Plan, moves_name
 from sparselab.pruners import Pruned
 from sparselab.training.choice import Choice
 
@@ -66,6 +66,7 @@ class MaskedWeights:
         self.permuted = False
         self._before_first = before_first
         self._stepping = False
+        self._masks_due = False
         self._gradient_scale: Tensor | None = None
 
     def add_buffers(self) -> None:
@@ -93,6 +94,11 @@ class MaskedWeights:
     def mask_of(self, layer: LayerWeight) -> Tensor:
         """The mask of one of ``layers`` (the buffer itself)."""
         return _mask(layer)
+
+    def buffer_names(self) -> list[str]:
+        """The names that masks and kept pruned values have in the model."""
+        buffers = (mask_buffer, pruned_buffer) if self.keep_pruned else (mask_buffer,)
+        return [layer.name.removesuffix(layer.attribute) + name(layer) for layer in self.layers for name in buffers]
 
     def any_masked(self) -> bool:
         """Whether any mask takes anything."""
@@ -216,7 +222,11 @@ class MaskedWeights:
     # ------------------------------------------------------------------ what the Sparsifier reports
 
     def begin_step(self, optimizer: Optimizer) -> None:
-        """``optimizer`` is about to move the weights; a step that failed before is settled first."""
+        """``optimizer`` is about to move the weights; a step that failed before is settled first.
+
+        ``RuntimeError`` where the state that was loaded is that of a pruned model and no masks came.
+        """
+        self._require_loaded_masks()
         self.settle()
         self.catch_up()
         self._stepping = True
@@ -283,6 +293,7 @@ class MaskedWeights:
             self._follow(Plan.from_json(state["plan"]).moves)
             self.permuted = bool(state.get("permuted", len(self.plan)))
         self.state, self.shares = loaded, dict(state["shares"])
+        self._masks_due = any(share < 1 for share in self.shares.values())
         self.end_step()  # what a step that failed here left is replaced
 
     def remove(self) -> None:
@@ -298,6 +309,15 @@ class MaskedWeights:
             raise RuntimeError("finalize() took the masks out of this model: make a new Sparsifier to prune it again")
 
     # ------------------------------------------------------------------------------------------------------- the rest
+
+    def _require_loaded_masks(self) -> None:
+        if self._masks_due and not self.any_masked():
+            raise RuntimeError(
+                "the state that was loaded is that of a pruned model, but no mask in the model takes anything, "
+                "so a step would train it dense. Masks come with the model's own state: load what "
+                "model.state_dict() gave (save_pretrained leaves masks out)"
+            )
+        self._masks_due = False
 
     @contextmanager
     def without_buffers(self) -> Iterator[None]:

@@ -23,6 +23,7 @@ from sparselab.saliency import ModelSaliency
 from sparselab.training.choice import Choice, Statistics
 from sparselab.training.masked import MaskedWeights, MaskState, mask_buffer, pruned_buffer
 from sparselab.training.optimizers import not_moved, require_weights
+from sparselab.training.pretrained import leave_out, put_back
 from sparselab.training.schedules import SCHEDULES, Schedule
 from sparselab.training.second_copies import SecondCopies
 from sparselab.training.selection import Selection
@@ -63,6 +64,9 @@ class Sparsifier:
 
     ``copy.deepcopy((model, optimizer, sparsifier))``, or a pickle of the three, goes on masking as
     the original does. A copy of model and optimizer alone trains dense: nothing keeps its masks.
+
+    ``save_pretrained`` of a ``transformers`` model writes the plain model, without masks. Of any
+    other state that was saved under masks ``sl.finalized(state)`` makes a plain model's.
 
     Deterministic. Raises ``ValueError`` for unknown names and for a model that has masks already.
 
@@ -111,6 +115,7 @@ class Sparsifier:
         keep_pruned = keep_pruned or self.schedule.keep_pruned
         self.weights = MaskedWeights(layers, choice, keep_pruned, before_first=self._permute)
         self.weights.add_buffers()
+        leave_out(self.model, self.weights.buffer_names())
         self._hooks = StepHooks(self._after_step, self._before_step, first=True)
         self._outer_hooks = StepHooks(self._after_outer_step, self._before_outer_step, first=True)
         self._attached: list[Any] = []  # as they were given: those that wrap others too
@@ -292,6 +297,7 @@ class Sparsifier:
         self._hooks.clear()
         self._outer_hooks.clear()
         self._attached.clear()
+        put_back(self.model, self.weights.buffer_names())
         self.weights.remove()
 
     def __getstate__(self) -> dict[str, Any]:
