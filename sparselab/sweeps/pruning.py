@@ -100,8 +100,9 @@ class PruningRun:
         """Every metric of the task in three phases, and what pruning and training came to.
 
         The headline comes first (``dense_top1, pruned_top1, finetuned_top1``); then
-        ``retained_percent`` of the magnitude of the
-        pruned layers, ``efficacy`` of their permutation, ``density`` of their weights,
+        ``retained_percent`` of the magnitude of the pruned layers, ``efficacy`` of their
+        permutation, and where one was searched ``permuted_percent`` of their weights and
+        ``not_permuted``, the reason for most of the others; ``density`` of their weights,
         ``sparse_layers``, and the seconds of each phase. ``pruned_*`` is measured after the first
         masks with batch norm re-estimated, before any fine-tuning. Where the network is pruned on
         calibration data, block by block, the medians of the ``reconstruction errors`` and the number
@@ -126,7 +127,7 @@ class PruningRun:
         frames = {name: tracker.frame for name, tracker in trackers.items() if len(tracker.frame)}
         said = _in_phases(describe(as_metrics(run.task.metrics), dense), reversed(phases))
         protocol = {} if run.task.protocol is None else dataclasses.asdict(run.task.protocol)
-        about = {**run.worth, **layers, **run.seconds, **protocol, "device": str(_device(trial))}
+        about = {**run.worth, **run.order, **layers, **run.seconds, **protocol, "device": str(_device(trial))}
         return {**metrics, **about, **frames, "said": said}
 
 
@@ -144,6 +145,7 @@ class _Phases:
     pruning: PruningTrial
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     worth: dict[str, float] = dataclasses.field(default_factory=dict)
+    order: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -171,6 +173,8 @@ class _Phases:
             report = layerwise.permutation
             self.worth.update(_worth_of(layerwise, self.pruning.calibration_of(self.task)))
         self.seconds["seconds_search"] = 0.0 if report is None else float(report.frame["seconds"].sum())
+        if report is not None:
+            self.order.update(permuted_percent=100 * report.share_permuted, not_permuted=report.why_not)
         self.pruning.recalibrate(self.task, model)
         return sparsifier
 
