@@ -111,7 +111,7 @@ def prune(
             stack.enter_context(context)
         chain = _chain(inner, blocks, batches[0], device)
         weights = chosen(chain, Names.of(include, exclude), method.calculate)
-        positions = _positions(batches) if mask == "auto" else mask
+        positions = positions_of(batches) if mask == "auto" else mask
         run = _Run(chain, weights, batches, method, positions)
         protocol = run.protocol(strategy, seed)
         blocks_done = None if store is None else BlockStore(Path(store))
@@ -142,7 +142,7 @@ def _chain(
         return chain_of(model, (), batch, device)
 
 
-def _positions(batches: Sequence[Any]) -> PositionMask | None:
+def positions_of(batches: Sequence[Any]) -> PositionMask | None:
     """The attention masks of ``batches``, where they hide anything."""
     found = [batch.get("attention_mask") if isinstance(batch, Mapping) else None for batch in batches]
     masks = [each for each in found if isinstance(each, Tensor) and each.ndim == 2 and not each.is_floating_point()]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import pandas as pd
 import torch
@@ -17,9 +18,17 @@ from sparselab.masks.eligibility import why_not
 from sparselab.reports.values import values_of
 from sparselab.saliency import ModelSaliency
 
+Counted: TypeAlias = Callable[[int, int], object]
+"""Is called after each layer with how many are done, and of how many."""
+
 
 def magnitude_report(
-    model: nn.Module, pattern: AnyPattern, *, saliency: ModelSaliency = "magnitude", rule: str = "divisible"
+    model: nn.Module,
+    pattern: AnyPattern,
+    *,
+    saliency: ModelSaliency = "magnitude",
+    rule: str = "divisible",
+    callback: Counted | None = None,
 ) -> pd.DataFrame:
     """What ``pattern`` would keep of every layer: one row per layer, in the order of the modules. Changes nothing.
 
@@ -27,14 +36,20 @@ def magnitude_report(
     ``reason`` says why a layer is not eligible; its ``retained, ideal, lost_percent`` are NaN. ``total`` is the sum
     of the saliency, ``ideal`` what the best share of each row without structure would retain.
     ``frame.attrs["whole_model"]`` has the sums over the eligible layers and the share of weights that they hold.
-    ``saliency`` may be a mapping from weight name to saliency. Raises ``ValueError`` naming the layer for weights
+    ``saliency`` may be a mapping from weight name to saliency. ``callback`` is called after each layer with how many
+    are done, and of how many; what it raises ends the report. Raises ``ValueError`` naming the layer for weights
     that are not finite or not there yet (lazy layers, the meta device).
 
     >>> magnitude_report(nn.Linear(8, 4), "2:4")[["layer", "channels", "eligible"]].to_dict("records")
     [{'layer': 'weight', 'channels': 8, 'eligible': True}]
     """
     calculate = calculator(pattern)
-    rows = [_row(layer, calculate, saliency, rule) for layer in layer_weights(model)]
+    layers = list(layer_weights(model))
+    rows = []
+    for layer in layers:
+        rows.append(_row(layer, calculate, saliency, rule))
+        if callback is not None:
+            callback(len(rows), len(layers))
     frame = pd.DataFrame(rows, columns=_COLUMNS).astype({"eligible": bool})
     frame["lost_percent"] = measures.lost_percent(frame["retained"], frame["total"])
     frame.attrs = {"pattern": str(calculate), "whole_model": _whole_model(frame)}
