@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,13 +11,13 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from sparselab.plots.columns import finite_rows
-from sparselab.plots.matrices import draw_window, end_of, window_of
+from sparselab.plots.matrices import draw_window, window_of
 from sparselab.plots.style import COLOURS, Figure, style
 
-WINDOW = (16, 24)
+WINDOW = (16, 16)
 """The most rows and channels that a window onto what a pruner made shows."""
 
-_SIDE_BY_SIDE = 3
+_SIDE_BY_SIDE = 4
 
 
 def pruner_bars(frame: pd.DataFrame) -> Figure:
@@ -36,14 +36,14 @@ def pruner_bars(frame: pd.DataFrame) -> Figure:
         sides = figure.subplots(1, 3, sharey=True, width_ratios=(1.5, 1, 1))
         figure.subplots_adjust(left=0.2, right=0.985, bottom=0.62 / room, top=1 - 0.33 / room, wspace=0.1)
         error, change, seconds = sides
-        _draw_bars(error, places, drawn["dense_error_percent"], COLOURS[0], "{:.3g}")
+        ends = drawn[["dense_error_percent", "mask_error_percent"]].max(axis=1)
+        _draw_bars(error, drawn["dense_error_percent"], ends, COLOURS[0], "{:.3g}")
         error.vlines(
             drawn["mask_error_percent"], places - 0.4, places + 0.4, color=COLOURS[1], lw=2, label="mask alone"
         )
-        error.set_xlim(0, 1.28 * _most(drawn[["dense_error_percent", "mask_error_percent"]]))
-        _draw_bars(change, places, drawn["change_percent"], COLOURS[2], "{:.3g}")
-        _draw_bars(seconds, places, drawn["seconds"], "#666666", "{:.2g}")
-        error.set_yticks(places, [end_of(str(name), 18) for name in drawn["pruner"]])
+        _draw_bars(change, drawn["change_percent"], drawn["change_percent"], COLOURS[2], "{:.3g}")
+        _draw_bars(seconds, drawn["seconds"], drawn["seconds"], "#666666", "{:.2g}")
+        error.set_yticks(places, [_start_of(str(name), 16) for name in drawn["pruner"]])
         error.set_ylim(len(drawn) - 0.4, -0.6)
         error.set(title="Reconstruction error", xlabel="%; orange: by the mask alone")
         change.set(title="Change of kept", xlabel="% of their norm")
@@ -51,22 +51,18 @@ def pruner_bars(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-def _draw_bars(axes: Axes, places: NDArray[Any], values: pd.Series[float], colour: str, form: str) -> None:
-    """Bars with their numbers behind them."""
-    most = _most(values)
+def _draw_bars(axes: Axes, values: pd.Series[float], ends: pd.Series[float], colour: str, form: str) -> None:
+    """Bars with their numbers behind them, from ``ends`` on."""
+    places = np.arange(len(values))
     axes.barh(places, values, color=colour, height=0.62, alpha=0.55)
-    for place, value in zip(places, values):
+    for place, value, end in zip(places, values, ends):
         axes.annotate(
-            form.format(value), (value, place), (4, 0), textcoords="offset points", va="center", color="#000000"
+            form.format(value), (end, place), (4, 0), textcoords="offset points", va="center", color="#000000"
         )
-    axes.set_xlim(0, 1.45 * most)
+    axes.set_xlim(0, 1.45 * (float(ends.max()) or 1.0))
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     axes.locator_params(axis="x", nbins=4)
-
-
-def _most(values: pd.Series[float] | pd.DataFrame) -> float:
-    return float(values.to_numpy().max()) or 1.0
 
 
 def pruner_windows(
@@ -81,8 +77,8 @@ def pruner_windows(
 
     ``weights`` is float ``(rows, channels)``; ``pruned`` has for each pruner its mask and the new
     weights, of that shape. Pruned weights are pale with a dot, lines stand between groups of ``m``
-    where it is given. All panels have one scale, from the largest negative (orange) to the largest
-    positive weight (purple) of the window. Raises ``ValueError`` for other shapes and for no pruner.
+    where it is given. Purple is above 0, orange below. All weights have one scale, up to the largest in
+    the window, and so have all changes; the left axes say up to what. Raises ``ValueError`` for other shapes and for no pruner.
     """
     wrong = [name for name, made in pruned.items() if any(each.shape != weights.shape for each in made)]
     if weights.ndim != 2 or not weights.size or wrong or not pruned:
@@ -91,41 +87,57 @@ def pruner_windows(
             f"{f'those of {wrong[0]} have others' if wrong else f'got {len(pruned)} pruners'}"
         )
     rows, channels = window_of(row, weights.shape[0], WINDOW[0]), window_of(channel, weights.shape[1], WINDOW[1])
-    scale = max(float(np.abs(each[rows, channels]).max()) for each in (weights, *(new for _, new in pruned.values())))
+    changes = {name: np.where(mask, new - weights, 0) for name, (mask, new) in pruned.items()}
+    largest = _largest([weights, *(new for _, new in pruned.values())], rows, channels)
+    changed = _largest(changes.values(), rows, channels)
     lines = -(-len(pruned) // _SIDE_BY_SIDE)
     with style():
-        height = 0.15 + 3.95 * lines
-        figure = Figure(figsize=(6.4, height), dpi=100)
-        places = figure.subplots(2 * lines, _SIDE_BY_SIDE, squeeze=False)
-        figure.subplots_adjust(
-            left=0.085, right=0.99, bottom=0.5 / height, top=1 - 0.3 / height, wspace=0.13, hspace=0.33
-        )
-        for axes in places.flat:
-            axes.set_visible(False)
+        figure = Figure(figsize=(6.4, _LINE * lines), dpi=100)
         for number, (name, (mask, new)) in enumerate(pruned.items()):
             line, place = divmod(number, _SIDE_BY_SIDE)
-            above, below = places[2 * line, place], places[2 * line + 1, place]
-            draw_window(above, np.where(mask, new, weights), mask, rows, channels, m, scale)
-            change = np.where(mask, new - weights, 0)
-            draw_window(below, change, mask, rows, channels, m, scale)
-            above.set(title=end_of(name, 20), xlabel="")
-            below.set(title="")
-            if not change.any():
+            above, below = _two_panels(figure, lines - 1 - line, place)
+            draw_window(above, np.where(mask, new, weights), mask, rows, channels, m, largest)
+            draw_window(below, changes[name], mask, rows, channels, m, changed)
+            above.set(title=_start_of(name, 15), xlabel="")
+            below.set(title="", xlabel="input channel")
+            if not changes[name].any():
                 _say_unchanged(below)
-            for axes, what in ((above, "row: weights"), (below, "row: change")):
-                axes.set_visible(True)
+            for axes, what in ((above, f"weights, to {largest:.2g}"), (below, f"change, to {changed:.2g}")):
                 axes.locator_params(nbins=4, integer=True)
-                axes.set_ylabel(what if place == 0 else "")
-                axes.tick_params(labelleft=place == 0)
+                axes.set_ylabel(f"row ({what})" if place == 0 else "")
+                axes.tick_params(labelleft=place == 0, labelbottom=axes is below)
     return figure
+
+
+_LINE = 3.9  # inches of one line of pruners
+
+
+def _two_panels(figure: Figure, line: int, place: int) -> tuple[Axes, Axes]:
+    """Room for weights above their change, in a line counted from below."""
+    inches = figure.get_figheight()
+    left, width = 0.085 + 0.23 * place, 0.21
+    return (
+        figure.add_axes((left, (_LINE * line + 2.12) / inches, width, 1.5 / inches)),
+        figure.add_axes((left, (_LINE * line + 0.5) / inches, width, 1.5 / inches)),
+    )
+
+
+def _largest(matrices: Iterable[NDArray[Any]], rows: slice, channels: slice) -> float:
+    """The largest size in a window of any of ``matrices``."""
+    return max(float(np.abs(each[rows, channels]).max()) for each in matrices)
 
 
 def _say_unchanged(axes: Axes) -> None:
     axes.text(
-        *(0.5, 0.5, "what stays is as it was"),
+        *(0.5, 0.5, "unchanged"),
         transform=axes.transAxes,
         ha="center",
         va="center",
         color="#222222",
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 3},
     )
+
+
+def _start_of(name: str, most: int) -> str:
+    """A pruner's name, cut where its options are long."""
+    return name if len(name) <= most else f"{name[: most - 3]}..."
