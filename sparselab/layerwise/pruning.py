@@ -110,7 +110,7 @@ def prune(
         for context in (torch.no_grad(), evaluating(inner), without_cache(inner), without_nested_tensors(inner)):
             stack.enter_context(context)
         chain = _chain(inner, blocks, batches[0], device)
-        weights = chosen(chain, Names.of(include, exclude), method.calculate)
+        weights = chosen(chain, Names.of(include, exclude), method)
         positions = _positions(batches) if mask == "auto" else mask
         run = _Run(chain, weights, batches, method, positions)
         protocol = run.protocol(strategy, seed)
