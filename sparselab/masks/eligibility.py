@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
-from sparselab.core.layers import is_wrapped
+from sparselab.core.layers import LayerWeight, ModelWeight, Names, TiedWeight, is_wrapped
 from sparselab.core.registry import unknown_name
-from sparselab.core.weight_matrix import channel_dim_of
+from sparselab.core.weight_matrix import channel_dim_of, is_packed, matrix_dims
 from sparselab.masks.calculator import NOTHING_TO_CHOOSE, MaskCalculator
 from sparselab.masks.create import AnyPattern, calculator
 
@@ -56,9 +57,58 @@ def why_not(
     return _RULES[rule](module, weight, channel_dim, calculate)
 
 
+def why_not_pruned(
+    weight: ModelWeight, pattern: AnyPattern | None, rule: str = "divisible", names: Names | None = None
+) -> str | None:
+    """Why ``pattern`` does not prune ``weight`` in its model, or ``None`` when it does.
+
+    As ``why_not``, and what the user's ``names`` say. The adapters of LoRA are pruned only where
+    ``names`` spell them out: they are small, trained while the rest is frozen, and merged in the end.
+    """
+    if isinstance(weight, TiedWeight):
+        return f"tied: the same tensor as {weight.layer.name}, which has a row of its own"
+    if names is not None and (reason := names.why_not(weight)) is not None:
+        return reason
+    if is_adapter(weight) and not (names is not None and names.spell(weight, _ADAPTER)):
+        return "a LoRA adapter: pruned only where include names it (include=['*lora_A*'])"
+    channel_dim = weight.channel_dim if isinstance(weight, LayerWeight) else None
+    found = why_not(weight.module, weight.attribute, pattern, rule, channel_dim=channel_dim)
+    return found if channel_dim is not None else f"{found}: {_what_it_is(weight)}"
+
+
+def is_adapter(weight: ModelWeight) -> bool:
+    """Whether ``weight`` is a part of a low-rank adapter, as PEFT and torchtune name them."""
+    return any(part.lower().startswith(_ADAPTER) for part in weight.name.split("."))
+
+
+_ADAPTER = "lora_"
+
+
+def _what_it_is(weight: ModelWeight) -> str:
+    """What a weight is that no layer is known to multiply its inputs with, and how to have it pruned."""
+    module, kind = weight.module, type(weight.module).__name__
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        return "the rows of an embedding are looked up, not multiplied"
+    if isinstance(module, nn.Bilinear):
+        return "it has two dimensions of input channels, 1 and 2; custom={Bilinear: {'weight': 1}} chooses the first"
+    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        return f"a recurrent layer; custom={{{kind}: ['{weight.attribute}']}} prunes it"
+    if isinstance(module, ParametrizationList):
+        return "a parametrisation computes another tensor from it"
+    if "bias" in weight.attribute:
+        return "a bias is added, not multiplied"
+    if "norm" in kind.lower():
+        return "a norm scales each entry by itself"
+    return (
+        "a raw parameter, and which of its dimensions holds input channels is not known; "
+        f"custom={{{kind}: {{'{weight.attribute}': DIMENSION}}}} says so, and prunes it"
+    )
+
+
 def _divisible(module: nn.Module, weight: Tensor, channel_dim: int, calculate: MaskCalculator | None) -> str | None:
-    channels, outputs = weight.shape[channel_dim], weight.shape[1 - channel_dim]
-    conv_groups = getattr(module, "groups", 1)
+    _, output_dim, channels_at = matrix_dims(weight.ndim, channel_dim)
+    channels, outputs = weight.shape[channels_at], weight.shape[output_dim]
+    conv_groups = 1 if is_packed(weight.ndim, channel_dim) else getattr(module, "groups", 1)
     if channel_dim == 0 and conv_groups > 1:
         channels //= conv_groups
     if calculate is not None:

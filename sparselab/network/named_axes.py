@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from sparselab import saliency as saliency_module
-from sparselab.core.layers import LayerWeight, Names, layer_weights
+from sparselab.core.layers import LayerWeight, Names, layer_weights, model_weights
 from sparselab.core.models import unwrap
 from sparselab.core.patterns import Pattern
 from sparselab.core.weight_matrix import to_matrix
-from sparselab.masks.eligibility import why_not
+from sparselab.masks.eligibility import why_not_pruned
 from sparselab.network.analysis import Analysis, analyse
 from sparselab.network.axes import Indices, leaves_of
 from sparselab.network.free_axes import Axis, free_axes
@@ -115,16 +115,15 @@ def chosen_layers(
     Raises ``ValueError`` for names that match nothing, and for a model that is masked already or
     has weights without values.
     """
-    names, layers = Names.of(include, exclude), list(layer_weights(model))
-    names.check(model, layers)
+    names, weights = Names.of(include, exclude), list(model_weights(model))
+    names.check(model, weights)
+    layers = [weight for weight in weights if isinstance(weight, LayerWeight)]
     for layer in layers:
         if nn.parameter.is_lazy(layer.weight) or layer.weight.is_meta:
             raise ValueError(f"{layer.name!r} has no values yet: load them, or run a lazy layer once, and permute then")
         if hasattr(layer.module, f"__{layer.attribute}_mma_mask"):
             raise ValueError(f"{layer.name!r} is masked already: permute first, then prune (finalize() removes masks)")
-    return [
-        layer for layer in layers if (names.why_not(layer) or why_not(layer.module, layer.attribute, pattern)) is None
-    ]
+    return [layer for layer in layers if why_not_pruned(layer, pattern, names=names) is None]
 
 
 def layer_scores(saliency: ModelSaliency) -> Scores:
