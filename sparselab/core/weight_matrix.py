@@ -58,10 +58,8 @@ def matrix_dims(ndim: int, channel_dim: int) -> tuple[list[int], int, int]:
     (([2, 3], 0, 1), ([0], 1, 2), ([0], 2, 1))
     """
     channels = channel_dim % ndim
-    if is_packed(ndim, channel_dim):
-        outputs = 2 * ndim - 3 - channels
-    else:
-        outputs = 1 if channels == 0 else 0
+    pair = (ndim - 2, ndim - 1) if is_packed(ndim, channel_dim) else (0, 1)
+    outputs = pair[1] if channels == pair[0] else pair[0]
     return [dim for dim in range(ndim) if dim not in (outputs, channels)], outputs, channels
 
 

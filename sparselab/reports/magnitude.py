@@ -61,15 +61,15 @@ def _row(layer: ModelWeight, calculate: MaskCalculator, saliency: ModelSaliency,
     """What ``_COLUMNS`` say of one weight."""
     reason = why_not_pruned(layer, calculate, rule)
     weight = values_of(layer)
-    kept = (float("nan"),) * 2
+    kept = (float("nan"), float("nan"))
     if isinstance(layer, LayerWeight):
         criterion = "magnitude" if reason else saliency_module.for_layer(saliency, layer.name)
         scores = _scores(layer, weight, criterion)
-        sizes, note = to_matrix(scores, layer.channel_dim).shape, layer.note
+        rows, channels, note = *to_matrix(scores, layer.channel_dim).shape, layer.note
         kept = kept if reason else _kept(layer, weight, scores, calculate)
     else:
-        scores, sizes, note = saliency_module.scores(weight), kept, ""
-    size = (tuple(weight.shape), *sizes, weight.numel())
+        scores, rows, channels, note = saliency_module.scores(weight), *kept, ""
+    size = (tuple(weight.shape), rows, channels, weight.numel())
     total = float(scores.sum(dtype=torch.float64))
     return (layer.name, type(layer.module).__name__, *size, reason is None, reason or "", total, *kept, note)
 
