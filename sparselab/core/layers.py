@@ -103,20 +103,25 @@ class Names:
 _ATTRIBUTES = ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", *EXPERT_WEIGHTS)
 
 
-def layer_weights(model: nn.Module, custom: Custom | None = None) -> Iterator[LayerWeight]:
+def layer_weights(
+    model: nn.Module, custom: Custom | None = None, traced: Mapping[str, int] | None = None
+) -> Iterator[LayerWeight]:
     """Every weight of a Linear, convolution or attention layer and of packed experts, tied ones once.
 
     In the order of the modules. ``custom`` adds layer types of your own, each with the names of its
-    weights, whose input channels are in dimension 1, or with their dimensions by name. Raises
+    weights, whose input channels are in dimension 1, or with their dimensions by name. ``traced``
+    has the dimensions of others, by full name, that a trace of the model told. Raises
     ``ValueError`` for a dimension that a weight does not have, or that contradicts what is known.
 
     >>> [layer.name for layer in layer_weights(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Conv2d(8, 8, 3)))]
     ['0.weight', '2.weight']
     """
-    return (weight for weight in model_weights(model, custom) if isinstance(weight, LayerWeight))
+    return (weight for weight in model_weights(model, custom, traced) if isinstance(weight, LayerWeight))
 
 
-def model_weights(model: nn.Module, custom: Custom | None = None) -> Iterator[ModelWeight]:
+def model_weights(
+    model: nn.Module, custom: Custom | None = None, traced: Mapping[str, int] | None = None
+) -> Iterator[ModelWeight]:
     """Every floating-point parameter of two or more dimensions, and every weight of ``layer_weights``.
 
     Once each, in the order of the modules; an embedding that is the weight of a layer too has a
@@ -126,7 +131,7 @@ def model_weights(model: nn.Module, custom: Custom | None = None) -> Iterator[Mo
     >>> [weight.name for weight in model_weights(nn.ModuleDict({"e": nn.Embedding(9, 8), "fc": nn.Linear(8, 8)}))]
     ['e.weight', 'fc.weight']
     """
-    layers = list(_layers(model, custom))
+    layers = list(_layers(model, custom or {}, traced or {}))
     by_module: dict[int, list[LayerWeight]] = {}
     for layer in layers:
         by_module.setdefault(id(layer.module), []).append(layer)
@@ -148,9 +153,9 @@ def model_weights(model: nn.Module, custom: Custom | None = None) -> Iterator[Mo
             yield weight if tied is None else TiedWeight(weight.name, module, attribute, tied)
 
 
-def _layers(model: nn.Module, custom: Custom | None) -> Iterator[LayerWeight]:
+def _layers(model: nn.Module, custom: Custom, traced: Mapping[str, int]) -> Iterator[LayerWeight]:
     """What ``layer_weights`` says."""
-    _check_custom(model, custom or {})
+    _check_custom(model, custom)
     embeddings = {
         id(module.weight): _joined(prefix, "weight")
         for prefix, module in model.named_modules()
@@ -158,24 +163,36 @@ def _layers(model: nn.Module, custom: Custom | None) -> Iterator[LayerWeight]:
     }
     seen: set[int] = set()
     for prefix, module in model.named_modules():
-        own = _custom_dims(module, custom or {})
-        for attribute in dict.fromkeys((*_ATTRIBUTES, *own)):
-            channel_dim = channel_dim_of(module, attribute)
-            by_user = channel_dim is None and attribute in own
-            channel_dim = own[attribute] if by_user else channel_dim
+        told = {
+            **{name: (dim, "custom") for name, dim in _custom_dims(module, custom).items()},
+            **{
+                name: (traced[full], "traced")
+                for name in module._parameters
+                if (full := _joined(prefix, name)) in traced
+            },
+        }
+        for attribute in dict.fromkeys((*_ATTRIBUTES, *told)):
+            known = channel_dim_of(module, attribute)
+            channel_dim, by = told.get(attribute, (None, "")) if known is None else (known, "")
             weight = getattr(module, attribute, None) if channel_dim is not None else None
             if channel_dim is None or not isinstance(weight, Tensor) or id(weight) in seen:
                 continue
             if attribute in module._parameters:  # what a parametrisation computes dies here, and its id is used again
                 seen.add(id(weight))
-            note = _note(module, weight, channel_dim, embeddings.get(id(weight)), by_user=by_user)
+            note = (
+                _NOTES[by].format(channel_dim % weight.ndim) if by else _note(module, weight, channel_dim, embeddings)
+            )
             yield LayerWeight(_joined(prefix, attribute), module, attribute, channel_dim, note)
 
 
-def _note(module: nn.Module, weight: Tensor, channel_dim: int, embedding: str | None, *, by_user: bool) -> str:
-    if by_user:
-        return f"input channels in dimension {channel_dim}: custom"
-    if embedding is not None:
+_NOTES = {
+    "custom": "input channels in dimension {}: custom",
+    "traced": "packed matrices, input channels in dimension {}: the traced graph sums over it",
+}
+
+
+def _note(module: nn.Module, weight: Tensor, channel_dim: int, embeddings: Mapping[int, str]) -> str:
+    if (embedding := embeddings.get(id(weight))) is not None:
         return f"tied: {embedding} is the same tensor, so what is pruned here is pruned there"
     return told_by(module, weight, channel_dim) if channel_dim < 0 else ""
 

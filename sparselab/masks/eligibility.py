@@ -87,6 +87,12 @@ _ADAPTER = "lora_"
 def _what_it_is(weight: ModelWeight) -> str:
     """What a weight is that no layer is known to multiply its inputs with, and how to have it pruned."""
     module, kind = weight.module, type(weight.module).__name__
+    if is_raw(weight):
+        trace = ", and so do example_inputs of a Sparsifier if a trace shows it" if weight.weight.ndim == 3 else ""
+        return (
+            "a raw parameter, and which of its dimensions holds input channels is not known; "
+            f"custom={{{kind}: {{'{weight.attribute}': DIMENSION}}}} says so, and prunes it{trace}"
+        )
     if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
         return "the rows of an embedding are looked up, not multiplied"
     if isinstance(module, nn.Bilinear):
@@ -97,12 +103,14 @@ def _what_it_is(weight: ModelWeight) -> str:
         return "a parametrisation computes another tensor from it"
     if "bias" in weight.attribute:
         return "a bias is added, not multiplied"
-    if "norm" in kind.lower():
-        return "a norm scales each entry by itself"
-    return (
-        "a raw parameter, and which of its dimensions holds input channels is not known; "
-        f"custom={{{kind}: {{'{weight.attribute}': DIMENSION}}}} says so, and prunes it"
-    )
+    return "a norm scales each entry by itself"
+
+
+def is_raw(weight: ModelWeight) -> bool:
+    """Whether nothing is known of ``weight`` but that it is a parameter of its module."""
+    known = (nn.Embedding, nn.EmbeddingBag, nn.Bilinear, nn.RNNBase, nn.RNNCellBase, ParametrizationList)
+    named = "bias" in weight.attribute or "norm" in type(weight.module).__name__.lower()
+    return not (isinstance(weight, (LayerWeight, TiedWeight)) or isinstance(weight.module, known) or named)
 
 
 def _divisible(module: nn.Module, weight: Tensor, channel_dim: int, calculate: MaskCalculator | None) -> str | None:

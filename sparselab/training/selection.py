@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from torch import nn
 
@@ -13,12 +14,13 @@ from sparselab.masks.eligibility import why_not_pruned
 
 @dataclass(frozen=True)
 class Selection:
-    """The user's choice of layers."""
+    """The user's choice of layers, and what a trace of the model told about others (``model_weights``)."""
 
     names: Names
     layer_types: tuple[type[nn.Module], ...] | None = None
     custom: Custom | None = None
     rule: str = "divisible"
+    traced: Mapping[str, int] = field(default_factory=dict)
 
     def __call__(
         self, model: nn.Module, calculator: MaskCalculator | None
@@ -29,9 +31,13 @@ class Selection:
 
         Raises ``ValueError`` for a name that matches nothing in the model.
         """
-        weights = list(model_weights(model, self.custom))
+        weights = list(self.weights(model))
         self.names.check(model, weights)
         return {weight.name: (weight, self._why_not(weight, calculator)) for weight in weights}
+
+    def weights(self, model: nn.Module) -> Iterator[ModelWeight]:
+        """Every weight of ``model``, chosen or not."""
+        return model_weights(model, self.custom, self.traced)
 
     def _why_not(self, weight: ModelWeight, calculator: MaskCalculator | None) -> str | None:
         listed = self.layer_types is None or isinstance(weight, TiedWeight)

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from sparselab.core.layers import Custom, LayerWeight, ModelWeight, Names, is_wrapped, layer_weights, model_weights
 from sparselab.core.models import unwrap
 from sparselab.masks import AnyPattern
-from sparselab.masks.eligibility import is_adapter
+from sparselab.masks.eligibility import is_adapter, is_raw
 from sparselab.permutation.strategy import Strategy
 from sparselab.pruners import Pruner
 from sparselab.saliency import ModelSaliency
@@ -56,7 +56,8 @@ class Sparsifier:
     Low-rank adapters (LoRA) are pruned only where ``include`` spells them out, and an embedding
     that is tied to a layer is pruned with it; either is said once in the log (``sparselab``).
 
-    Given ``example_inputs``, what the model takes, channels are permuted before the first masks are
+    Given ``example_inputs``, what the model takes, a trace tells the input channels of packed
+    parameters of modules that are not known, and channels are permuted before the first masks are
     computed, by the strategy ``permutation`` (``None``: never); ``permutation_report`` says what
     that did. The state of attached optimizers and scores given as ``saliency`` move along; other
     copies of the weights (an EMA) must be made afterwards.
@@ -103,7 +104,8 @@ class Sparsifier:
         self.permutation_report: PermutationReport | None = None
         self.step: int | None = None
         types = None if layer_types is None else tuple(layer_types)
-        self._choose = Selection(Names.of(include, exclude), types, custom, rule)
+        traced = _packed_by_trace(self.model, example_inputs, custom)
+        self._choose = Selection(Names.of(include, exclude), types, custom, rule, traced)
         chosen = self._choose(self.model, choice.calculator)
         self._reasons = {name: reason for name, (_, reason) in chosen.items()}
         layers = [layer for layer, reason in chosen.values() if reason is None and isinstance(layer, LayerWeight)]
@@ -151,7 +153,7 @@ class Sparsifier:
         """
         masked = self.weights.any_masked()
         rows = []
-        for layer in model_weights(self.model, self._choose.custom):
+        for layer in self._choose.weights(self.model):
             reason = self._reasons.get(layer.name, "added after the Sparsifier was made")
             shape = () if nn.parameter.is_lazy(layer.weight) else tuple(layer.weight.shape)
             unknown = float("nan") if masked and reason is None else 1.0
@@ -334,6 +336,21 @@ class Sparsifier:
 
 
 _COLUMNS = ["layer", "shape", "eligible", "reason", "density", "retained_percent", "note"]
+
+
+def _packed_by_trace(model: nn.Module, example_inputs: Any, custom: Custom | None) -> dict[str, int]:
+    """The input channels of packed parameters that neither their modules nor ``custom`` tell, read off a trace."""
+    others = [weight.name for weight in model_weights(model, custom) if is_raw(weight) and weight.weight.ndim == 3]
+    if example_inputs is None or not others:
+        return {}
+    from sparselab.network.contracted import packed_channel_dims
+    from sparselab.network.tracing import UntraceableError
+
+    try:
+        return packed_channel_dims(model, example_inputs, others)
+    except UntraceableError as error:
+        _log.warning("input channels of %s, ... stay unknown: %s", others[0], error)
+        return {}
 
 
 def _note(weight: ModelWeight) -> str:

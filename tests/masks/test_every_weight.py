@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -68,7 +69,7 @@ PLAIN = {
     "half, and quantised ids": lambda: nn.ModuleDict({"e": nn.Embedding(4, 4).half(), "l": nn.Linear(8, 8).bfloat16()}),
 }  # fmt: skip
 WHOLE = {
-    **{name: lambda name=name: transformer(name, **{**DECODER, **options}) for name, options in EXPERTS.items()},
+    **{name: partial(transformer, name, **{**DECODER, **options}) for name, options in EXPERTS.items()},
     "XLNet": lambda: transformer("XLNet", "Model", d_model=16, n_layer=1, n_head=2, d_inner=24, vocab_size=32),
     "T5": lambda: transformer("T5", "ForConditionalGeneration", d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2, vocab_size=32),
     "Bert": lambda: transformer("Bert", "ForMaskedLM", **SIZES, vocab_size=32),
@@ -323,3 +324,59 @@ def test_a_tied_embedding_is_said_to_be_pruned_through_the_head(head_first, capl
     assert sl.magnitude_report(model, "2:4").attrs["whole_model"]["weights"] == 256
     assert list(sparsifier.masks) == ["head.weight"]
     assert channel_dim_of(embedding, "weight") is None
+
+
+# ------------------------------------------------------------------------------------------- told by the traced graph
+
+
+class Heads(nn.Module):
+    """Packed matrices in ways that a trace can follow, and parameters that are no packed matrices."""
+
+    def __init__(self):
+        super().__init__()
+        sizes = {
+            "summed": (2, 8, 12),
+            "turned": (2, 12, 8),
+            "picked": (2, 8, 8),
+            "chosen": (2, 16, 8),
+            "two": (8, 2, 4),
+        }
+        for name, size in {**sizes, "added": (2, 8, 8), "both": (2, 8, 8), "unused": (2, 8, 8)}.items():
+            self.register_parameter(name, nn.Parameter(torch.randn(size)))
+
+    def forward(self, x):  # (batch, 8)
+        y = torch.einsum("bi,hio->hbo", x, self.summed)
+        y = torch.bmm(y, self.turned)
+        y = sum(torch.nn.functional.linear(y[head], self.picked[head]) for head in range(2))
+        y = torch.matmul(self.chosen[torch.tensor([1, 0])], y.T).sum((0, 2))[:8] + y
+        z = torch.einsum("bi,ihd->bhd", y, self.two).flatten(1)
+        return (z @ (self.added + 1)) @ self.both @ self.both.mT
+
+
+def test_a_trace_tells_which_dimension_packed_matrices_sum_over():
+    model, x = Heads().eval(), torch.randn(4, 8)
+    told = {"summed": 1, "turned": 1, "picked": 2, "chosen": 2}
+    plain = sl.Sparsifier(Heads(), "2:4").frame()
+    assert not plain["eligible"].any()
+    assert plain["reason"].str.contains("example_inputs of a Sparsifier").all()
+    sparsifier = sl.Sparsifier(model, "2:4", example_inputs=x)
+    frame = sparsifier.frame().set_index("layer")
+    assert set(frame.index[frame["eligible"]]) == set(told)
+    for name, dim in told.items():
+        assert frame.loc[name, "note"].startswith(f"packed matrices, input channels in dimension {dim}: the traced")
+    sparsifier.compute()
+    assert sl.check(model, custom={Heads: told}).set_index("layer").loc[list(told), "sparse"].all()
+    # an oracle: with x silent in a channel, what sums over it has no gradient there
+    x[:, 3] = 0
+    model(x).square().sum().backward()
+    assert float(model.summed.grad[:, 3].abs().max()) == 0
+
+
+def test_what_cannot_be_traced_stays_unknown_and_says_so(caplog):
+    class Stubborn(Heads):
+        def forward(self, x):
+            return super().forward(x) if float(x.sum()) > 0 else x
+
+    frame = sl.Sparsifier(Stubborn(), "2:4", example_inputs=torch.randn(4, 8)).frame()
+    assert not frame["eligible"].any()
+    assert any("input channels of summed, ... stay unknown" in record.message for record in caplog.records)

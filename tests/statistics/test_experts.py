@@ -16,8 +16,13 @@ from sparselab.statistics import InputNorms, SecondMoments, collect, reconstruct
 transformers = pytest.importorskip("transformers", reason="needs the extra 'zoo'")
 
 DECODER = {
-    **{"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2},
-    **{"num_key_value_heads": 2, "vocab_size": 32, "pad_token_id": 0},
+    "hidden_size": 8,
+    "intermediate_size": 12,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "vocab_size": 32,
+    "pad_token_id": 0,
 }
 EXPERTS = {
     "Mixtral": {"num_local_experts": 4},
@@ -199,12 +204,34 @@ def test_statistics_of_experts_follow_a_move(channel_dim):
         SecondMoments(moments.sums, (9, 0, 9), shape, channel_dim).rows(rows)
 
 
+def test_statistics_follow_a_permutation_through_experts():
+    """What was collected before, moved, is what would be collected after."""
+    model, batches = model_of("Llama4"), [batch()]
+    found = collect(model, batches, KINDS)
+    report = sl.permute(model, batches[0], "2:4", strategy="channel_swap")
+    experts = [name for name in packed_of(model) if name in set(report.weights["weight"])]
+    assert set(report.plan.moved(found[SecondMoments])) >= set(experts) == set(packed_of(model))
+    assert {name for move in report.plan.moves for name in move.names} >= set(experts)
+    after = collect(model, batches, KINDS)
+    for kind, value in ((SecondMoments, "sums"), (InputNorms, "norms")):
+        moved = report.plan.moved(found[kind])
+        for name in experts:
+            torch.testing.assert_close(
+                getattr(moved[name], value), getattr(after[kind][name], value), rtol=1e-3, atol=1e-4
+            )
+    # what the report counts on is what masks retain
+    rows = sl.magnitude_report(model, "2:4").set_index("layer")
+    axes = report.frame[report.frame["consumers"].map(lambda names: set(names) <= set(experts) and len(names) > 0)]
+    for axis in axes[axes["retained"].notna()].itertuples():
+        assert rows.loc[list(axis.consumers), "retained"].sum() == pytest.approx(axis.retained, rel=1e-5)
+
+
 def test_memory_is_that_of_every_expert():
     model = model_of("Mixtral")
     needed = 4 * 4 * 8 * 8  # gate_up_proj in float32, and as much again for what one call adds
     layers = ["*gate_up_proj"]
     collect(model, [batch()], [SecondMoments], layers=layers, max_bytes=2 * needed)
-    with pytest.raises(ValueError, match="SecondMoments of 1 weights take 2.0 KiB"):
+    with pytest.raises(ValueError, match=r"SecondMoments of 1 weights take 2\.0 KiB"):
         collect(model, [batch()], [SecondMoments], layers=layers, max_bytes=2 * needed - 1)
 
 
