@@ -37,16 +37,14 @@ def is_parallel(module: nn.Module) -> bool:
 
 def expert_channel_dim(module: nn.Module, name: str) -> int | None:
     """The input-channel dimension, -1 or -2, of packed experts; ``None`` for all else."""
+    if is_parallel(module):
+        return -1 if name == "weight" else None
+    if name not in EXPERT_WEIGHTS or not (is_routed(module) or is_llama4(module)):
+        return None
     parameter = module._parameters.get(name)
     if parameter is None or nn.parameter.is_lazy(parameter) or parameter.ndim != 3:
         return None
-    if is_parallel(module):
-        return -1 if name == "weight" else None
-    if name not in EXPERT_WEIGHTS:
-        return None
-    if is_routed(module):
-        return -2 if cast("Any", module).is_transposed else -1
-    return -2 if is_llama4(module) else None
+    return -2 if is_llama4(module) or cast("Any", module).is_transposed else -1
 
 
 def told_by(module: nn.Module, parameter: Tensor, channel_dim: int) -> str:

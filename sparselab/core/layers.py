@@ -156,54 +156,56 @@ def model_weights(
 def _layers(model: nn.Module, custom: Custom, traced: Mapping[str, int]) -> Iterator[LayerWeight]:
     """What ``layer_weights`` says."""
     _check_custom(model, custom)
-    embeddings = {
-        id(module.weight): _joined(prefix, "weight")
+    others = {  # the names by which other modules have the tensors that may be layers' weights
+        id(parameter): _joined(prefix, name)
         for prefix, module in model.named_modules()
-        if isinstance(module, (nn.Embedding, nn.EmbeddingBag))
+        for name, parameter in module.named_parameters(recurse=False)
+        if channel_dim_of(module, name) is None
     }
     seen: set[int] = set()
     for prefix, module in model.named_modules():
-        told = {
-            **{name: (dim, "custom") for name, dim in _custom_dims(module, custom).items()},
-            **{
-                name: (traced[full], "traced")
-                for name in module._parameters
-                if (full := _joined(prefix, name)) in traced
-            },
-        }
+        told = _told(prefix, module, custom, traced)
         for attribute in dict.fromkeys((*_ATTRIBUTES, *told)):
             known = channel_dim_of(module, attribute)
-            channel_dim, by = told.get(attribute, (None, "")) if known is None else (known, "")
+            channel_dim, note = told.get(attribute, (None, "")) if known is None else (known, "")
             weight = getattr(module, attribute, None) if channel_dim is not None else None
             if channel_dim is None or not isinstance(weight, Tensor) or id(weight) in seen:
                 continue
             if attribute in module._parameters:  # what a parametrisation computes dies here, and its id is used again
                 seen.add(id(weight))
-            note = (
-                _NOTES[by].format(channel_dim % weight.ndim) if by else _note(module, weight, channel_dim, embeddings)
-            )
+            if known is not None:
+                note = _note(module, weight, known, others)
             yield LayerWeight(_joined(prefix, attribute), module, attribute, channel_dim, note)
 
 
-_NOTES = {
-    "custom": "input channels in dimension {}: custom",
-    "traced": "packed matrices, input channels in dimension {}: the traced graph sums over it",
-}
+def _told(prefix: str, module: nn.Module, custom: Custom, traced: Mapping[str, int]) -> dict[str, tuple[int, str]]:
+    """The input-channel dimensions that were told of weights of ``module``, each with a note of who did."""
+    found: dict[str, tuple[int, str]] = {}
+    for name, _ in module.named_parameters(recurse=False) if traced else ():
+        if (dim := traced.get(_joined(prefix, name))) is not None:
+            found[name] = (
+                dim,
+                f"packed matrices, input channels in dimension {dim % 3}: the traced graph sums over it",
+            )
+    for name, given in _custom_dims(module, custom).items():
+        dim = 1 if given is None else given
+        found[name] = (dim, f"input channels in dimension {dim}: custom")
+    return found
 
 
-def _note(module: nn.Module, weight: Tensor, channel_dim: int, embeddings: Mapping[int, str]) -> str:
-    if (embedding := embeddings.get(id(weight))) is not None:
-        return f"tied: {embedding} is the same tensor, so what is pruned here is pruned there"
+def _note(module: nn.Module, weight: Tensor, channel_dim: int, others: Mapping[int, str]) -> str:
+    if (other := others.get(id(weight))) is not None:
+        return f"tied: {other} is the same tensor, so what is pruned here is pruned there"
     return told_by(module, weight, channel_dim) if channel_dim < 0 else ""
 
 
-def _custom_dims(module: nn.Module, custom: Custom) -> dict[str, int]:
-    """The input-channel dimensions that ``custom`` gives for the weights of ``module``."""
-    found: dict[str, int] = {}
+def _custom_dims(module: nn.Module, custom: Custom) -> dict[str, int | None]:
+    """The weights of ``module`` that ``custom`` names, with their input-channel dimensions where it gives them."""
+    found: dict[str, int | None] = {}
     for kind, names in custom.items():
         if isinstance(module, kind):
             names = (names,) if isinstance(names, str) else names
-            found.update(names if isinstance(names, Mapping) else dict.fromkeys(names, 1))
+            found.update(names if isinstance(names, Mapping) else dict.fromkeys(names))
     return found
 
 
@@ -217,25 +219,25 @@ def _check_custom(model: nn.Module, custom: Custom) -> None:
     has: dict[str, bool] = {}
     for module in model.modules():
         for name, dim in _custom_dims(module, custom).items():
-            weight = getattr(module, name, None)
             label = f"{type(module).__name__}.{name}"
             has[label] = has.get(label, False) or hasattr(module, name)
+            weight = getattr(module, name, None)
             if isinstance(weight, Tensor) and not nn.parameter.is_lazy(weight):
-                _check_dimension(label, weight, dim, channel_dim_of(module, name), custom)
+                _check_dimension(label, weight, dim, channel_dim_of(module, name))
     for label, there in has.items():
         if not there:
             raise ValueError(f"custom names {label}, which no module of the model has")
 
 
-def _check_dimension(label: str, weight: Tensor, dim: int, known: int | None, custom: Custom) -> None:
+def _check_dimension(label: str, weight: Tensor, given: int | None, known: int | None) -> None:
+    dim = 1 if given is None else given
     whole = isinstance(dim, int) and not isinstance(dim, bool)
     if not whole or weight.ndim < 2 or not -weight.ndim <= dim < weight.ndim:
         raise ValueError(
             f"custom: dimension {dim!r} of {label}, of shape {tuple(weight.shape)}, cannot be that of its input channels; "
             "a weight has two or more dimensions, numbered from 0"
         )
-    explicit = any(isinstance(names, Mapping) for names in custom.values())
-    if explicit and known is not None and (dim - known) % weight.ndim:
+    if given is not None and known is not None and (given - known) % weight.ndim:
         raise ValueError(
             f"custom: dimension {dim} of {label} is given as that of its input channels; it is {known % weight.ndim}"
         )

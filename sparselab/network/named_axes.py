@@ -136,7 +136,8 @@ def layer_scores(saliency: ModelSaliency) -> Scores:
     def scores(layer: LayerWeight) -> Rows:
         weight, criterion = layer.weight.detach(), saliency_module.for_layer(saliency, layer.name)
         plain = isinstance(criterion, str) and criterion == "magnitude"
-        matrix = to_matrix(weight if plain else saliency_module.scores(weight, criterion), layer.channel_dim)
+        values = weight if plain else saliency_module.layer_scores(weight, saliency, layer.name)
+        matrix = to_matrix(values, layer.channel_dim)
 
         def read(rows: Indices | slice) -> Tensor:
             part = matrix[rows if isinstance(rows, slice) else torch.from_numpy(rows).to(matrix.device)]
@@ -149,9 +150,7 @@ def layer_scores(saliency: ModelSaliency) -> Scores:
 
 def whole_scores(layer: LayerWeight, saliency: ModelSaliency) -> Tensor:
     """The scores of a layer's weight, in its shape; ``ValueError`` where one is not finite."""
-    return _finite(
-        saliency_module.scores(layer.weight.detach(), saliency_module.for_layer(saliency, layer.name)), layer
-    )
+    return _finite(saliency_module.layer_scores(layer.weight.detach(), saliency, layer.name), layer)
 
 
 def _finite(scores: Tensor, layer: LayerWeight) -> Tensor:

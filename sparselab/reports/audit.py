@@ -151,7 +151,7 @@ def _of_module(model: nn.Module, custom: Custom | None) -> Iterator[_Stored]:
         if isinstance(layer, LayerWeight):
             yield _Stored(weight.name, values_of(weight), (layer.channel_dim,))
         else:
-            yield _Stored(weight.name, values_of(weight), (), f"not judged: {why_not_pruned(weight, None)}")
+            yield _Stored(weight.name, values_of(weight), (), why_not_pruned(weight, None) or "")
 
 
 def _load_state(path: Path) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from sparselab.core.weight_matrix import to_matrix
 from sparselab.masks import AnyPattern, MaskCalculator, calculator, create_mask
 from sparselab.masks.eligibility import why_not_pruned
 from sparselab.reports.values import values_of
-from sparselab.saliency import ModelSaliency, Saliency
+from sparselab.saliency import ModelSaliency
 
 
 def magnitude_report(
@@ -63,8 +63,7 @@ def _row(layer: ModelWeight, calculate: MaskCalculator, saliency: ModelSaliency,
     weight = values_of(layer)
     kept = (float("nan"), float("nan"))
     if isinstance(layer, LayerWeight):
-        criterion = "magnitude" if reason else saliency_module.for_layer(saliency, layer.name)
-        scores = _scores(layer, weight, criterion)
+        scores = saliency_module.layer_scores(weight, "magnitude" if reason else saliency, layer.name)
         rows, channels, note = *to_matrix(scores, layer.channel_dim).shape, layer.note
         kept = kept if reason else _kept(layer, weight, scores, calculate)
     else:
@@ -72,13 +71,6 @@ def _row(layer: ModelWeight, calculate: MaskCalculator, saliency: ModelSaliency,
     size = (tuple(weight.shape), rows, channels, weight.numel())
     total = float(scores.sum(dtype=torch.float64))
     return (layer.name, type(layer.module).__name__, *size, reason is None, reason or "", total, *kept, note)
-
-
-def _scores(layer: LayerWeight, weight: Tensor, criterion: Saliency) -> Tensor:
-    try:
-        return saliency_module.scores(weight, criterion)
-    except ValueError as error:
-        raise ValueError(f"layer {layer.name!r}: {error}") from error
 
 
 def _kept(layer: LayerWeight, weight: Tensor, scores: Tensor, calculate: MaskCalculator) -> tuple[float, float]:

@@ -73,6 +73,7 @@ WHOLE = {
     "XLNet": lambda: transformer("XLNet", "Model", d_model=16, n_layer=1, n_head=2, d_inner=24, vocab_size=32),
     "T5": lambda: transformer("T5", "ForConditionalGeneration", d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2, vocab_size=32),
     "Bert": lambda: transformer("Bert", "ForMaskedLM", **SIZES, vocab_size=32),
+    "CLIPText": lambda: transformer("CLIPText", "Model", **SIZES, vocab_size=32, projection_dim=8, max_position_embeddings=8),
     "GPT2": lambda: transformer("GPT2", "LMHeadModel", n_embd=16, n_layer=1, n_head=2, vocab_size=32, n_positions=16),
 }  # fmt: skip
 
@@ -214,6 +215,12 @@ def test_custom_says_where_the_input_channels_are(custom):
     assert torch.equal(groups.sum(-1), torch.full((len(groups),), 2))
     assert sl.check(model, custom=custom)["sparse"].all()
     assert not sl.check(model)["sparse"].all()
+
+
+def test_custom_by_name_alone_leaves_known_dimensions_as_they_are():
+    model = nn.Sequential(nn.ConvTranspose2d(8, 8, 1), Turned())
+    custom = {nn.ConvTranspose2d: ["weight"], Turned: {"weight": 0}}
+    assert sl.check(model, custom=custom)["channel_dim"].tolist() == [0, 0]
 
 
 def test_custom_that_no_weight_can_be():
