@@ -61,15 +61,16 @@ def _row(layer: ModelWeight, calculate: MaskCalculator, saliency: ModelSaliency,
     """What ``_COLUMNS`` say of one weight."""
     reason = why_not_pruned(layer, calculate, rule)
     weight = values_of(layer)
-    kept = (float("nan"), float("nan"))
+    kept, sizes, note = (float("nan"),) * 2, (float("nan"),) * 2, ""
     if isinstance(layer, LayerWeight):
         scores = saliency_module.layer_scores(weight, "magnitude" if reason else saliency, layer.name)
-        rows, channels, note = *to_matrix(scores, layer.channel_dim).shape, layer.note
+        matrix, note = to_matrix(scores, layer.channel_dim), layer.note
+        sizes = (len(matrix), matrix.shape[1])
         kept = kept if reason else _kept(layer, weight, scores, calculate)
     else:
-        scores, rows, channels, note = saliency_module.scores(weight), *kept, ""
-    size = (tuple(weight.shape), rows, channels, weight.numel())
-    total = float(scores.sum(dtype=torch.float64))
+        matrix = saliency_module.scores(weight)
+    size = (tuple(weight.shape), *sizes, weight.numel())
+    total = float(matrix.sum(dtype=torch.float64))
     return (layer.name, type(layer.module).__name__, *size, reason is None, reason or "", total, *kept, note)
 
 

@@ -64,7 +64,7 @@ def _tokens(module: nn.Module, flat: Tensor, rest: list[Any]) -> tuple[Tensor, .
         return tuple((chosen == number).any(-1).nonzero().flatten() for number in range(_count(module)))
     everything = torch.arange(len(flat), device=flat.device)
     if is_parallel(module):
-        return everything.split(list(rest[0]))
+        return tuple(torch.split(everything, list(rest[0])))
     return everything.chunk(_count(module))  # Llama 4 calls with all tokens, once for every expert
 
 
