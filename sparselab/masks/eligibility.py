@@ -88,7 +88,7 @@ def _what_it_is(weight: ModelWeight) -> str:
     """What a weight is that no layer is known to multiply its inputs with, and how to have it pruned."""
     module, kind = weight.module, type(weight.module).__name__
     if is_raw(weight):
-        trace = ", and so do example_inputs of a Sparsifier if a trace shows it" if weight.weight.ndim == 3 else ""
+        trace = ", and so do example_inputs of a Sparsifier if a trace shows it" if may_be_packed(weight) else ""
         return (
             "a raw parameter, and which of its dimensions holds input channels is not known; "
             f"custom={{{kind}: {{'{weight.attribute}': DIMENSION}}}} says so, and prunes it{trace}"
@@ -113,6 +113,12 @@ def is_raw(weight: ModelWeight) -> bool:
     return not (isinstance(weight, (LayerWeight, TiedWeight)) or isinstance(weight.module, known) or named)
 
 
+def may_be_packed(weight: ModelWeight) -> bool:
+    """Whether a raw ``weight`` may be several matrices in one parameter, which a trace can tell."""
+    shape = weight.weight.shape
+    return is_raw(weight) and len(shape) == 3 and shape[0] > 1
+
+
 def _divisible(module: nn.Module, weight: Tensor, channel_dim: int, calculate: MaskCalculator | None) -> str | None:
     _, output_dim, channels_at = matrix_dims(weight.ndim, channel_dim)
     channels, outputs = weight.shape[channels_at], weight.shape[output_dim]
@@ -131,7 +137,9 @@ def _asp(module: nn.Module, weight: Tensor, channel_dim: int, calculate: MaskCal
         return f"dtype {weight.dtype} is neither float32 nor float16"
     if not weight.requires_grad:
         return "frozen: it does not require a gradient"
-    for dim, multiple in ((0, 8), (1, 16)):
+    _, *packed = matrix_dims(weight.ndim, channel_dim)
+    dims = packed if is_packed(weight.ndim, channel_dim) else (0, 1)
+    for dim, multiple in zip(dims, (8, 16), strict=True):
         if weight.shape[dim] % multiple:
             return f"size({dim}) = {weight.shape[dim]} is not a multiple of {multiple}"
     return _divisible(module, weight, channel_dim, calculate)

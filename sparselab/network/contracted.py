@@ -41,13 +41,13 @@ class _Uses:
 def packed_channel_dims(model: nn.Module, example_inputs: Any, names: Iterable[str]) -> dict[str, int]:
     """The ``channel_dim``, -1 or -2, of those of the parameters called ``names`` that are packed matrices.
 
-    These have three dimensions, the first of which numbers matrices, and every use of them is a
+    All have three dimensions. The first of packed ones numbers matrices, and every use of them is a
     product that sums over the same one of the other two. The model is traced on ``example_inputs``
     and left as it was. Raises ``UntraceableError``.
     """
     with evaluating(model):
         graph = trace(model, example_inputs)
-    wanted = {name for name in names if model.get_parameter(name).ndim == 3}
+    wanted = set(names)
     parts: dict[Node, _Part] = {}
     uses = {name: _Uses() for name in wanted}
     for node in graph.module.graph.nodes:

@@ -120,7 +120,9 @@ def _kernel_refusal(weight: Tensor, calculate: MaskCalculator, channel_dim: int)
         )
     if calculate.nm != (2, 4):
         return f"kernels exist for 2:4, not for {_sizes(calculate)}"
-    if not is_packed(weight.ndim, channel_dim) and weight.shape[2:].numel() > 1:
+    if is_packed(weight.ndim, channel_dim):
+        return "PyTorch's kernel multiplies one matrix: packed experts have to be taken apart for it"
+    if weight.shape[2:].numel() > 1:
         return "PyTorch's kernel multiplies matrices: a convolution wider than 1x1 needs TensorRT"
     multiple = _KERNEL_MULTIPLE.get(weight.dtype, 16)
     if rows % multiple or channels % multiple:

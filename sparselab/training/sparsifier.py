@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from sparselab.core.layers import Custom, LayerWeight, ModelWeight, Names, is_wrapped, layer_weights, model_weights
 from sparselab.core.models import unwrap
 from sparselab.masks import AnyPattern
-from sparselab.masks.eligibility import is_adapter, is_raw
+from sparselab.masks.eligibility import is_adapter, may_be_packed
 from sparselab.permutation.strategy import Strategy
 from sparselab.pruners import Pruner
 from sparselab.saliency import ModelSaliency
@@ -340,7 +340,7 @@ _COLUMNS = ["layer", "shape", "eligible", "reason", "density", "retained_percent
 
 def _packed_by_trace(model: nn.Module, example_inputs: Any, custom: Custom | None) -> dict[str, int]:
     """The input channels of packed parameters that neither their modules nor ``custom`` tell, read off a trace."""
-    others = [weight.name for weight in model_weights(model, custom) if is_raw(weight) and weight.weight.ndim == 3]
+    others = [weight.name for weight in model_weights(model, custom) if may_be_packed(weight)]
     if example_inputs is None or not others:
         return {}
     from sparselab.network.contracted import packed_channel_dims

@@ -379,6 +379,19 @@ def test_a_trace_tells_which_dimension_packed_matrices_sum_over():
     assert float(model.summed.grad[:, 3].abs().max()) == 0
 
 
+def test_a_model_whose_raw_parameters_are_no_matrices_is_not_traced(monkeypatch):
+    monkeypatch.setattr("sparselab.network.contracted.trace", None)
+    model = nn.ModuleList([nn.Linear(8, 8), nn.ParameterList([torch.ones(1, 5, 8)])])
+    assert len(sl.Sparsifier(model, "2:4", example_inputs=torch.randn(2, 8)).frame()) == 2
+
+
+def test_asp_asks_its_multiples_of_each_expert():
+    model = transformer("Mixtral", **{**DECODER, **EXPERTS["Mixtral"]})
+    frame = sl.Sparsifier(model, "2:4", rule="asp").frame().set_index("layer")
+    packed = frame[frame.index.str.contains("experts")]
+    assert packed["reason"].tolist() == ["", "size(2) = 24 is not a multiple of 16"]
+
+
 def test_what_cannot_be_traced_stays_unknown_and_says_so(caplog):
     class Stubborn(Heads):
         def forward(self, x):
