@@ -115,8 +115,7 @@ def is_raw(weight: ModelWeight) -> bool:
 
 def may_be_packed(weight: ModelWeight) -> bool:
     """Whether a raw ``weight`` may be several matrices in one parameter, which a trace can tell."""
-    shape = weight.weight.shape
-    return is_raw(weight) and len(shape) == 3 and shape[0] > 1
+    return is_raw(weight) and weight.weight.ndim == 3 and len(weight.weight) > 1
 
 
 def _divisible(module: nn.Module, weight: Tensor, channel_dim: int, calculate: MaskCalculator | None) -> str | None:

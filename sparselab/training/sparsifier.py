@@ -340,8 +340,10 @@ _COLUMNS = ["layer", "shape", "eligible", "reason", "density", "retained_percent
 
 def _packed_by_trace(model: nn.Module, example_inputs: Any, custom: Custom | None) -> dict[str, int]:
     """The input channels of packed parameters that neither their modules nor ``custom`` tell, read off a trace."""
+    if example_inputs is None:
+        return {}
     others = [weight.name for weight in model_weights(model, custom) if may_be_packed(weight)]
-    if example_inputs is None or not others:
+    if not others:
         return {}
     from sparselab.network.contracted import packed_channel_dims
     from sparselab.network.tracing import UntraceableError
