@@ -256,6 +256,11 @@ def _is_matrix(parameter: Tensor) -> bool:
     return not nn.parameter.is_lazy(parameter) and parameter.ndim >= 2 and parameter.is_floating_point()
 
 
+def is_recurrent(weight: ModelWeight) -> bool:
+    """Whether ``weight`` is one that a recurrent layer multiplies its input or its state with, in dimension 1."""
+    return isinstance(weight.module, (nn.RNNBase, nn.RNNCellBase)) and weight.attribute.startswith("weight_")
+
+
 def is_wrapped(weight: Tensor) -> bool:
     """Whether a tensor is made of others (quantised by torchao, a ``DTensor``), as PyTorch tells it."""
     return hasattr(weight, "__tensor_flatten__") and hasattr(weight, "__tensor_unflatten__")
