@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from sparselab._version import __version__
 from sparselab.core.fingerprint import digest
-from sparselab.core.layers import Names
+from sparselab.core.layers import LayerWeight, Names
 from sparselab.core.models import evaluating, to_device, unwrap
 from sparselab.layerwise.block import BlockWork, Method
 from sparselab.layerwise.chain import Chain, chain_of, found_blocks, without_cache
@@ -220,7 +220,8 @@ class _Run:
         end = 1 + max(each.block for each in self.weights if each.block is not None and each.reason is None)
         rows: list[dict[str, Any]] = []
         for number, block in enumerate(self.chain.blocks[:end]):
-            layers = [each.layer for each in self.weights if each.block == number and each.reason is None]
+            chosen_here = [each.layer for each in self.weights if each.block == number and each.reason is None]
+            layers = [layer for layer in chosen_here if isinstance(layer, LayerWeight)]
             bar.set_description(f"block {number + 1}/{end}")
             with _on(block.module, self.chain.device):
                 work = BlockWork(self.method, layers, dense, pruned, measured, bar)
