@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparselab.core.interrupts import interrupted_afterwards
-from sparselab.core.models import unwrap
+from sparselab.core.models import as_eager, unwrap
 from sparselab.core.moves import Indices, Move, moved
 from sparselab.network.analysis import Analysis, place_of
 from sparselab.network.axes import Leaf, leaves_of
@@ -73,7 +73,7 @@ class Plan:
         or ``optimizer`` is not one; an interruption waits until all is moved, any other failure
         puts back what was moved.
         """
-        targets = self._targets(unwrap(model), as_optimizers(optimizer))
+        targets = self._targets(unwrap(as_eager(model, "Plan.apply")), as_optimizers(optimizer))
         done: list[tuple[Move, Tensor]] = []
         with torch.no_grad(), interrupted_afterwards():
             try:

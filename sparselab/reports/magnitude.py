@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sparselab import saliency as saliency_module
 from sparselab.core import measures
 from sparselab.core.layers import LayerWeight, layer_weights
+from sparselab.core.models import as_module
 from sparselab.core.weight_matrix import to_matrix
 from sparselab.masks import AnyPattern, MaskCalculator, calculator, create_mask
 from sparselab.masks.eligibility import why_not
@@ -33,6 +34,7 @@ def magnitude_report(
     >>> magnitude_report(nn.Linear(8, 4), "2:4")[["layer", "channels", "eligible"]].to_dict("records")
     [{'layer': 'weight', 'channels': 8, 'eligible': True}]
     """
+    as_module(model, "magnitude_report")
     calculate = calculator(pattern)
     rows = [_row(layer, calculate, saliency, rule) for layer in layer_weights(model)]
     frame = pd.DataFrame(rows, columns=_COLUMNS).astype({"eligible": bool})

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparselab.core.layers import Names, is_wrapped, layer_weights
-from sparselab.core.models import unwrap
+from sparselab.core.models import as_eager, unwrap
 from sparselab.masks import AnyPattern
 from sparselab.permutation.strategy import Strategy
 from sparselab.pruners import Pruner
@@ -85,7 +85,7 @@ class Sparsifier:
         layer_types: Sequence[type[nn.Module]] | None = None,
         custom: Mapping[type[nn.Module], Sequence[str]] | None = None,
     ) -> None:
-        self.model = unwrap(model)
+        self.model = unwrap(as_eager(model, "Sparsifier"))
         self.schedule = _schedule(schedule)
         choice = Choice.of(pattern, saliency, pruner, statistics)
         self.schedule.check(choice.calculator)
@@ -236,7 +236,7 @@ class Sparsifier:
 
         Raises ``ValueError``, and changes nothing, when the copy lacks a weight or has it in another shape.
         """
-        parameters = dict(unwrap(copy).named_parameters(remove_duplicate=False))
+        parameters = dict(unwrap(as_eager(copy, "apply_to")).named_parameters(remove_duplicate=False))
         for name, mask in self.masks.items():
             if name not in parameters or parameters[name].shape != mask.shape:
                 raise ValueError(f"not a copy of the model: it has no {name!r} of shape {tuple(mask.shape)}")
