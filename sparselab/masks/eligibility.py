@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sparselab.core.layers import is_wrapped
 from sparselab.core.registry import unknown_name
 from sparselab.core.weight_matrix import channel_dim_of
+from sparselab.core.writing import why_not_written
 from sparselab.masks.calculator import NOTHING_TO_CHOOSE, MaskCalculator
 from sparselab.masks.create import AnyPattern, calculator
 
@@ -53,6 +54,8 @@ def why_not(
         return f"held as a {type(weight).__name__} (quantised or sharded): prune the plain weight before"
     if not weight.is_floating_point():
         return f"dtype {weight.dtype} is not floating point"
+    if (reason := why_not_written(weight)) is not None:
+        return reason
     return _RULES[rule](module, weight, channel_dim, calculate)
 
 

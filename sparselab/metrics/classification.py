@@ -32,6 +32,8 @@ def logits_of(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
             f"{tuple(labels.shape)}; the model answered {_described(logits)}: give a loss and metrics of "
             "your own, or a model that answers with logits"
         )
+    if logits.is_meta:
+        raise ValueError("the model answers on the meta device, without values: load its weights first")
     return logits, labels
 
 

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from sparselab.core.interrupts import interrupted_afterwards
 from sparselab.core.models import as_eager, unwrap
 from sparselab.core.moves import Indices, Move, moved
+from sparselab.core.writing import why_not_written
 from sparselab.network.analysis import Analysis, place_of
 from sparselab.network.axes import Leaf, leaves_of
 from sparselab.network.free_axes import Axis, Orders, order_of, spans
@@ -136,6 +137,9 @@ class Plan:
             values = {id(value): value for state in states for value in state.values()}
             companions += [value for value in values.values() if isinstance(value, Tensor)]
             targets += [(move, each) for each in companions for move in planned if move.fits(each)]
+        for move, tensor in targets:
+            if (reason := why_not_written(tensor)) is not None:
+                raise ValueError(f"the plan moves {move.names[0]!r}, which stays as it is: {reason}")
         return targets
 
     # ------------------------------------------------------------------------------------------------------ JSON

@@ -20,7 +20,7 @@ from sparselab.core.moves import Move
 from sparselab.statistics.input_norms import InputNorms
 from sparselab.statistics.layers import Given, WeightUse, weight_uses
 from sparselab.statistics.memory import as_text, free_bytes
-from sparselab.statistics.positions import MisfitError, PositionMask, masks_of, padding
+from sparselab.statistics.positions import MisfitError, PositionMask, hides_pixels, masks_of, padding
 
 _log = logging.getLogger("sparselab.statistics")
 
@@ -250,7 +250,8 @@ class _Pass:
     """One pass over data: the sums so far, and the masks of the batch that runs.
 
     Sums go by the number of the kind and the name of the weight. ``misfits`` are the names of the
-    weights whose inputs no mask fits; only of masks that nobody gave there are any.
+    weights whose inputs no mask fits; only of masks that nobody gave there are any. ``pixels``: whether
+    a batch had padding of another kind, which no layer's positions are.
     """
 
     kinds: tuple[type[Statistic], ...]
@@ -259,12 +260,14 @@ class _Pass:
     sums: dict[tuple[int, str], Sums] = field(default_factory=dict)
     masks: tuple[Tensor, ...] = ()
     misfits: dict[str, None] = field(default_factory=dict)
+    pixels: bool = False
 
     def begin(self, model: nn.Module, batch: Any) -> None:
         """The masks of another batch."""
         if self.mask is None:
             return
         self.masks = padding(batch) if self.mask is padding else masks_of(batch, self.mask)
+        self.pixels |= self.mask is padding and hides_pixels(batch)
         if self.mask is padding and len(self.masks) == 1 and _is_encoder_decoder(model):
             raise ValueError(
                 "this batch has a mask for the encoder and none for the decoder: add decoder_attention_mask or "
@@ -301,9 +304,14 @@ class _Pass:
         if self.misfits:
             names = list(self.misfits)
             _log.warning(
-                "all positions of %d layers count, as their inputs have others than the attention mask: %s%s; "
+                "all positions count in the inputs of %s%s, which are others than those of the attention mask; "
                 "to say which count, collect for them with mask=...",
-                *(len(names), ", ".join(names[:3]), ", ..." if len(names) > 3 else ""),
+                *(", ".join(names[:3]), f" and {len(names) - 3} others" if len(names) > 3 else ""),
+            )
+        if self.pixels:
+            _log.warning(
+                "pixel_mask hides pixels, and layers see positions that are made of many: all of them count; to say "
+                "which do, give mask=..."
             )
 
 

@@ -43,6 +43,12 @@ def padding(batch: Any) -> tuple[Tensor, ...]:
     return masks if any(not bool(mask.all()) for mask in masks) else ()
 
 
+def hides_pixels(batch: Any) -> bool:
+    """Whether a batch has a ``pixel_mask`` that hides some."""
+    mask = batch.get("pixel_mask") if isinstance(batch, Mapping) else None
+    return isinstance(mask, Tensor) and not bool(mask.all())
+
+
 def _there(batch: Mapping[str, Any], key: str) -> bool:
     return batch.get(key) is not None
 
