@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparselab.core.layers import Names, is_wrapped, layer_weights
+from sparselab.core.layers import LayerWeight, Names, is_wrapped, layer_weights
 from sparselab.core.models import as_eager, unwrap
 from sparselab.masks import AnyPattern
 from sparselab.permutation.strategy import Strategy
@@ -308,6 +308,7 @@ class Sparsifier:
         layers = [layer for layer in self.weights.layers if layer.name in known]
         if not layers:
             return
+        _require_finite(layers)  # before anything moves: their masks would be refused afterwards
         with self.weights.without_buffers():
             self.permutation_report = permute(
                 self.model,
@@ -319,6 +320,15 @@ class Sparsifier:
                 include=[layer.name for layer in layers],
             )
         self.weights.follow(self.permutation_report.plan)
+
+
+def _require_finite(layers: Iterable[LayerWeight]) -> None:
+    """Raise ``ValueError`` naming the first layer whose weight has a number that is not finite."""
+    for layer in layers:
+        if not bool(layer.weight.detach().isfinite().all()):
+            raise ValueError(
+                f"layer {layer.name!r}: NaN or infinite weights: a mask would be arbitrary there; find where they diverged"
+            )
 
 
 def _schedule(schedule: str | Schedule) -> Schedule:
