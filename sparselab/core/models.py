@@ -28,7 +28,7 @@ def as_module(model: object, taker: str) -> nn.Module:
     >>> as_module({"weight": torch.ones(2, 2)}, "permute")
     Traceback (most recent call last):
     ...
-    ValueError: permute takes a torch.nn.Module, got a state dict: load it into its model first, \
+    ValueError: permute takes a torch.nn.Module, got a dict: load a state dict into its model first, \
 model.load_state_dict(state)
     """
     if isinstance(model, nn.Module) and "_modules" in vars(model):
@@ -91,7 +91,7 @@ def _instead(given: object) -> str:
     if isinstance(given, type):
         return f"the class {given.__name__}: make a model of it, {given.__name__}(...)"
     if isinstance(given, Mapping):
-        return "a state dict: load it into its model first, model.load_state_dict(state)"
+        return f"a {type(given).__name__}: load a state dict into its model first, model.load_state_dict(state)"
     if isinstance(given, (str, Path)):
         return f"the path {str(given)!r}: make the model and load the file into it first"
     if isinstance(given, torch.export.ExportedProgram):

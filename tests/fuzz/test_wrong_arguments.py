@@ -47,7 +47,7 @@ FUNCTIONS: dict[str, Callable[[Any], object]] = {
 }
 GIVEN = {
     "None: does the function that makes the model return it?": None,
-    "a state dict: load it into its model first, model.load_state_dict(state)": model().state_dict(),
+    "a OrderedDict: load a state dict into its model first, model.load_state_dict(state)": model().state_dict(),
     "the path 'model.pt': make the model and load the file into it first": Path("model.pt"),
     "the path 'model.safetensors': make the model and load the file into it first": "model.safetensors",
     "the class Linear: make a model of it, Linear(...)": nn.Linear,
