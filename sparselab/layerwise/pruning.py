@@ -33,6 +33,7 @@ from sparselab.pruners import BySaliency, Pruner, get_pruner
 from sparselab.saliency import ModelSaliency, from_statistics, needs
 from sparselab.statistics import PositionMask, collect
 from sparselab.statistics.collecting import without_nested_tensors
+from sparselab.statistics.positions import padding
 
 _MEASURED = 8
 """Reconstruction errors are measured on one batch of so many, the first ones."""
@@ -49,7 +50,7 @@ def prune(
     exclude: str | Iterable[str] | None = None,
     blocks: str | Sequence[str] | None = "auto",
     sequential: bool = True,
-    mask: PositionMask | None = "auto",
+    mask: PositionMask | None = padding,
     device: torch.device | str | None = None,
     store: str | Path | None = None,
     seed: int = 0,
@@ -63,8 +64,8 @@ def prune(
     are then where weights are not zero.
 
     ``calibration`` are batches, each what the model takes (a tensor, a tuple of positional or a dict
-    of keyword arguments). ``mask`` says which positions count (``sparselab.statistics.collect``);
-    ``"auto"`` is the ``attention_mask`` of batches that have one. ``pruner`` is a name with options
+    of keyword arguments). ``mask`` says which positions count (``sparselab.statistics.collect``),
+    by default the ``attention_mask`` of batches that have one. ``pruner`` is a name with options
     (``"sparsegpt"``, ``"wanda"``, ``"ria"``, ``"magnitude"``) or an object. ``include`` and
     ``exclude`` are names of weights or modules, ``*`` and ``?`` allowed.
 
@@ -113,8 +114,7 @@ def prune(
             stack.enter_context(context)
         chain = _chain(inner, blocks, batches[0], device)
         weights = chosen(chain, Names.of(include, exclude), method)
-        positions = _positions(batches) if mask == "auto" else mask
-        run = _Run(chain, weights, batches, method, positions)
+        run = _Run(chain, weights, batches, method, mask)
         protocol = run.protocol(strategy, seed)
         blocks_done = None if store is None else BlockStore(Path(store))
         if blocks_done is not None:
@@ -142,13 +142,6 @@ def _chain(
         return chain_of(model, found_blocks(model), batch, device)
     except ValueError:
         return chain_of(model, (), batch, device)
-
-
-def _positions(batches: Sequence[Any]) -> PositionMask | None:
-    """The attention masks of ``batches``, where they hide anything."""
-    found = [batch.get("attention_mask") if isinstance(batch, Mapping) else None for batch in batches]
-    masks = [each for each in found if isinstance(each, Tensor) and each.ndim == 2 and not each.is_floating_point()]
-    return "attention_mask" if len(masks) == len(found) and any(not bool(each.all()) for each in masks) else None
 
 
 # ---------------------------------------------------------------------------------------------------------------- a run

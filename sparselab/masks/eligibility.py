@@ -11,6 +11,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from sparselab.core.layers import LayerWeight, ModelWeight, Names, TiedWeight, is_wrapped
 from sparselab.core.registry import unknown_name
 from sparselab.core.weight_matrix import channel_dim_of, is_packed, matrix_dims
+from sparselab.core.writing import why_not_written
 from sparselab.masks.calculator import NOTHING_TO_CHOOSE, MaskCalculator
 from sparselab.masks.create import AnyPattern, calculator
 
@@ -54,6 +55,8 @@ def why_not(
         return f"held as a {type(weight).__name__} (quantised or sharded): prune the plain weight before"
     if not weight.is_floating_point():
         return f"dtype {weight.dtype} is not floating point"
+    if (reason := why_not_written(weight)) is not None:
+        return reason
     return _RULES[rule](module, weight, channel_dim, calculate)
 
 

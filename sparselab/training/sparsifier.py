@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparselab.core.layers import Custom, LayerWeight, ModelWeight, Names, is_wrapped, layer_weights, model_weights
-from sparselab.core.models import unwrap
+from sparselab.core.models import as_eager, unwrap
 from sparselab.core.optimizers import innermost, lasting, levels, takes_hooks
 from sparselab.masks import AnyPattern
 from sparselab.masks.eligibility import is_adapter, may_be_packed
@@ -105,7 +105,7 @@ class Sparsifier:
         layer_types: Sequence[type[nn.Module]] | None = None,
         custom: Custom | None = None,
     ) -> None:
-        self.model = unwrap(model)
+        self.model = unwrap(as_eager(model, "Sparsifier"))
         self.schedule = _schedule(schedule)
         choice = Choice.of(pattern, saliency, pruner, statistics)
         self.schedule.check(choice.calculator)
@@ -293,7 +293,7 @@ class Sparsifier:
 
         Raises ``ValueError``, and changes nothing, when the copy lacks a weight or has it in another shape.
         """
-        parameters = dict(unwrap(copy).named_parameters(remove_duplicate=False))
+        parameters = dict(unwrap(as_eager(copy, "apply_to")).named_parameters(remove_duplicate=False))
         for name, mask in self.masks.items():
             if name not in parameters or parameters[name].shape != mask.shape:
                 raise ValueError(f"not a copy of the model: it has no {name!r} of shape {tuple(mask.shape)}")
@@ -397,6 +397,7 @@ class Sparsifier:
             return
         from sparselab.network.permuting import permute
 
+        _require_finite(layers)  # before anything moves: their masks would be refused afterwards
         with self.weights.without_buffers():
             self.permutation_report = permute(
                 self.model,
@@ -430,6 +431,15 @@ class Sparsifier:
         rows = self.permutation_report.weights
         said = [f"{status}: {reason}" if reason else status for status, reason in zip(rows["status"], rows["reason"])]
         return dict(zip(rows["weight"], said))
+
+
+def _require_finite(layers: Iterable[LayerWeight]) -> None:
+    """Raise ``ValueError`` naming the first layer whose weight has a number that is not finite."""
+    for layer in layers:
+        if not bool(layer.weight.detach().isfinite().all()):
+            raise ValueError(
+                f"layer {layer.name!r}: NaN or infinite weights: a mask would be arbitrary there; find where they diverged"
+            )
 
 
 def _packed_by_trace(model: nn.Module, example_inputs: Any, custom: Custom | None) -> dict[str, int]:
