@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -103,12 +103,12 @@ class Chain:
                 return
 
     def _call(self, batch: Any) -> None:
-        home = next((each.device for each in self.model.parameters()), None)
-        call(self.model, to_device(batch, home))
+        call(self.model, to_device(batch, _home(self.model)))
 
     def _last(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         """``forward``, where blocks compute; the pass ends with it."""
 
+        @wraps(forward)  # a batch is told from its labels by what the model takes
         def answer(*args: Any, **kwargs: Any) -> Any:
             home = next((each.device for each in tree_flatten((args, kwargs))[0] if isinstance(each, Tensor)), None)
             args, kwargs = to_device((args, kwargs), self.device)
@@ -126,6 +126,7 @@ def chain_of(model: nn.Module, blocks: Sequence[str], batch: Any, device: torch.
     """
     if not blocks:
         return Chain(model, (Block("", model),), device)
+    batch = to_device(batch, _home(model))
     given = _given(model, {name: model.get_submodule(name) for name in blocks}, batch)
     missing = [name for name in blocks if name not in given]
     if missing:
@@ -196,6 +197,11 @@ def without_cache(model: nn.Module) -> Iterator[None]:
     finally:
         for config in changed:
             config.use_cache = True
+
+
+def _home(model: nn.Module) -> torch.device | None:
+    """Where ``model`` takes its inputs."""
+    return next((parameter.device for parameter in model.parameters()), None)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from sparselab._version import __version__
 from sparselab.core.fingerprint import digest
-from sparselab.core.layers import Names
+from sparselab.core.layers import LayerWeight, Names
 from sparselab.core.models import evaluating, to_device, unwrap
 from sparselab.layerwise.block import BlockWork, Method
 from sparselab.layerwise.chain import Chain, chain_of, found_blocks, without_cache
@@ -33,6 +33,7 @@ from sparselab.pruners import BySaliency, Pruner, get_pruner
 from sparselab.saliency import ModelSaliency, from_statistics, needs
 from sparselab.statistics import PositionMask, collect
 from sparselab.statistics.collecting import without_nested_tensors
+from sparselab.statistics.positions import padding
 
 _MEASURED = 8
 """Reconstruction errors are measured on one batch of so many, the first ones."""
@@ -49,7 +50,7 @@ def prune(
     exclude: str | Iterable[str] | None = None,
     blocks: str | Sequence[str] | None = "auto",
     sequential: bool = True,
-    mask: PositionMask | None = "auto",
+    mask: PositionMask | None = padding,
     device: torch.device | str | None = None,
     store: str | Path | None = None,
     seed: int = 0,
@@ -59,12 +60,12 @@ def prune(
 
     Any model: a decoder, an encoder, a vision transformer, a convolutional network. Afterwards it is
     a plain model with zeros in its weights: no hooks, no buffers. To train on under these zeros,
-    give it to ``Sparsifier(model, pattern, permutation=None)``, whose masks are then where weights
-    are not zero.
+    give it to ``Sparsifier(model, pattern, include=report.layers, permutation=None)``, whose masks
+    are then where weights are not zero.
 
     ``calibration`` are batches, each what the model takes (a tensor, a tuple of positional or a dict
-    of keyword arguments). ``mask`` says which positions count (``sparselab.statistics.collect``);
-    ``"auto"`` is the ``attention_mask`` of batches that have one. ``pruner`` is a name with options
+    of keyword arguments). ``mask`` says which positions count (``sparselab.statistics.collect``),
+    by default the ``attention_mask`` of batches that have one. ``pruner`` is a name with options
     (``"sparsegpt"``, ``"wanda"``, ``"ria"``, ``"magnitude"``) or an object. ``include`` and
     ``exclude`` are names of weights or modules, ``*`` and ``?`` allowed.
 
@@ -103,6 +104,8 @@ def prune(
     inner = unwrap(model)
     method = Method(get_pruner(pruner), calculator(pattern), sequential)
     strategy = None if permutation is None else STRATEGIES.resolve(permutation)
+    if isinstance(calibration, (Tensor, Mapping)):
+        raise ValueError(f"calibration is a {type(calibration).__name__}; give batches, [batch] if there is one only")
     batches = list(calibration)
     if not batches:
         raise ValueError("no batch to calibrate on: the iterable was empty (used up?)")
@@ -110,9 +113,8 @@ def prune(
         for context in (torch.no_grad(), evaluating(inner), without_cache(inner), without_nested_tensors(inner)):
             stack.enter_context(context)
         chain = _chain(inner, blocks, batches[0], device)
-        weights = chosen(chain, Names.of(include, exclude), method.calculate)
-        positions = positions_of(batches) if mask == "auto" else mask
-        run = _Run(chain, weights, batches, method, positions)
+        weights = chosen(chain, Names.of(include, exclude), method)
+        run = _Run(chain, weights, batches, method, mask)
         protocol = run.protocol(strategy, seed)
         blocks_done = None if store is None else BlockStore(Path(store))
         if blocks_done is not None:
@@ -140,13 +142,6 @@ def _chain(
         return chain_of(model, found_blocks(model), batch, device)
     except ValueError:
         return chain_of(model, (), batch, device)
-
-
-def positions_of(batches: Sequence[Any]) -> PositionMask | None:
-    """The attention masks of ``batches``, where they hide anything."""
-    found = [batch.get("attention_mask") if isinstance(batch, Mapping) else None for batch in batches]
-    masks = [each for each in found if isinstance(each, Tensor) and each.ndim == 2 and not each.is_floating_point()]
-    return "attention_mask" if len(masks) == len(found) and any(not bool(each.all()) for each in masks) else None
 
 
 # ---------------------------------------------------------------------------------------------------------------- a run
@@ -218,7 +213,8 @@ class _Run:
         end = 1 + max(each.block for each in self.weights if each.block is not None and each.reason is None)
         rows: list[dict[str, Any]] = []
         for number, block in enumerate(self.chain.blocks[:end]):
-            layers = [each.layer for each in self.weights if each.block == number and each.reason is None]
+            chosen_here = [each.layer for each in self.weights if each.block == number and each.reason is None]
+            layers = [layer for layer in chosen_here if isinstance(layer, LayerWeight)]
             bar.set_description(f"block {number + 1}/{end}")
             with _on(block.module, self.chain.device):
                 work = BlockWork(self.method, layers, dense, pruned, measured, bar)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from sparselab.core.models import to_device
+from sparselab.core.models import device_of, to_device
 from sparselab.layerwise import PruneReport, prune
 from sparselab.network.plan import Plan
 from sparselab.permutation.strategy import Strategy
@@ -105,8 +105,8 @@ class PruningTrial:
         no layer.
         """
         if report is not None:
-            pruned = report.frame[report.frame["eligible"]]["layer"]
-            return Sparsifier(model, self.pattern, include=list(pruned), keep_pruned=self.keep_pruned, permutation=None)
+            keep = self.keep_pruned
+            return Sparsifier(model, self.pattern, include=report.layers, keep_pruned=keep, permutation=None)
         if self.plan is not None:
             self.plan.apply(model)
         if self.pattern is None:
@@ -121,7 +121,7 @@ class PruningTrial:
             schedule=self.schedule,
             keep_pruned=self.keep_pruned,
             permutation=self.permutation,
-            example_inputs=to_device(task.example_inputs, next(model.parameters()).device),
+            example_inputs=to_device(task.example_inputs, device_of(model)),
         )
         if not sparsifier.masks:
             raise ValueError(f"pattern {self.pattern} fits no layer of {task.name}; sl.magnitude_report says why")

@@ -14,12 +14,12 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from sparselab.core.registry import unknown_name
-from sparselab.layerwise.pruning import positions_of
 from sparselab.masks import calculator
 from sparselab.plots import matrices
 from sparselab.plots import pruners as pictures_of
 from sparselab.pruners import get_pruner
 from sparselab.statistics import PositionMask
+from sparselab.statistics.positions import padding
 from sparselab.widgets import pruning as logic
 from sparselab.widgets.choosing import LayerChooser, Ticks
 from sparselab.widgets.job import Job
@@ -56,7 +56,7 @@ class PrunerComparison(WorkingPanel):
         *,
         layer: str | None = None,
         pruners: Sequence[str] = PRUNERS,
-        mask: PositionMask | None = "auto",
+        mask: PositionMask | None = padding,
     ) -> None:
         self._layers = choosable_layers(model)
         batches = list(calibration)

@@ -8,7 +8,6 @@ from torch import nn
 
 pytest.importorskip("ipywidgets", reason="needs the extra 'lab'")
 import sparselab as sl
-from sparselab.layerwise.pruning import positions_of
 from sparselab.statistics import SecondMoments
 from sparselab.widgets import pruning as logic
 from sparselab.widgets.layers import choosable_layers
@@ -211,7 +210,6 @@ def test_padding_counts_for_nothing():
     torch.manual_seed(0)
     model = Embedded()
     batch = {"input_ids": torch.tensor([[1, 2, 0]]), "attention_mask": torch.tensor([[1, 1, 0]])}
-    assert positions_of([batch]) == "attention_mask"
     panel = sl.widgets.PrunerComparison(model, [batch], pruners=["wanda"])
     panel.wait(60)
     assert panel._statistics.kept["head.weight"][SecondMoments].counts == (2,)
