@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from sparselab.core.files import read_checkpoint
 from sparselab.core.layers import layer_weights
+from sparselab.core.readable import require_some_values, shape_of, why_unreadable
+from sparselab.core.sharding import whole
 from sparselab.core.weight_matrix import to_slices
 from sparselab.masks import AnyPattern, MaskCalculator, calculator
-from sparselab.reports.values import values_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +26,7 @@ class _Stored:
     name: str
     weight: Tensor
     channel_dims: tuple[int, ...]
+    unreadable: str | None = None
 
 
 def check(model: nn.Module | Mapping[str, Any] | str | Path, pattern: AnyPattern = "2:4") -> pd.DataFrame:
@@ -39,9 +41,11 @@ def check(model: nn.Module | Mapping[str, Any] | str | Path, pattern: AnyPattern
     PyTorch's semi-structured kernels (cuSPARSELt, half precision, float8 or int8) accept the matrix
     (a wider one is judged as the half-precision copy that has to be made of it), and ``reason``
     says what stands in the way. A state dict does not tell transposed layers: where input channels
-    in dimension 0 fit and those in 1 do not, the row says ``channel_dim`` 0. Raises ``ValueError``
-    for patterns without groups, unknown ones, what holds no weights, weights that are not there
-    yet, and files it cannot read.
+    in dimension 0 fit and those in 1 do not, the row says ``channel_dim`` 0. A weight that cannot
+    be read (quantised, offloaded, not loaded yet) is not ``sparse``; its row has the reason, and NaN
+    for what would be counted. One that is sharded (``DTensor``) is gathered, so every process has
+    to call this. Raises ``ValueError`` for patterns without groups, unknown ones, what holds no
+    weights, a model none of whose weights is there yet, and files it cannot read.
 
     >>> layer = nn.Linear(4, 2, bias=False)
     >>> _ = layer.weight.data.copy_(torch.tensor([[1., 2, 0, 0], [0, 1, 1, 1]]))
@@ -52,6 +56,9 @@ def check(model: nn.Module | Mapping[str, Any] | str | Path, pattern: AnyPattern
     calculate.violations(torch.zeros(0, *calculate.multiples))  # a pattern without groups is refused here
     rows = []
     for stored in _stored_weights(model):
+        if stored.unreadable is not None:
+            rows.append(_unreadable_row(stored, stored.unreadable))
+            continue
         counted = {dim: calculate.violations(to_slices(stored.weight, dim)) for dim in stored.channel_dims}
         channel_dim = min(counted, key=lambda dim: counted[dim].count > 0)
         found = counted[channel_dim]
@@ -89,6 +96,22 @@ def check(model: nn.Module | Mapping[str, Any] | str | Path, pattern: AnyPattern
     return frame
 
 
+def _unreadable_row(stored: _Stored, reason: str) -> dict[str, Any]:
+    nothing = float("nan")
+    return {
+        "layer": stored.name,
+        "shape": shape_of(stored.weight),
+        "dtype": str(stored.weight.dtype).removeprefix("torch."),
+        "channel_dim": stored.channel_dims[0],
+        "density": nothing,
+        "groups": nothing,
+        "violations": nothing,
+        "sparse": False,
+        "kernel": False,
+        "reason": reason,
+    }
+
+
 # What torch.sparse.to_sparse_semi_structured asks of a matrix through cuSPARSELt: rows and columns multiples of this.
 _KERNEL_MULTIPLE = {torch.float16: 16, torch.bfloat16: 16, torch.int8: 32, torch.float8_e4m3fn: 32}
 
@@ -117,8 +140,10 @@ def _sizes(calculate: MaskCalculator) -> str:
 
 def _stored_weights(model: nn.Module | Mapping[str, Any] | str | Path) -> Iterator[_Stored]:
     if isinstance(model, nn.Module):
-        for layer in layer_weights(model):
-            yield _Stored(layer.name, values_of(layer), (layer.channel_dim,))
+        layers = list(layer_weights(model))
+        require_some_values(layers)
+        for layer in layers:
+            yield _stored(layer.name, layer.weight, (layer.channel_dim,), layer.module)
         return
     if not isinstance(model, (Mapping, str, Path)):
         raise ValueError(f"check takes a module, a state dict or a file, got {type(model).__name__}")
@@ -126,7 +151,12 @@ def _stored_weights(model: nn.Module | Mapping[str, Any] | str | Path) -> Iterat
     for name, tensor in state.items():
         is_weight = isinstance(tensor, Tensor) and tensor.ndim >= 2 and str(name).endswith("weight")
         if is_weight and (tensor.is_floating_point() or tensor.dtype == torch.int8):
-            yield _Stored(str(name), tensor.detach(), (1, 0))
+            yield _stored(str(name), tensor, (1, 0))
+
+
+def _stored(name: str, tensor: Tensor, channel_dims: tuple[int, ...], module: nn.Module | None = None) -> _Stored:
+    reason = why_unreadable(tensor, module)
+    return _Stored(name, whole(tensor.detach()) if reason is None else tensor, channel_dims, reason)
 
 
 def _load_state(path: Path) -> Mapping[str, Any]:

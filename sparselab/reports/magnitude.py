@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sparselab import saliency as saliency_module
 from sparselab.core import measures
 from sparselab.core.layers import LayerWeight, layer_weights
+from sparselab.core.readable import require_some_values, shape_of
 from sparselab.core.weight_matrix import to_matrix
 from sparselab.masks import AnyPattern, MaskCalculator, calculator, create_mask
 from sparselab.masks.eligibility import why_not
@@ -27,14 +28,18 @@ def magnitude_report(
     ``reason`` says why a layer is not eligible; its ``retained, ideal, lost_percent`` are NaN. ``total`` is the sum
     of the saliency, ``ideal`` what the best share of each row without structure would retain.
     ``frame.attrs["whole_model"]`` has the sums over the eligible layers and the share of weights that they hold.
-    ``saliency`` may be a mapping from weight name to saliency. Raises ``ValueError`` naming the layer for weights
-    that are not finite or not there yet (lazy layers, the meta device).
+    ``saliency`` may be a mapping from weight name to saliency. A weight that cannot be read (quantised, offloaded, not
+    loaded yet) has a row with the reason, and its ``total`` is NaN too. One that is sharded (``DTensor``) is gathered,
+    so every process has to call this. Raises ``ValueError`` naming the layer for weights that are not finite, and where
+    no weight is there yet (lazy layers, the meta device).
 
     >>> magnitude_report(nn.Linear(8, 4), "2:4")[["layer", "channels", "eligible"]].to_dict("records")
     [{'layer': 'weight', 'channels': 8, 'eligible': True}]
     """
     calculate = calculator(pattern)
-    rows = [_row(layer, calculate, saliency, rule) for layer in layer_weights(model)]
+    layers = list(layer_weights(model))
+    require_some_values(layers)
+    rows = [_row(layer, calculate, saliency, rule) for layer in layers]
     frame = pd.DataFrame(rows, columns=_COLUMNS).astype({"eligible": bool})
     frame["lost_percent"] = measures.lost_percent(frame["retained"], frame["total"])
     frame.attrs = {"pattern": str(calculate), "whole_model": _whole_model(frame)}
@@ -51,13 +56,23 @@ def _row(layer: LayerWeight, calculate: MaskCalculator, saliency: ModelSaliency,
     """What ``_COLUMNS`` say of one layer."""
     reason = why_not(layer.module, layer.attribute, calculate, rule)
     weight = values_of(layer)
+    if weight is None:
+        return (layer.name, type(layer.module).__name__, *_size(layer), False, reason or "", *[float("nan")] * 3)
     criterion = "magnitude" if reason else saliency_module.for_layer(saliency, layer.name)
     scores = saliency_module.scores(weight, criterion)
     matrix = to_matrix(scores, layer.channel_dim)
     kept = (float("nan"),) * 2 if reason else _kept(layer, weight, scores, calculate)
-    size = (tuple(weight.shape), *matrix.shape, weight.numel())
     total = float(matrix.sum(dtype=torch.float64))
-    return (layer.name, type(layer.module).__name__, *size, reason is None, reason or "", total, *kept)
+    return (layer.name, type(layer.module).__name__, *_size(layer), reason is None, reason or "", total, *kept)
+
+
+def _size(layer: LayerWeight) -> tuple[tuple[int, ...], int, int, int]:
+    """Shape, rows, channels and number of weights, of values that need not be there."""
+    shape = shape_of(layer.weight)
+    if not shape:
+        return shape, 0, 0, 0
+    rows, channels = to_matrix(torch.empty(shape, device="meta"), layer.channel_dim).shape
+    return shape, rows, channels, rows * channels
 
 
 def _kept(layer: LayerWeight, weight: Tensor, scores: Tensor, calculate: MaskCalculator) -> tuple[float, float]:

@@ -1,17 +1,14 @@
-"""The weights that a report reads."""
+"""The numbers that a report reads."""
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparselab.core.layers import LayerWeight
+from sparselab.core.readable import why_unreadable
+from sparselab.core.sharding import whole
 
 
-def values_of(layer: LayerWeight) -> Tensor:
-    """The weight of ``layer``, detached; ``ValueError`` naming it where it has no values yet."""
-    weight = layer.weight
-    if nn.parameter.is_lazy(weight):
-        raise ValueError(f"layer {layer.name!r} is not initialised yet: run one forward pass first")
-    if weight.is_meta:
-        raise ValueError(f"layer {layer.name!r} is on the meta device, without values: load its weights first")
-    return weight.detach()
+def values_of(layer: LayerWeight) -> Tensor | None:
+    """The weight of ``layer``, detached, and whole where it is sharded; ``None`` where it cannot be read."""
+    return whole(layer.weight.detach()) if why_unreadable(layer.weight, layer.module) is None else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from sparselab.core.layers import LayerWeight, Names, layer_weights
 from sparselab.masks import MaskCalculator
@@ -37,6 +37,16 @@ class Selection:
     def _why_not(self, layer: LayerWeight, calculator: MaskCalculator | None) -> str | None:
         if self.layer_types is not None and not isinstance(layer.module, self.layer_types):
             return f"{type(layer.module).__name__} is not among the layer types to prune"
-        return self.names.why_not(layer) or why_not(
-            layer.module, layer.attribute, calculator, self.rule, channel_dim=layer.channel_dim
+        return (
+            self.names.why_not(layer)
+            or why_not(layer.module, layer.attribute, calculator, self.rule, channel_dim=layer.channel_dim)
+            or why_untrainable(layer.weight)
         )
+
+
+def why_untrainable(weight: Tensor) -> str | None:
+    """Why masks cannot be kept in ``weight``, whose numbers can be read, or ``None``."""
+    if weight.is_floating_point() and weight.dtype.itemsize == 1:
+        dtype = str(weight.dtype).removeprefix("torch.")
+        return f"dtype {dtype}, in which PyTorch does not multiply: prune the weight before it is converted"
+    return None

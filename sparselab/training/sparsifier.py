@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparselab.core.layers import Names, is_wrapped, layer_weights
+from sparselab.core.layers import LayerWeight, Names, layer_weights
 from sparselab.core.models import unwrap
+from sparselab.core.readable import require_some_values, shape_of, why_unreadable
+from sparselab.core.sharding import laid_out_like, local, reshard, whole
 from sparselab.masks import AnyPattern
 from sparselab.permutation.strategy import Strategy
 from sparselab.pruners import Pruner
@@ -20,7 +22,8 @@ from sparselab.saliency import ModelSaliency
 from sparselab.training.choice import Choice, Statistics
 from sparselab.training.masked import MaskedWeights, MaskState, mask_buffer, pruned_buffer
 from sparselab.training.schedules import SCHEDULES, Schedule
-from sparselab.training.selection import Selection
+from sparselab.training.selection import Selection, why_untrainable
+from sparselab.training.sharding import ready_for_masks, refuse_flattened, require_steps
 from sparselab.training.step_hooks import StepHooks
 
 if TYPE_CHECKING:
@@ -127,6 +130,7 @@ class Sparsifier:
         True after loading the checkpoint of a pruned model; false while weights fade or grow, after a step that failed
         half-way, and when a layer with a mask is no longer in the model (replaced by a quantised one, say).
         """
+        reshard(self.model)
         modules = {id(module) for module in self.model.modules()}
         return self.weights.all_pruned() and all(id(layer.module) in modules for layer in self.weights.layers)
 
@@ -137,14 +141,16 @@ class Sparsifier:
         ``retained_percent`` the share of its magnitude that the mask kept when it was computed (100
         without a mask, NaN where that was in another process).
         """
+        reshard(self.model)
         masked = self.weights.any_masked()
         rows = []
         for layer in layer_weights(self.model, self._choose.custom):
             reason = self._reasons.get(layer.name, "added after the Sparsifier was made")
-            shape = () if nn.parameter.is_lazy(layer.weight) else tuple(layer.weight.shape)
+            shape = shape_of(layer.weight)
             unknown = float("nan") if masked and reason is None else 1.0
             retained = 100 * self.weights.shares.get(layer.name, unknown)
-            density = _density(layer.weight)
+            density = _density(layer)
+            reason = reason or why_unreadable(layer.weight, layer.module)  # wrapped since
             rows.append((layer.name, shape, reason is None, reason or "", density, retained))
         return pd.DataFrame(rows, columns=["layer", "shape", "eligible", "reason", "density", "retained_percent"])
 
@@ -159,6 +165,7 @@ class Sparsifier:
     def state_dict(self) -> dict[str, Any]:
         """Where the schedule is, and what was permuted. The masks are in the model's own ``state_dict``; save both, and
         the optimizer's."""
+        self._ready()
         self.weights.settle()
         return {"step": self.step, **self.weights.state_dict()}
 
@@ -186,6 +193,7 @@ class Sparsifier:
         the model is pruned already and the pruned values were not kept.
         """
         self.weights.require_buffers()
+        self._require_weights()
         self.weights.settle()
         if not self.keep_pruned and self.weights.any_masked():
             raise RuntimeError(
@@ -205,6 +213,7 @@ class Sparsifier:
         """
         if not self.keep_pruned:
             raise RuntimeError("pruned values were not kept: use keep_pruned=True (ASP: allow_recompute_mask=True)")
+        self._ready()
         self.weights.settle()
         self.weights.unmask()
         self.step = None
@@ -218,6 +227,9 @@ class Sparsifier:
         the schedule lets the first move the dense weights.
         """
         self.weights.require_buffers()
+        refuse_flattened(self.model)
+        require_steps(optimizer)
+        self._ready()
         if self.schedule.straight_through and any(known is not optimizer for known in self.optimizers):
             raise ValueError(
                 f"{self.schedule} works with one optimizer: give it all the parameters, in groups if need be"
@@ -236,25 +248,41 @@ class Sparsifier:
 
         Raises ``ValueError``, and changes nothing, when the copy lacks a weight or has it in another shape.
         """
-        parameters = dict(unwrap(copy).named_parameters(remove_duplicate=False))
+        copy = unwrap(copy)
+        reshard(copy)
+        parameters = dict(copy.named_parameters(remove_duplicate=False))
         for name, mask in self.masks.items():
             if name not in parameters or parameters[name].shape != mask.shape:
                 raise ValueError(f"not a copy of the model: it has no {name!r} of shape {tuple(mask.shape)}")
         with torch.no_grad():
             for name, mask in self.masks.items():
-                parameters[name].mul_(mask.to(parameters[name].device))
+                weight = parameters[name]
+                local(weight).mul_(local(laid_out_like(mask, weight)).to(weight.device))
 
     def finalize(self) -> None:
         """Leave a plain model: zeros stay in the weights, optimizer hooks and mask buffers go."""
+        self._ready()
         self.weights.apply()
         self._hooks.clear()
         self.weights.remove()
+
+    def _ready(self) -> None:
+        """The masked weights where an optimizer moves them; ``ValueError`` where they cannot be found there."""
+        ready_for_masks(self.model, self.weights.layers)
+
+    def _require_weights(self) -> None:
+        """Raise ``ValueError`` where masks cannot be put on weights, or there are no weights yet to choose from."""
+        refuse_flattened(self.model)
+        self._ready()
+        if not self.weights.layers:
+            require_some_values(layer_weights(self.model, self._choose.custom))
 
     # ----------------------------------------------------------------------------------------------------------- hooks
 
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        self._ready()
         self.weights.begin_step(optimizer)
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
@@ -341,8 +369,9 @@ def _strategy(permutation: str | Strategy | None) -> Strategy | None:
     return STRATEGIES.resolve(permutation)
 
 
-def _density(weight: Tensor) -> float:
-    """The share of non-zeros; NaN for weights without plain values: not initialised yet, quantised, sharded, meta."""
-    if nn.parameter.is_lazy(weight) or is_wrapped(weight) or weight.is_meta:
+def _density(layer: LayerWeight) -> float:
+    """The share of non-zeros; NaN for weights without plain values: not initialised yet, quantised, meta, float8."""
+    weight = layer.weight
+    if why_unreadable(weight, layer.module) or why_untrainable(weight):
         return float("nan")
-    return float(weight.detach().count_nonzero()) / max(1, weight.numel())
+    return float(whole(weight.detach()).count_nonzero()) / max(1, weight.numel())

@@ -1,0 +1,64 @@
+"""Weights whose numbers cannot be read where they are, and for each the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+from sparselab.core.layers import LayerWeight, is_wrapped
+from sparselab.core.sharding import is_flattened, is_sharded
+
+FLATTENED = (
+    "flattened by FSDP1 (FullyShardedDataParallel), which no weight can be found in: shard by "
+    "torch.distributed.fsdp.fully_shard (FSDP2) instead, before or after compute()"
+)
+
+
+def why_unreadable(weight: Tensor, module: nn.Module | None = None) -> str | None:
+    """Why the numbers of ``weight``, which may belong to ``module``, cannot be read, or ``None``.
+
+    A sharded one (``DTensor``) can: ``sparselab.core.sharding.whole`` gathers it.
+
+    >>> import torch
+    >>> why_unreadable(torch.empty(4, 4, device="meta"))
+    'on the meta device, without values: load its weights first'
+    """
+    if nn.parameter.is_lazy(weight):
+        return "not initialised yet: run one forward pass first"
+    if is_flattened(weight):
+        return FLATTENED
+    if weight.is_meta:
+        if module is not None and is_offloaded(module):
+            return (
+                "offloaded by accelerate, without values between its calls: prune before "
+                "offloading, or load the model without it"
+            )
+        return "on the meta device, without values: load its weights first"
+    if is_wrapped(weight) and not is_sharded(weight):
+        return f"held as a {type(weight).__name__} (quantised or sharded): prune the plain weight before"
+    return None
+
+
+def require_some_values(layers: Iterable[LayerWeight]) -> None:
+    """Raise ``ValueError``, naming the first of ``layers``, where none of them has values yet."""
+    found = list(layers)
+    if found and all(not_there_yet(layer) for layer in found):
+        raise ValueError(f"layer {found[0].name!r} is {why_unreadable(found[0].weight)}")
+
+
+def not_there_yet(layer: LayerWeight) -> bool:
+    """Whether the weight has no values anywhere: a lazy layer, or one on the meta device."""
+    weight = layer.weight
+    return nn.parameter.is_lazy(weight) or (weight.is_meta and not is_offloaded(layer.module))
+
+
+def is_offloaded(module: nn.Module) -> bool:
+    """Whether accelerate brings the weights of ``module`` in for each call, from the CPU or a disk."""
+    hook = getattr(module, "_hf_hook", None)
+    return any(getattr(each, "offload", False) for each in (hook, *getattr(hook, "hooks", ())))
+
+
+def shape_of(weight: Tensor) -> tuple[int, ...]:
+    """The shape of ``weight``; none where a lazy layer has not got one yet."""
+    return () if nn.parameter.is_lazy(weight) else tuple(weight.shape)
