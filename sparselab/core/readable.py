@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -40,6 +42,32 @@ def why_unreadable(weight: Tensor, module: nn.Module | None = None) -> str | Non
     return None
 
 
+def why_no_arithmetic(weight: Tensor) -> str | None:
+    """Why PyTorch cannot calculate with ``weight``, whose numbers can be read, or ``None``."""
+    if weight.is_floating_point() and weight.dtype.itemsize == 1:
+        dtype = str(weight.dtype).removeprefix("torch.")
+        return f"of dtype {dtype}, in which PyTorch does not multiply: prune the weight before it is converted"
+    return None
+
+
+@contextmanager
+def blaming_weights(model: nn.Module) -> Iterator[None]:
+    """While it lasts ``model`` runs; where it cannot, ``ValueError`` naming the weight that is the likely reason.
+
+    That is one without values or arithmetic. Any other error is left as it is.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        for name, weight in model.named_parameters():
+            missing = nn.parameter.is_lazy(weight) or weight.is_meta
+            reason = why_unreadable(weight) if missing else why_no_arithmetic(weight)
+            if reason is not None:
+                said = (str(error).splitlines() or [""])[0]
+                raise ValueError(f"the model does not run: {name!r} is {reason} ({said})") from error
+        raise
+
+
 def require_some_values(layers: Iterable[LayerWeight]) -> None:
     """Raise ``ValueError``, naming the first of ``layers``, where none of them has values yet."""
     found = list(layers)
@@ -47,10 +75,23 @@ def require_some_values(layers: Iterable[LayerWeight]) -> None:
         raise ValueError(f"layer {found[0].name!r} is {why_unreadable(found[0].weight)}")
 
 
-def not_there_yet(layer: LayerWeight) -> bool:
+class HeldWeight(Protocol):
+    """A weight and the module that has it."""
+
+    @property
+    def module(self) -> nn.Module:
+        """Whose the weight is."""
+        ...
+
+    @property
+    def weight(self) -> Tensor:
+        """The tensor."""
+        ...
+
+
+def not_there_yet(held: HeldWeight) -> bool:
     """Whether the weight has no values anywhere: a lazy layer, or one on the meta device."""
-    weight = layer.weight
-    return nn.parameter.is_lazy(weight) or (weight.is_meta and not is_offloaded(layer.module))
+    return nn.parameter.is_lazy(held.weight) or (held.weight.is_meta and not is_offloaded(held.module))
 
 
 def is_offloaded(module: nn.Module) -> bool:

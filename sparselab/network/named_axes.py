@@ -14,6 +14,8 @@ from sparselab import saliency as saliency_module
 from sparselab.core.layers import LayerWeight, Names, layer_weights
 from sparselab.core.models import unwrap
 from sparselab.core.patterns import Pattern
+from sparselab.core.readable import is_offloaded, not_there_yet, why_unreadable
+from sparselab.core.sharding import is_flattened, is_sharded, reshard
 from sparselab.core.weight_matrix import to_matrix
 from sparselab.masks.eligibility import why_not
 from sparselab.network.analysis import Analysis, analyse
@@ -112,19 +114,34 @@ def chosen_layers(
 ) -> list[LayerWeight]:
     """The layers whose retained saliency counts: chosen by name, and such that ``pattern`` fits.
 
-    Raises ``ValueError`` for names that match nothing, and for a model that is masked already or
-    has weights without values.
+    Raises ``ValueError`` for names that match nothing, and for a model that is masked already, is
+    sharded or has weights without values.
     """
     names, layers = Names.of(include, exclude), list(layer_weights(model))
     names.check(model, layers)
+    _require_in_one_piece(model)
     for layer in layers:
-        if nn.parameter.is_lazy(layer.weight) or layer.weight.is_meta:
+        if not_there_yet(layer):
             raise ValueError(f"{layer.name!r} has no values yet: load them, or run a lazy layer once, and permute then")
+        if is_flattened(layer.weight) or is_offloaded(layer.module):
+            raise ValueError(f"{layer.name!r} cannot be moved: it is {why_unreadable(layer.weight, layer.module)}")
         if hasattr(layer.module, f"__{layer.attribute}_mma_mask"):
             raise ValueError(f"{layer.name!r} is masked already: permute first, then prune (finalize() removes masks)")
     return [
         layer for layer in layers if (names.why_not(layer) or why_not(layer.module, layer.attribute, pattern)) is None
     ]
+
+
+def _require_in_one_piece(model: nn.Module) -> None:
+    """Raise ``ValueError`` for a model whose parameters are sharded, which one process cannot trace."""
+    reshard(model)
+    for name, parameter in model.named_parameters():
+        if is_sharded(parameter):
+            raise ValueError(
+                f"{name!r} is sharded (DTensor), and channels are permuted in one process: permute "
+                "(a Sparsifier: compute()) before fully_shard or parallelize_module, or leave "
+                "example_inputs out; a plan made before is applied by Plan.apply"
+            )
 
 
 def layer_scores(saliency: ModelSaliency) -> Scores:

@@ -17,6 +17,8 @@ from torch.optim import Optimizer
 from sparselab.core.interrupts import interrupted_afterwards
 from sparselab.core.models import unwrap
 from sparselab.core.moves import Indices, Move, moved
+from sparselab.core.readable import why_unreadable
+from sparselab.core.sharding import laid_out_like, local, reshard, whole
 from sparselab.network.analysis import Analysis, place_of
 from sparselab.network.axes import Leaf, leaves_of
 from sparselab.network.free_axes import Axis, Orders, order_of, spans
@@ -66,23 +68,26 @@ class Plan:
 
         State that has the tensor's shape moves, or that broadcasts to it (the sums of Adafactor);
         any other stays as it is, so an optimizer that lays parameters out anew (LBFGS, Shampoo) is
-        best started again.
+        best started again. Tensors that are sharded (``DTensor``) are gathered one after the other,
+        so every process has to call this.
 
         ``model`` may be wrapped (``torch.compile``, ``DataParallel``, ``AveragedModel``). Parameters stay the same
-        objects. Raises ``ValueError``, and changes nothing, when a name is missing, a shape differs
-        or ``optimizer`` is not one; an interruption waits until all is moved, any other failure
+        objects. Raises ``ValueError``, and changes nothing, when a name is missing, a shape differs,
+        a tensor is quantised or elsewhere, or ``optimizer`` is not one; an interruption waits until all is moved, any other failure
         puts back what was moved.
         """
-        targets = self._targets(unwrap(model), as_optimizers(optimizer))
+        inner = unwrap(model)
+        reshard(inner)
+        targets = self._targets(inner, as_optimizers(optimizer))
         done: list[tuple[Move, Tensor]] = []
         with torch.no_grad(), interrupted_afterwards():
             try:
                 for move, tensor in targets:
-                    tensor.copy_(move(tensor))
+                    _move(tensor, move)
                     done.append((move, tensor))
             except BaseException:
                 for move, tensor in reversed(done):
-                    tensor.copy_(move.inverse()(tensor))
+                    _move(tensor, move.inverse())
                 raise
 
     def moved(self, held: Mapping[str, T]) -> dict[str, T]:
@@ -116,8 +121,10 @@ class Plan:
                 if name not in tensors:
                     raise ValueError(f"the plan moves {name!r}, which {type(model).__name__} does not have")
                 tensor = tensors[name]
-                if tuple(tensor.shape) != move.shape:
+                if not nn.parameter.is_lazy(tensor) and tuple(tensor.shape) != move.shape:
                     raise ValueError(f"the plan moves {name!r} of shape {move.shape}; here it is {tuple(tensor.shape)}")
+                if (reason := why_unreadable(tensor)) is not None:
+                    raise ValueError(f"the plan moves {name!r}, which is {reason}")
                 alike, planned = moves_of.setdefault(place_of(tensor), ({}, []))
                 alike[id(tensor)] = tensor
                 if move not in planned:
@@ -199,12 +206,24 @@ def as_optimizers(optimizer: Optimizer | Iterable[Optimizer] | None) -> tuple[Op
     if optimizer is None:
         return ()
     given = tuple(optimizer) if isinstance(optimizer, Iterable) else (optimizer,)
+    given = tuple(_with_state(each) for each in given)
     if not all(isinstance(getattr(each, "state", None), Mapping) for each in given):
         raise ValueError(
             "optimizer takes a torch.optim.Optimizer, or several of them in a list, whose state "
             f"moves along, got {reprlib.repr(optimizer)}"
         )
     return tuple({id(each): each for each in given}.values())
+
+
+def _with_state(optimizer: Any) -> Any:
+    """The optimizer that holds the state: that of this process, inside a ``ZeroRedundancyOptimizer``."""
+    inner = getattr(optimizer, "optim", None)
+    return inner if isinstance(inner, Optimizer) else optimizer
+
+
+def _move(tensor: Tensor, move: Move) -> None:
+    """Move ``tensor`` in place; the part that this process holds, where it is sharded."""
+    local(tensor).copy_(local(laid_out_like(move(whole(tensor)), tensor)))
 
 
 def _as_order(values: Sequence[int]) -> Indices:

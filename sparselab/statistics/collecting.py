@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from sparselab.core.models import evaluating, to_device, unwrap
 from sparselab.core.moves import Move
+from sparselab.core.readable import blaming_weights, not_there_yet, why_unreadable
+from sparselab.core.sharding import is_flattened, is_sharded
 from sparselab.statistics.input_norms import InputNorms
 from sparselab.statistics.layers import Given, WeightUse, weight_uses
 from sparselab.statistics.memory import as_text, free_bytes
@@ -152,7 +154,8 @@ def collect(
         for batch in batches:
             batch = to_device(batch, device)
             running.mask = None if mask is None else mask_of(batch, mask)
-            (forward or _call)(model, batch)
+            with blaming_weights(model):
+                (forward or _call)(model, batch)
             seen += 1
     seen, sums = _over_ranks(seen, running.sums)
     if not seen:
@@ -175,6 +178,9 @@ def collect(
 def _chosen(model: nn.Module, layers: str | Iterable[str] | None) -> list[WeightUse]:
     """All uses of the weights that ``layers`` name, by whatever module it was named."""
     uses = list(weight_uses(model))
+    for use in uses:
+        if not_there_yet(use) or is_flattened(use.weight):
+            raise ValueError(f"weight {use.name!r} is {why_unreadable(use.weight, use.module)}")
     if layers is None:
         return uses
     chosen: set[str] = set()
@@ -247,7 +253,12 @@ class _Hook:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given, sums = self.use.given(args, kwargs, self.running.mask), self.running.sums
-        with torch.autocast(self.use.weight.device.type, enabled=False):  # it would multiply in half precision
+        if (own := module._parameters.get(self.use.own)) is not None and is_sharded(own):
+            raise ValueError(
+                f"weight {self.use.name!r} is split over processes while its layer runs (tensor "
+                "parallelism), so its inputs are too: collect statistics before parallelize_module"
+            )
+        with torch.autocast(given.inputs[0].device.type, enabled=False):  # it would multiply in half precision
             for number, kind in enumerate(self.running.kinds):
                 found = kind.of_call(given, self.running.dtype)
                 known = sums.get((number, self.use.name))

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sparselab.core.models import evaluating, to_device
+from sparselab.core.readable import blaming_weights
 from sparselab.network.tracing import as_call
 
 
@@ -29,8 +30,14 @@ def recalibrate_batchnorm(model: nn.Module, loader: Iterable[Any], batches: int 
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     if not norms:
         return
+    for norm in norms:
+        if norm.running_mean is not None and norm.running_mean.is_meta:
+            raise ValueError(
+                "the statistics of a batch norm are on the meta device (not loaded, or offloaded), "
+                "where nothing can be estimated: load the model first"
+            )
     before = {norm: (norm.momentum, [buffer.clone() for buffer in norm.buffers()]) for norm in norms}
-    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    device = next((tensor.device for tensor in model.parameters() if not tensor.is_meta), torch.device("cpu"))
     seen = 0
     reached: list[_BatchNorm] = []
     try:
@@ -42,7 +49,8 @@ def recalibrate_batchnorm(model: nn.Module, loader: Iterable[Any], batches: int 
             for batch in islice(loader, batches):
                 inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
                 args, kwargs = to_device(as_call(inputs), device)
-                model(*args, **kwargs)
+                with blaming_weights(model):
+                    model(*args, **kwargs)
                 seen += 1
         reached = [norm for norm in norms if norm.num_batches_tracked]
     finally:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from sparselab.core.layers import LayerWeight, Names, layer_weights
+from sparselab.core.readable import why_no_arithmetic
 from sparselab.masks import MaskCalculator
 from sparselab.masks.eligibility import why_not
 
@@ -40,13 +41,5 @@ class Selection:
         return (
             self.names.why_not(layer)
             or why_not(layer.module, layer.attribute, calculator, self.rule, channel_dim=layer.channel_dim)
-            or why_untrainable(layer.weight)
+            or why_no_arithmetic(layer.weight)
         )
-
-
-def why_untrainable(weight: Tensor) -> str | None:
-    """Why masks cannot be kept in ``weight``, whose numbers can be read, or ``None``."""
-    if weight.is_floating_point() and weight.dtype.itemsize == 1:
-        dtype = str(weight.dtype).removeprefix("torch.")
-        return f"dtype {dtype}, in which PyTorch does not multiply: prune the weight before it is converted"
-    return None

@@ -35,7 +35,7 @@ def refuse_flattened(model: nn.Module) -> None:
 
 def _why_not_as_masked(layer: LayerWeight) -> str | None:
     if is_flattened(layer.weight):
-        return FLATTENED
+        return f"{FLATTENED}; finalize() before FSDP1 takes a pruned model that stays as it is"
     if layer.attribute not in layer.module._parameters:
         return (
             "no longer a parameter of its layer (parametrised, or replaced): finalize() before, "

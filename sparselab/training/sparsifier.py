@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from torch.optim import Optimizer
 
 from sparselab.core.layers import LayerWeight, Names, layer_weights
 from sparselab.core.models import unwrap
-from sparselab.core.readable import require_some_values, shape_of, why_unreadable
+from sparselab.core.readable import require_some_values, shape_of, why_no_arithmetic, why_unreadable
 from sparselab.core.sharding import laid_out_like, local, reshard, whole
 from sparselab.masks import AnyPattern
 from sparselab.permutation.strategy import Strategy
@@ -22,12 +23,14 @@ from sparselab.saliency import ModelSaliency
 from sparselab.training.choice import Choice, Statistics
 from sparselab.training.masked import MaskedWeights, MaskState, mask_buffer, pruned_buffer
 from sparselab.training.schedules import SCHEDULES, Schedule
-from sparselab.training.selection import Selection, why_untrainable
+from sparselab.training.selection import Selection
 from sparselab.training.sharding import ready_for_masks, refuse_flattened, require_steps
 from sparselab.training.step_hooks import StepHooks
 
 if TYPE_CHECKING:
     from sparselab.network.report import PermutationReport
+
+_log = logging.getLogger("sparselab.training")
 
 __all__ = ["Sparsifier", "mask_buffer", "pruned_buffer"]
 
@@ -252,8 +255,11 @@ class Sparsifier:
         reshard(copy)
         parameters = dict(copy.named_parameters(remove_duplicate=False))
         for name, mask in self.masks.items():
-            if name not in parameters or parameters[name].shape != mask.shape:
+            if name not in parameters or shape_of(parameters[name]) != mask.shape:
                 raise ValueError(f"not a copy of the model: it has no {name!r} of shape {tuple(mask.shape)}")
+            reason = why_unreadable(parameters[name]) or why_no_arithmetic(parameters[name])
+            if reason is not None:
+                raise ValueError(f"{name!r} of the copy cannot be pruned: it is {reason}")
         with torch.no_grad():
             for name, mask in self.masks.items():
                 weight = parameters[name]
@@ -276,6 +282,7 @@ class Sparsifier:
         self._ready()
         if not self.weights.layers:
             require_some_values(layer_weights(self.model, self._choose.custom))
+            _log.warning("compute() has no weight to prune: the reasons are in the column `reason` of frame()")
 
     # ----------------------------------------------------------------------------------------------------------- hooks
 
@@ -372,6 +379,6 @@ def _strategy(permutation: str | Strategy | None) -> Strategy | None:
 def _density(layer: LayerWeight) -> float:
     """The share of non-zeros; NaN for weights without plain values: not initialised yet, quantised, meta, float8."""
     weight = layer.weight
-    if why_unreadable(weight, layer.module) or why_untrainable(weight):
+    if why_unreadable(weight, layer.module) or why_no_arithmetic(weight):
         return float("nan")
     return float(whole(weight.detach()).count_nonzero()) / max(1, weight.numel())
