@@ -75,6 +75,12 @@ def require_some_values(layers: Iterable[LayerWeight]) -> None:
         raise ValueError(f"layer {found[0].name!r} is {why_unreadable(found[0].weight)}")
 
 
+def refuse_flattened(model: nn.Module) -> None:
+    """Raise ``ValueError`` where FSDP1 has flattened weights."""
+    if any(is_flattened(parameter) for parameter in model.parameters() if not nn.parameter.is_lazy(parameter)):
+        raise ValueError(f"weights of this model are {FLATTENED}")
+
+
 class HeldWeight(Protocol):
     """A weight and the module that has it."""
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from sparselab.core.models import evaluating, to_device, unwrap
 from sparselab.core.moves import Move
-from sparselab.core.readable import blaming_weights, not_there_yet, why_unreadable
-from sparselab.core.sharding import is_flattened, is_sharded
+from sparselab.core.readable import blaming_weights, not_there_yet, refuse_flattened, why_unreadable
+from sparselab.core.sharding import is_sharded
 from sparselab.statistics.input_norms import InputNorms
 from sparselab.statistics.layers import Given, WeightUse, weight_uses
 from sparselab.statistics.memory import as_text, free_bytes
@@ -177,9 +177,10 @@ def collect(
 
 def _chosen(model: nn.Module, layers: str | Iterable[str] | None) -> list[WeightUse]:
     """All uses of the weights that ``layers`` name, by whatever module it was named."""
+    refuse_flattened(model)
     uses = list(weight_uses(model))
     for use in uses:
-        if not_there_yet(use) or is_flattened(use.weight):
+        if not_there_yet(use):
             raise ValueError(f"weight {use.name!r} is {why_unreadable(use.weight, use.module)}")
     if layers is None:
         return uses

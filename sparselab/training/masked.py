@@ -99,6 +99,12 @@ class MaskedWeights:
                 where = None if is_sharded(weight) else "cpu"  # a part stays where its process group looks for it
                 layer.module.register_buffer(pruned_buffer(layer), torch.zeros_like(weight, device=where))
 
+    def lay_out(self) -> None:
+        """Have every buffer sharded as its weight is by now, as a state to be loaded has them."""
+        for layer in self.layers:
+            for name in self._names(layer):
+                _beside(layer, name)
+
     # -------------------------------------------------------------------------------------------------- what is there
 
     @property
@@ -303,11 +309,10 @@ class MaskedWeights:
             delattr(module, name)
 
     def _buffers(self) -> list[tuple[nn.Module, str]]:
-        return [
-            (layer.module, name)
-            for layer in self.layers
-            for name in ((mask_buffer(layer), pruned_buffer(layer)) if self.keep_pruned else (mask_buffer(layer),))
-        ]
+        return [(layer.module, name) for layer in self.layers for name in self._names(layer)]
+
+    def _names(self, layer: LayerWeight) -> tuple[str, ...]:
+        return (mask_buffer(layer), pruned_buffer(layer)) if self.keep_pruned else (mask_buffer(layer),)
 
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:

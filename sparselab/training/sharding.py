@@ -27,12 +27,6 @@ def ready_for_masks(model: nn.Module, layers: Iterable[LayerWeight]) -> None:
             raise ValueError(f"{layer.name!r} has a mask, but is {reason}")
 
 
-def refuse_flattened(model: nn.Module) -> None:
-    """Raise ``ValueError`` where FSDP1 has flattened weights."""
-    if any(is_flattened(parameter) for parameter in model.parameters() if not nn.parameter.is_lazy(parameter)):
-        raise ValueError(f"weights of this model are {FLATTENED}")
-
-
 def _why_not_as_masked(layer: LayerWeight) -> str | None:
     if is_flattened(layer.weight):
         return f"{FLATTENED}; finalize() before FSDP1 takes a pruned model that stays as it is"

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from sparselab.core.layers import LayerWeight, Names, layer_weights
 from sparselab.core.models import unwrap
-from sparselab.core.readable import require_some_values, shape_of, why_no_arithmetic, why_unreadable
+from sparselab.core.readable import refuse_flattened, require_some_values, shape_of, why_no_arithmetic, why_unreadable
 from sparselab.core.sharding import laid_out_like, local, reshard, whole
 from sparselab.masks import AnyPattern
 from sparselab.permutation.strategy import Strategy
@@ -24,7 +24,7 @@ from sparselab.training.choice import Choice, Statistics
 from sparselab.training.masked import MaskedWeights, MaskState, mask_buffer, pruned_buffer
 from sparselab.training.schedules import SCHEDULES, Schedule
 from sparselab.training.selection import Selection
-from sparselab.training.sharding import ready_for_masks, refuse_flattened, require_steps
+from sparselab.training.sharding import ready_for_masks, require_steps
 from sparselab.training.step_hooks import StepHooks
 
 if TYPE_CHECKING:
@@ -44,7 +44,9 @@ class Sparsifier:
     before ``compute()``, which starts the ``schedule``: ``"one_shot"``, ``"recompute,100"``,
     ``"gradual,100,500"``, ``"decay,0,500"``, ``"sr_ste,0.0002"``, ``"transposable"`` or an object.
 
-    ``model`` may be wrapped (``torch.compile``, ``DistributedDataParallel``). ``pattern`` is a
+    ``model`` may be wrapped (``torch.compile``, ``DistributedDataParallel``) or sharded, before
+    or after ``compute()`` (FSDP2's ``fully_shard``, tensor parallelism): then every process has to
+    make the same calls, ``frame()`` and ``enabled`` included. ``pattern`` is a
     pattern, a mask calculator or a function ``weight -> mask``. ``include`` and ``exclude`` are
     names of weights or modules, ``*`` and ``?`` allowed. ``saliency`` is a name, a callable, a
     tensor, or a mapping from weight name to any of these. In place of it ``pruner`` (a name with
@@ -140,7 +142,8 @@ class Sparsifier:
     def frame(self) -> pd.DataFrame:
         """One row per layer: ``layer, shape, eligible, reason, density, retained_percent``.
 
-        ``density`` is the share of its weights that are not zero now (NaN where none can be read),
+        ``density`` is the share of its weights that are not zero now (NaN where PyTorch cannot count them:
+        not loaded, offloaded, quantised, float8),
         ``retained_percent`` the share of its magnitude that the mask kept when it was computed (100
         without a mask, NaN where that was in another process).
         """
@@ -192,8 +195,10 @@ class Sparsifier:
 
         Called again, it computes new masks now; kept pruned values return first. All masks are
         computed before the first weight changes, so an error leaves the model as it was. Raises
-        ``ValueError`` naming the layer for weights that are not finite, and ``RuntimeError`` when
-        the model is pruned already and the pruned values were not kept.
+        ``ValueError`` naming the layer for weights that are not finite or not as their masks are,
+        where no weight is there yet (lazy layers, the meta device), and for a model that FSDP1 has
+        flattened; and ``RuntimeError`` when the model is pruned already and the pruned values were
+        not kept.
         """
         self.weights.require_buffers()
         self._require_weights()
@@ -226,8 +231,10 @@ class Sparsifier:
 
         Uses PyTorch's step hooks, so any optimizer will do; a closure's gradients are masked each
         time it is called. The first optimizer attached, of those that still are, is the schedule's
-        clock. Attaching twice changes nothing. Raises ``ValueError`` for a second optimizer where
-        the schedule lets the first move the dense weights.
+        clock. Attaching twice changes nothing. Where weights are sharded (``DTensor``), masks are
+        sharded alike here at the latest. Raises ``ValueError`` for a second optimizer where the
+        schedule lets the first move the dense weights, for weights that FSDP1 has flattened or that
+        are not as their masks are, and for steps that no hook sees.
         """
         self.weights.require_buffers()
         refuse_flattened(self.model)
@@ -237,6 +244,7 @@ class Sparsifier:
             raise ValueError(
                 f"{self.schedule} works with one optimizer: give it all the parameters, in groups if need be"
             )
+        self.weights.lay_out()
         self._hooks.add(optimizer)
 
     def detach(self, optimizer: Optimizer) -> None:
