@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparselab.core import measures
+from sparselab.core.entries import mask_name, pruned_name
 from sparselab.core.layers import LayerWeight
 from sparselab.core.readable import why_unreadable
 from sparselab.core.registry import unknown_name
@@ -81,6 +82,7 @@ class MaskedWeights:
         self.plan = Plan()
         self._before_first = before_first
         self._stepping = False
+        self._masks_due = False
         self._gradient_scale: Tensor | None = None
 
     def add_buffers(self) -> None:
@@ -111,6 +113,11 @@ class MaskedWeights:
     def masks(self) -> dict[str, Tensor]:
         """The mask of every sparse weight by name (the buffers themselves, not copies)."""
         return {layer.name: _beside(layer, mask_buffer(layer)) for layer in self.layers}
+
+    def buffer_names(self) -> list[str]:
+        """The names that masks and kept pruned values have in the model."""
+        buffers = (mask_buffer, pruned_buffer) if self.keep_pruned else (mask_buffer,)
+        return [layer.name.removesuffix(layer.attribute) + name(layer) for layer in self.layers for name in buffers]
 
     def any_masked(self) -> bool:
         """Whether any mask takes anything."""
@@ -235,7 +242,11 @@ class MaskedWeights:
     # ------------------------------------------------------------------ what the Sparsifier reports
 
     def begin_step(self, optimizer: Optimizer) -> None:
-        """``optimizer`` is about to move the weights; a step that failed before is settled first."""
+        """``optimizer`` is about to move the weights; a step that failed before is settled first.
+
+        ``RuntimeError`` where the state that was loaded is that of a pruned model and no masks came.
+        """
+        self._require_loaded_masks()
         self.settle()
         self._stepping = True
         # A fused optimizer divides gradients by GradScaler's factor inside its step, so until then
@@ -277,6 +288,7 @@ class MaskedWeights:
         if "plan" in state:
             self.follow(Plan.from_json(state["plan"]))
         self.state, self.shares = loaded, dict(state["shares"])
+        self._masks_due = any(share < 1 for share in self.shares.values())
         self.end_step()  # what a step that failed here left is replaced
 
     def remove(self) -> None:
@@ -292,6 +304,15 @@ class MaskedWeights:
             raise RuntimeError("finalize() took the masks out of this model: make a new Sparsifier to prune it again")
 
     # ------------------------------------------------------------------------------------------------------- the rest
+
+    def _require_loaded_masks(self) -> None:
+        if self._masks_due and not self.any_masked():
+            raise RuntimeError(
+                "the state that was loaded is that of a pruned model, but no mask in the model takes anything, "
+                "so a step would train it dense. Masks come with the model's own state: load what "
+                "model.state_dict() gave (save_pretrained leaves masks out)"
+            )
+        self._masks_due = False
 
     @contextmanager
     def without_buffers(self) -> Iterator[None]:
@@ -376,12 +397,12 @@ def _share(weight: Tensor, mask: Tensor) -> float:
 
 def mask_buffer(layer: LayerWeight) -> str:
     """The name of the buffer that holds the mask, as ASP's checkpoints have it."""
-    return f"__{layer.attribute}_mma_mask"
+    return mask_name(layer.attribute)
 
 
 def pruned_buffer(layer: LayerWeight) -> str:
     """The name of the buffer that holds the pruned values, as ASP's checkpoints have it."""
-    return f"__{layer.attribute}_mma_pruned_p"
+    return pruned_name(layer.attribute)
 
 
 def _is_pruned(layer: LayerWeight) -> bool:

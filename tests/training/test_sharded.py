@@ -46,7 +46,8 @@ def whole(tensor):
 
 
 def assert_same(found, expected):
-    for (name, mine), theirs in zip(found.named_parameters(), expected.parameters(), strict=True):
+    theirs_all = expected.parameters() if isinstance(expected, nn.Module) else expected
+    for (name, mine), theirs in zip(found.named_parameters(), theirs_all, strict=True):
         torch.testing.assert_close(whole(mine), theirs.detach(), rtol=1e-12, atol=1e-14, msg=name)
 
 
@@ -132,6 +133,10 @@ def resumes(early):
     for mine, theirs in zip(again.parameters(), model.parameters()):
         assert torch.equal(whole(mine), whole(theirs))
     assert resumed.enabled
+    plain = sl.finalized(again.state_dict())
+    loaded = sharded(net(), "fsdp2")
+    loaded.load_state_dict(plain)  # strict
+    assert_same(loaded, [whole(parameter) for parameter in again.parameters()])
 
 
 def trackers_say_the_same():
@@ -241,7 +246,7 @@ def fsdp1_is_refused(use_orig_params):
     assert not sparsifier.enabled
     for frame in (sparsifier.frame(), sl.Sparsifier(wrapped, "2:4").frame(), sl.check(wrapped)):
         assert frame["density"].isna().all()
-        assert frame["reason"].str.contains(message).all()
+        assert frame["reason"].str.contains(message)[:2].all()  # no pattern of 4 fits the third
     report = sl.magnitude_report(wrapped, "2:4")
     assert report["total"].isna().all()
     assert not report["eligible"].any()

@@ -13,7 +13,7 @@ from sparselab.saliency import scores
 from sparselab.statistics import InputNorms
 from sparselab.widgets.layers import choosable_layers
 
-QUANTISED = r"held as a (?:Int8Tensor|Float8Tensor|IntxUnpackedToInt8Tensor) \(quantised or sharded\): prune the plain"
+QUANTISED = r"held as a (?:Int8Tensor|Float8Tensor|IntxUnpackedToInt8Tensor) \(quantised or sharded\): "
 
 
 def net(dtype=torch.float32):
