@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,11 +16,12 @@ from torch.optim import Optimizer
 from sparselab.core import measures
 from sparselab.core.entries import mask_name, pruned_name
 from sparselab.core.layers import LayerWeight
+from sparselab.core.moves import Move
 from sparselab.core.readable import why_unreadable
 from sparselab.core.registry import unknown_name
 from sparselab.core.sharding import gathered, is_sharded, laid_out_like, local, whole
 from sparselab.masks import MaskCalculator
-from sparselab.network.plan import Plan
+from sparselab.network.plan import Plan, moves_name
 from sparselab.training.choice import Choice
 
 
@@ -80,6 +82,7 @@ class MaskedWeights:
         self.generation = 0
         self.shares: dict[str, float] = {}
         self.plan = Plan()
+        self.permuted = False
         self._before_first = before_first
         self._stepping = False
         self._masks_due = False
@@ -113,6 +116,10 @@ class MaskedWeights:
     def masks(self) -> dict[str, Tensor]:
         """The mask of every sparse weight by name (the buffers themselves, not copies)."""
         return {layer.name: _beside(layer, mask_buffer(layer)) for layer in self.layers}
+
+    def mask_of(self, layer: LayerWeight) -> Tensor:
+        """The mask of one of ``layers`` (the buffer itself)."""
+        return _mask(layer)
 
     def buffer_names(self) -> list[str]:
         """The names that masks and kept pruned values have in the model."""
@@ -152,6 +159,7 @@ class MaskedWeights:
         in place puts back what was there. ``RuntimeError`` after ``remove``.
         """
         self.require_buffers()
+        self.catch_up()
         # Masks that a checkpoint brought belong to weights that are where they should be.
         if self.state is MaskState.DENSE and not self.any_masked():
             self._before_first()
@@ -248,6 +256,7 @@ class MaskedWeights:
         """
         self._require_loaded_masks()
         self.settle()
+        self.catch_up()
         self._stepping = True
         # A fused optimizer divides gradients by GradScaler's factor inside its step, so until then
         # they carry it.
@@ -267,14 +276,36 @@ class MaskedWeights:
     def follow(self, plan: Plan) -> None:
         """``plan`` has moved the dense weights: scores and statistics move likewise.
 
-        It is everything that has moved them since the Sparsifier was made.
+        They follow everything that has moved the weights since the Sparsifier was made.
         """
-        self.choice = self._dense_choice.moved(self.layers, plan)
-        self.plan = plan
+        self._follow((*self.plan.moves, *plan.moves))
+        self.permuted = self.permuted or bool(len(plan))
+
+    def catch_up(self) -> None:
+        """Follow the plans that were applied to the masked model since, as its modules have noted them.
+
+        ``Plan.apply`` has moved masks and kept values; it does not know of scores and statistics.
+        """
+        moves = []
+        for layer in self.layers:
+            noted = layer.module.__dict__.pop(moves_name(layer.attribute), ())
+            moves += [dataclasses.replace(move, names=(layer.name,)) for move in noted]
+        if moves:
+            self._follow((*self.plan.moves, *moves))
+
+    def _follow(self, moves: tuple[Move, ...]) -> None:
+        self.plan = Plan(moves)
+        self.choice = self._dense_choice.moved(self.layers, self.plan)
 
     def state_dict(self) -> dict[str, Any]:
-        """The state, what masks kept and what was permuted; masks are in the model's own."""
-        return {"state": self.state.value, "shares": dict(self.shares), "plan": self.plan.to_json()}
+        """The state, what masks kept and what moved the weights; masks are in the model's own."""
+        self.catch_up()
+        return {
+            "state": self.state.value,
+            "shares": dict(self.shares),
+            "plan": self.plan.to_json(),
+            "permuted": self.permuted,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where ``state_dict`` was taken; masks and weights come with the model's own.
@@ -286,7 +317,9 @@ class MaskedWeights:
         if loaded is MaskState.REMOVED:
             raise ValueError("this state was taken after finalize(): it has no masks to go on with")
         if "plan" in state:
-            self.follow(Plan.from_json(state["plan"]))
+            self.catch_up()  # to forget what moved the weights that are replaced
+            self._follow(Plan.from_json(state["plan"]).moves)
+            self.permuted = bool(state.get("permuted", len(self.plan)))
         self.state, self.shares = loaded, dict(state["shares"])
         self._masks_due = any(share < 1 for share in self.shares.values())
         self.end_step()  # what a step that failed here left is replaced
@@ -326,6 +359,7 @@ class MaskedWeights:
                 module.register_buffer(name, tensor)
 
     def _remove_buffers(self) -> None:
+        self.catch_up()
         for module, name in self._buffers():
             delattr(module, name)
 
@@ -369,6 +403,7 @@ class MaskedWeights:
 
     def new_mask(self, layer: LayerWeight, weight: Tensor) -> Tensor:
         """The mask that ``weight`` would get as the weight of ``layer``; nothing is changed."""
+        self.catch_up()
         return self.choice(layer, weight).mask
 
 
