@@ -139,6 +139,22 @@ def resumes(early):
     assert_same(loaded, [whole(parameter) for parameter in again.parameters()])
 
 
+def second_copies_are_pruned_too():
+    ran = []
+    for model in (sharded(net(), "fsdp2"), net()):
+        optimizer = torch.optim.ASGD(model.parameters(), 0.01, t0=0)
+        sparsifier = sl.Sparsifier(model, "2:4")
+        sparsifier.attach(optimizer)
+        sparsifier.compute()
+        train(model, optimizer, range(3))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_(optimizer.state[parameter]["ax"])
+        assert sparsifier.enabled
+        ran.append(model)
+    assert_same(*ran)
+
+
 def trackers_say_the_same():
     said = []
     for model in (net(), sharded(net(), "fsdp2")):
@@ -269,6 +285,7 @@ def work(rank: int, folder: str) -> None:
     for flag in (False, True):
         resumes(early=flag)
         fsdp1_is_refused(use_orig_params=flag)
+    second_copies_are_pruned_too()
     trackers_say_the_same()
     a_plan_moves_a_sharded_model_and_its_optimizer()
     statistics_are_summed_over_both()
