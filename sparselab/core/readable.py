@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from sparselab.core.layers import LayerWeight, is_wrapped
+from sparselab.core.layers import ModelWeight, is_wrapped
 from sparselab.core.sharding import is_flattened, is_sharded
 
 FLATTENED = (
@@ -68,7 +68,7 @@ def blaming_weights(model: nn.Module) -> Iterator[None]:
         raise
 
 
-def require_some_values(layers: Iterable[LayerWeight]) -> None:
+def require_some_values(layers: Iterable[ModelWeight]) -> None:
     """Raise ``ValueError``, naming the first of ``layers``, where none of them has values yet."""
     found = list(layers)
     if found and all(not_there_yet(layer) for layer in found):

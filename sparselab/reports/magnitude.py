@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
@@ -10,23 +11,31 @@ from torch import Tensor, nn
 
 from sparselab import saliency as saliency_module
 from sparselab.core import measures
-from sparselab.core.layers import LayerWeight, layer_weights
-from sparselab.core.readable import require_some_values, shape_of
+from sparselab.core.layers import Custom, LayerWeight, ModelWeight, TiedWeight, model_weights
+from sparselab.core.readable import require_some_values, shape_of, why_unreadable
 from sparselab.core.weight_matrix import to_matrix
 from sparselab.masks import AnyPattern, MaskCalculator, calculator, create_mask
-from sparselab.masks.eligibility import why_not
+from sparselab.masks.eligibility import why_not_pruned
 from sparselab.reports.values import values_of
 from sparselab.saliency import ModelSaliency
 
 
 def magnitude_report(
-    model: nn.Module, pattern: AnyPattern, *, saliency: ModelSaliency = "magnitude", rule: str = "divisible"
+    model: nn.Module,
+    pattern: AnyPattern,
+    *,
+    saliency: ModelSaliency = "magnitude",
+    rule: str = "divisible",
+    custom: Custom | None = None,
 ) -> pd.DataFrame:
-    """What ``pattern`` would keep of every layer: one row per layer, in the order of the modules. Changes nothing.
+    """What ``pattern`` would keep of every weight: one row per weight, in the order of the modules. Changes nothing.
 
-    Columns: ``layer, type, shape, rows, channels, weights, eligible, reason, total, retained, ideal, lost_percent``.
-    ``reason`` says why a layer is not eligible; its ``retained, ideal, lost_percent`` are NaN. ``total`` is the sum
-    of the saliency, ``ideal`` what the best share of each row without structure would retain.
+    Weights are the floating-point parameters of two or more dimensions. Columns: ``layer, type, shape, rows,
+    channels, weights, eligible, reason, total, retained, ideal, note, lost_percent``.
+    ``reason`` says why a weight is not eligible; its ``retained, ideal, lost_percent`` are NaN, and where no layer is
+    known to multiply it (an embedding, a raw parameter) so are ``rows`` and ``channels``. ``total`` is the sum
+    of the saliency, ``ideal`` what the best share of each row without structure would retain, ``note`` and ``custom``
+    are as in ``Sparsifier``.
     ``frame.attrs["whole_model"]`` has the sums over the eligible layers and the share of weights that they hold.
     ``saliency`` may be a mapping from weight name to saliency. A weight that cannot be read (quantised, offloaded, not
     loaded yet) has a row with the reason, and its ``total`` is NaN too. One that is sharded (``DTensor``) is gathered,
@@ -37,42 +46,56 @@ def magnitude_report(
     [{'layer': 'weight', 'channels': 8, 'eligible': True}]
     """
     calculate = calculator(pattern)
-    layers = list(layer_weights(model))
-    require_some_values(layers)
-    rows = [_row(layer, calculate, saliency, rule) for layer in layers]
+    weights = list(model_weights(model, custom))
+    require_some_values(weights)
+    rows = [_row(weight, calculate, saliency, rule) for weight in weights]
     frame = pd.DataFrame(rows, columns=_COLUMNS).astype({"eligible": bool})
     frame["lost_percent"] = measures.lost_percent(frame["retained"], frame["total"])
-    frame.attrs = {"pattern": str(calculate), "whole_model": _whole_model(frame)}
+    once = [not isinstance(weight, TiedWeight) for weight in weights]
+    frame.attrs = {"pattern": str(calculate), "whole_model": _whole_model(frame[pd.Series(once, dtype=bool)])}
     return frame
 
 
 _COLUMNS = [
     *("layer", "type", "shape", "rows", "channels", "weights", "eligible", "reason"),
-    *("total", "retained", "ideal"),
+    *("total", "retained", "ideal", "note"),
 ]
 
 
-def _row(layer: LayerWeight, calculate: MaskCalculator, saliency: ModelSaliency, rule: str) -> tuple[Any, ...]:
-    """What ``_COLUMNS`` say of one layer."""
-    reason = why_not(layer.module, layer.attribute, calculate, rule)
-    weight = values_of(layer)
-    if weight is None:
-        return (layer.name, type(layer.module).__name__, *_size(layer), False, reason or "", *[float("nan")] * 3)
-    criterion = "magnitude" if reason else saliency_module.for_layer(saliency, layer.name)
-    scores = saliency_module.scores(weight, criterion)
-    matrix = to_matrix(scores, layer.channel_dim)
-    kept = (float("nan"),) * 2 if reason else _kept(layer, weight, scores, calculate)
-    total = float(matrix.sum(dtype=torch.float64))
-    return (layer.name, type(layer.module).__name__, *_size(layer), reason is None, reason or "", total, *kept)
-
-
-def _size(layer: LayerWeight) -> tuple[tuple[int, ...], int, int, int]:
-    """Shape, rows, channels and number of weights, of values that need not be there."""
+def _row(layer: ModelWeight, calculate: MaskCalculator, saliency: ModelSaliency, rule: str) -> tuple[Any, ...]:
+    """What ``_COLUMNS`` say of one weight."""
+    reason = why_not_pruned(layer, calculate, rule)
+    kept, sizes, note = (float("nan"),) * 2, _matrix_shape(layer), ""
+    total = float("nan")
+    if isinstance(layer, LayerWeight):
+        note = layer.note
+    if why_unreadable(layer.weight, layer.module) is None:
+        weight = values_of(layer)
+        if isinstance(layer, LayerWeight):
+            scores = saliency_module.layer_scores(weight, "magnitude" if reason else saliency, layer.name)
+            kept = kept if reason else _kept(layer, weight, scores, calculate)
+        else:
+            scores = saliency_module.scores(weight)
+        total = _total(scores, layer)
     shape = shape_of(layer.weight)
-    if not shape:
-        return shape, 0, 0, 0
+    size = (shape, *sizes, math.prod(shape) if shape else 0)
+    return (layer.name, type(layer.module).__name__, *size, reason is None, reason or "", total, *kept, note)
+
+
+def _total(scores: Tensor, layer: ModelWeight) -> float:
+    matrix = to_matrix(scores, layer.channel_dim) if isinstance(layer, LayerWeight) else scores
+    return float(matrix.sum(dtype=torch.float64))
+
+
+def _matrix_shape(layer: ModelWeight) -> tuple[float, float]:
+    """Rows and channels, of values that need not be there; NaN where they are not known."""
+    shape = shape_of(layer.weight)
+    if not isinstance(layer, LayerWeight):
+        return float("nan"), float("nan")
+    if len(shape) < 2:
+        return (0, 0) if not shape else (1, shape[0])
     rows, channels = to_matrix(torch.empty(shape, device="meta"), layer.channel_dim).shape
-    return shape, rows, channels, rows * channels
+    return rows, channels
 
 
 def _kept(layer: LayerWeight, weight: Tensor, scores: Tensor, calculate: MaskCalculator) -> tuple[float, float]:
