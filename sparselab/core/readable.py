@@ -9,6 +9,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from sparselab.core.layers import ModelWeight, is_wrapped
+from sparselab.core.models import CannotRunError
 from sparselab.core.sharding import is_flattened, is_sharded
 
 FLATTENED = (
@@ -52,7 +53,7 @@ def why_no_arithmetic(weight: Tensor) -> str | None:
 
 @contextmanager
 def blaming_weights(model: nn.Module) -> Iterator[None]:
-    """While it lasts ``model`` runs; where it cannot, ``ValueError`` naming the weight that is the likely reason.
+    """While it lasts ``model`` runs; where it cannot, ``CannotRunError`` naming the weight that is the likely reason.
 
     That is one without values or arithmetic. Any other error is left as it is.
     """
@@ -64,7 +65,7 @@ def blaming_weights(model: nn.Module) -> Iterator[None]:
             reason = why_unreadable(weight) if missing else why_no_arithmetic(weight)
             if reason is not None:
                 said = (str(error).splitlines() or [""])[0]
-                raise ValueError(f"the model does not run: {name!r} is {reason} ({said})") from error
+                raise CannotRunError(f"the model does not run: {name!r} is {reason} ({said})") from error
         raise
 
 

@@ -13,6 +13,7 @@ from sparselab.core.readable import FLATTENED, why_unreadable
 from sparselab.core.registry import unknown_name
 from sparselab.core.sharding import is_flattened
 from sparselab.core.weight_matrix import channel_dim_of, is_packed, matrix_dims
+from sparselab.core.writing import why_not_written
 from sparselab.masks.calculator import NOTHING_TO_CHOOSE, MaskCalculator
 from sparselab.masks.create import AnyPattern, calculator
 
@@ -57,6 +58,8 @@ def why_not(
         return unreadable
     if not weight.is_floating_point():
         return f"dtype {weight.dtype} is not floating point"
+    if (reason := why_not_written(weight)) is not None:
+        return reason
     return _RULES[rule](module, weight, channel_dim, calculate)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sparselab import saliency as saliency_module
 from sparselab.core.entries import mask_name
 from sparselab.core.layers import LayerWeight, Names, layer_weights, model_weights
-from sparselab.core.models import unwrap
+from sparselab.core.models import as_eager, unwrap
 from sparselab.core.patterns import Pattern
 from sparselab.core.readable import is_offloaded, not_there_yet, why_unreadable
 from sparselab.core.sharding import is_flattened, is_sharded, reshard
@@ -78,7 +78,7 @@ class NetworkAxes:
     @classmethod
     def of(cls, model: nn.Module, example_inputs: Any) -> NetworkAxes:
         """The axes of ``model``, traced on ``example_inputs``. Raises ``UntraceableError``."""
-        inner = unwrap(model)
+        inner = unwrap(as_eager(model, "NetworkAxes.of"))
         analysis = analyse(inner, example_inputs)
         consumers = consumers_of(analysis, list(layer_weights(inner)))
         readers = {axis: tuple(c.name for c in consumers if c.reads(axis)) for axis in free_axes(analysis)}

@@ -17,11 +17,12 @@ from torch.optim import Optimizer
 
 from sparselab.core.entries import mask_name, pruned_name
 from sparselab.core.interrupts import interrupted_afterwards
-from sparselab.core.models import unwrap
+from sparselab.core.models import as_eager, unwrap
 from sparselab.core.moves import Indices, Move, moved
 from sparselab.core.optimizers import Keepers, levels
 from sparselab.core.readable import why_unreadable
 from sparselab.core.sharding import laid_out_like, local, reshard, whole
+from sparselab.core.writing import why_not_written
 from sparselab.network.analysis import Analysis, place_of
 from sparselab.network.axes import Leaf, leaves_of
 from sparselab.network.free_axes import Axis, Orders, order_of, spans
@@ -88,7 +89,7 @@ class Plan:
         a tensor is quantised or elsewhere, or ``optimizer`` is not one; an interruption waits until all is moved, any other failure
         puts back what was moved.
         """
-        inner = unwrap(model)
+        inner = unwrap(as_eager(model, "Plan.apply"))
         reshard(inner)
         masked = self._masked(inner)
         targets = self._targets(inner, as_optimizers(optimizer))
@@ -160,6 +161,9 @@ class Plan:
             names = [name for move in planned for name in move.names]
             companions += {id(mask): mask for name in names for mask in _masks(name, tensors)}.values()
             targets += [(move, each) for each in companions for move in planned if move.fits(each)]
+        for move, tensor in targets:
+            if (reason := why_not_written(tensor)) is not None:
+                raise ValueError(f"the plan moves {move.names[0]!r}, which stays as it is: {reason}")
         return targets
 
     def _masked(self, model: nn.Module) -> list[tuple[Move, nn.Module, str]]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sparselab import saliency as saliency_module
 from sparselab.core import measures
 from sparselab.core.layers import Custom, LayerWeight, ModelWeight, TiedWeight, model_weights
+from sparselab.core.models import as_module
 from sparselab.core.readable import require_some_values, shape_of, why_unreadable
 from sparselab.core.weight_matrix import to_matrix
 from sparselab.masks import AnyPattern, MaskCalculator, calculator, create_mask
@@ -45,6 +46,7 @@ def magnitude_report(
     >>> magnitude_report(nn.Linear(8, 4), "2:4")[["layer", "channels", "eligible"]].to_dict("records")
     [{'layer': 'weight', 'channels': 8, 'eligible': True}]
     """
+    as_module(model, "magnitude_report")
     calculate = calculator(pattern)
     weights = list(model_weights(model, custom))
     require_some_values(weights)

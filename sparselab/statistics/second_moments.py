@@ -192,8 +192,9 @@ def _matrices(given: Given, number: int) -> Iterator[tuple[Tensor, Tensor | None
         for windows, those in given.windows.pieces(inputs, counted):
             yield windows.reshape(len(windows), given.layer.groups, -1), those
         return
-    vectors, flags = inputs.reshape(-1, 1, inputs.shape[-1]), None if counted is None else counted.reshape(-1)
-    step = max(1, PIECE // inputs.shape[-1])
+    positions, channels = inputs.shape[:-1].numel(), inputs.shape[-1]
+    vectors, flags = inputs.reshape(positions, 1, channels), None if counted is None else counted.reshape(-1)
+    step = max(1, PIECE // max(1, channels))
     for start in range(0, len(vectors), step):
         part = slice(start, start + step)
         yield vectors[part], None if flags is None else flags[part]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparselab.core.layers import Custom, model_weights
-from sparselab.core.models import unwrap
+from sparselab.core.models import as_eager, unwrap
 from sparselab.core.sharding import is_sharded
 from sparselab.masks import MaskCalculator
 from sparselab.permutation.strategy import Strategy
@@ -77,6 +77,7 @@ class ASP:
         strategy. Raises ``RuntimeError`` for the model that is initialised already, and ``ValueError`` for an unknown
         pattern or strategy.
         """
+        as_eager(model, "ASP")
         if cls._sparsifier is not None and cls._sparsifier.model is unwrap(model):
             raise RuntimeError("ASP has been initialized with this model already; ASP.reset() lets go of it")
         custom = dict(custom_layer_dict or {})

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparselab.core.layers import Custom, LayerWeight, ModelWeight, Names, layer_weights, model_weights
-from sparselab.core.models import unwrap
+from sparselab.core.models import as_eager, unwrap
 from sparselab.core.optimizers import innermost, lasting, levels, takes_hooks
 from sparselab.core.readable import refuse_flattened, require_some_values, shape_of, why_no_arithmetic, why_unreadable
 from sparselab.core.sharding import laid_out_like, local, reshard, whole
@@ -110,7 +110,7 @@ class Sparsifier:
         layer_types: Sequence[type[nn.Module]] | None = None,
         custom: Custom | None = None,
     ) -> None:
-        self.model = unwrap(model)
+        self.model = unwrap(as_eager(model, "Sparsifier"))
         self.schedule = _schedule(schedule)
         choice = Choice.of(pattern, saliency, pruner, statistics)
         self.schedule.check(choice.calculator)
@@ -314,7 +314,7 @@ class Sparsifier:
 
         Raises ``ValueError``, and changes nothing, when the copy lacks a weight or has it in another shape.
         """
-        copy = unwrap(copy)
+        copy = unwrap(as_eager(copy, "apply_to"))
         reshard(copy)
         parameters = dict(copy.named_parameters(remove_duplicate=False))
         for name, mask in self.masks.items():
@@ -438,6 +438,7 @@ class Sparsifier:
             return
         from sparselab.network.permuting import permute
 
+        _require_finite(layers)  # before anything moves: their masks would be refused afterwards
         with self.weights.without_buffers():
             self.permutation_report = permute(
                 self.model,
@@ -471,6 +472,15 @@ class Sparsifier:
         rows = self.permutation_report.weights
         said = [f"{status}: {reason}" if reason else status for status, reason in zip(rows["status"], rows["reason"])]
         return dict(zip(rows["weight"], said))
+
+
+def _require_finite(layers: Iterable[LayerWeight]) -> None:
+    """Raise ``ValueError`` naming the first layer whose weight has a number that is not finite."""
+    for layer in layers:
+        if not bool(layer.weight.detach().isfinite().all()):
+            raise ValueError(
+                f"layer {layer.name!r}: NaN or infinite weights: a mask would be arbitrary there; find where they diverged"
+            )
 
 
 def _packed_by_trace(model: nn.Module, example_inputs: Any, custom: Custom | None) -> dict[str, int]:

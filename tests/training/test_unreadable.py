@@ -150,11 +150,14 @@ def test_weights_that_are_not_loaded():
     for call in (
         lambda: sl.Sparsifier(meta, "2:4").compute(),
         lambda: sl.check(meta),
-        lambda: sl.statistics.collect(meta, [torch.randn(4, 32)]),
         lambda: choosable_layers(meta),
     ):
         with pytest.raises(ValueError, match=rf"'0\.weight' is {message}"):
             call()
+    partly = net()
+    partly[2].to("meta")
+    with pytest.raises(ValueError, match=rf"the model does not run: '2\.weight' is {message} \(.*meta"):
+        sl.statistics.collect(partly, [torch.randn(4, 32)])
     partly = net()
     partly[0].to("meta")
     assert_first_has_only_a_reason(partly, message)
