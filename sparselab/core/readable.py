@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from sparselab.core.layers import ModelWeight, is_wrapped
@@ -38,6 +39,8 @@ def why_unreadable(weight: Tensor, module: nn.Module | None = None) -> str | Non
                 "offloading, or load the model without it"
             )
         return "on the meta device, without values: load its weights first"
+    if weight.layout is not torch.strided:
+        return f"held as {str(weight.layout).removeprefix('torch.')}: make it dense first, to_dense()"
     if is_wrapped(weight) and not is_sharded(weight):
         return f"held as a {type(weight).__name__} (quantised or sharded): prune the plain weight before"
     return None

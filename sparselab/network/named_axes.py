@@ -77,10 +77,15 @@ class NetworkAxes:
 
     @classmethod
     def of(cls, model: nn.Module, example_inputs: Any) -> NetworkAxes:
-        """The axes of ``model``, traced on ``example_inputs``. Raises ``UntraceableError``."""
+        """The axes of ``model``, traced on ``example_inputs``.
+
+        Raises ``UntraceableError``, and ``ValueError`` for one that is sharded or has no values yet.
+        """
         inner = unwrap(as_eager(model, "NetworkAxes.of"))
+        layers = list(layer_weights(inner))
+        _require_in_place(inner, layers)
         analysis = analyse(inner, example_inputs)
-        consumers = consumers_of(analysis, list(layer_weights(inner)))
+        consumers = consumers_of(analysis, layers)
         readers = {axis: tuple(c.name for c in consumers if c.reads(axis)) for axis in free_axes(analysis)}
         axes = [axis for axis, names in readers.items() if names and axis.size <= MAX_CHANNELS]
         members = axis_members(analysis, axes)
@@ -121,12 +126,8 @@ def chosen_layers(
     names, weights = Names.of(include, exclude), list(model_weights(model))
     names.check(model, weights)
     layers = [weight for weight in weights if isinstance(weight, LayerWeight)]
-    _require_in_one_piece(model)
+    _require_in_place(model, layers)
     for layer in layers:
-        if not_there_yet(layer):
-            raise ValueError(f"{layer.name!r} has no values yet: load them, or run a lazy layer once, and permute then")
-        if is_flattened(layer.weight) or is_offloaded(layer.module):
-            raise ValueError(f"{layer.name!r} cannot be moved: it is {why_unreadable(layer.weight, layer.module)}")
         if hasattr(layer.module, mask_name(layer.attribute)):
             raise ValueError(
                 f"{layer.name!r} is masked already: permute first, then make the Sparsifier, or give it "
@@ -135,8 +136,8 @@ def chosen_layers(
     return [layer for layer in layers if why_not_pruned(layer, pattern, names=names) is None]
 
 
-def _require_in_one_piece(model: nn.Module) -> None:
-    """Raise ``ValueError`` for a model whose parameters are sharded, which one process cannot trace."""
+def _require_in_place(model: nn.Module, layers: Iterable[LayerWeight]) -> None:
+    """Raise ``ValueError`` for a model that is sharded, which one process cannot trace, or not there."""
     reshard(model)
     for name, parameter in model.named_parameters():
         if is_sharded(parameter):
@@ -145,6 +146,11 @@ def _require_in_one_piece(model: nn.Module) -> None:
                 "(a Sparsifier: compute()) before fully_shard or parallelize_module, or leave "
                 "example_inputs out; a plan made before is applied by Plan.apply"
             )
+    for layer in layers:
+        if not_there_yet(layer):
+            raise ValueError(f"{layer.name!r} has no values yet: load them, or run a lazy layer once, and permute then")
+        if is_flattened(layer.weight) or is_offloaded(layer.module):
+            raise ValueError(f"{layer.name!r} cannot be moved: it is {why_unreadable(layer.weight, layer.module)}")
 
 
 def layer_scores(saliency: ModelSaliency) -> Scores:
