@@ -11,6 +11,7 @@ from sparselab.permutation.channel_swap import WINDOW, ChannelSwap
 from sparselab.permutation.covering import Covering
 from sparselab.permutation.exhaustive import Exhaustive
 from sparselab.permutation.optimal import Optimal
+from sparselab.permutation.option_checks import require_at_least
 from sparselab.permutation.strategy import Search
 
 _PROOF_SECONDS = 8.0  # a limit from which a proof at 64 channels usually fits
@@ -31,7 +32,18 @@ class Auto:
     assignment, and greedy swaps from its best. How many moves that is follows from the matrix's
     shape alone, not from a clock, so a seed decides the order. A time limit is filled, and from 8 s
     on up to 64 channels are solved to a proven optimum.
+
+    ``chains`` is how many anneal above 64 channels; ``None`` stands for two, or, with a time limit,
+    for as many as run side by side. ``effort`` is how many times the usual moves each makes.
     """
+
+    chains: int | None = None
+    effort: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_at_least(1, "auto", chains=1 if self.chains is None else self.chains)
+        if not 0 < self.effort < math.inf:
+            raise ValueError(f"strategy 'auto': effort must be positive and finite, got {self.effort}")
 
     def __call__(self, search: Search) -> None:
         """Choose by size, then search."""
@@ -45,12 +57,19 @@ class Auto:
             return
         if channels <= _GREEDY and (limit is None or limit >= _GREEDY_SECONDS):
             ChannelSwap()(search)
-        chains = _CHAINS if channels <= _RUGGED else 2
-        if limit is not None:
-            chains = max(chains, min(search.matrix.side_by_side, _MOST_CHAINS))
-        AnnealedAssignment(moves(search), chains).run(search, None if limit is None else _ANNEALED * limit)
+        count = math.ceil(self.effort * moves(search))
+        AnnealedAssignment(count, self._chains(search)).run(search, None if limit is None else _ANNEALED * limit)
         if channels <= WINDOW:
             ChannelSwap()(search)
+
+    def _chains(self, search: Search) -> int:
+        if search.matrix.channels <= _RUGGED:
+            least = _CHAINS
+        elif self.chains is not None:
+            return self.chains
+        else:
+            least = 2
+        return least if search.time_limit is None else max(least, min(search.matrix.side_by_side, _MOST_CHAINS))
 
     def toy(self) -> Auto:
         """See ``OffersToy``, its work following from the size."""
