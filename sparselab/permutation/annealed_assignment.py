@@ -12,8 +12,7 @@ the noise), the assignment keeps the sum of all changes the best there is, and `
 geometrically to where nothing moves any more. The last moves are without noise.
 
 Temperatures are in units of the spread of random swaps' gains, so they fit any matrix. More moves
-allow a hotter start. With a time limit, anneals of 24, 48, 96 ... moves follow each other, each from the
-best order so far, until time is up. What a longer limit does begins with all that a shorter one does, so
+allow a hotter start. With a time limit, anneals of 24, 72, 216 ... moves follow each other until time is up. What a longer limit does begins with all that a shorter one does, so
 more time is never worse. Chains run side by side, as many as are asked for, whatever the number of
 threads; the best end wins. From four chains on they hand on: between rounds the worst quarter goes
 on from the best quarter (Hukushima and Iba 2003, without the weights).
@@ -34,7 +33,8 @@ from sparselab.permutation.strategy import Search
 
 QUIET = 0.07  # the share of moves at the end that is made without noise
 _SAMPLE = 512
-_FIRST = 24  # moves of the first anneal of those that double
+_FIRST, _GROWTH = 24, 3  # moves of the first anneal under a time limit, and how many times longer each next one is
+_POPULATION = 4  # chains from which on they hand on
 _LOOK = 0.02  # usual seconds
 
 
@@ -42,7 +42,7 @@ _LOOK = 0.02  # usual seconds
 class AnnealedAssignment:
     """``moves`` annealed assignments in each of ``chains`` chains; the best order of all.
 
-    With a time limit anneals that double fill the time, whatever ``moves``. ``hot`` and ``cold`` are the first and
+    With a time limit anneals that grow fill the time, whatever ``moves``. ``hot`` and ``cold`` are the first and
     last temperature in spreads of a random swap's gain; ``None`` derives them from the number of moves.
     """
 
@@ -58,30 +58,41 @@ class AnnealedAssignment:
     def __call__(self, search: Search) -> None:
         """Cool down once, over all moves, or again and again for as long as there is time."""
         if search.time_limit is None:
-            self.cool(search)
+            self.once(search)
         else:
-            for _ in self.doubling(search):
+            for _ in self.growing(search):
                 pass
 
     def toy(self) -> AnnealedAssignment:
         """See ``OffersToy``: a few moves."""
         return replace(self, moves=100, chains=1)
 
-    def doubling(self, search: Search) -> Iterator[int]:
-        """Cool down from the best order again and again, each time with twice the moves, yielding their number.
+    def once(self, search: Search) -> None:
+        """Cool down once from the best order so far."""
+        self.cool(search, self._from_the_best(search))
 
-        Nothing in it depends on the time limit but where it ends.
+    def growing(self, search: Search) -> Iterator[int]:
+        """Cool down again and again, each time with three times the moves, yielding their number.
+
+        Nothing in it depends on the time limit but where it ends. Chains that hand on begin at random orders, for
+        then they differ; fewer begin at the best order so far.
         """
         moves = _FIRST
         while search.running():
-            replace(self, moves=moves).cool(search)
+            orders = self._at_random(search) if self.chains >= _POPULATION else self._from_the_best(search)
+            replace(self, moves=moves).cool(search, orders)
             yield moves
-            moves *= 2
+            moves *= _GROWTH
 
-    def cool(self, search: Search) -> None:
-        """Cool down once from the best order, over all moves, unless time is up before."""
+    def _from_the_best(self, search: Search) -> Ints:
+        return np.tile(search.best, (self.chains, 1))
+
+    def _at_random(self, search: Search) -> Ints:
+        return np.stack([search.rng.permutation(search.matrix.channels) for _ in range(self.chains)])
+
+    def cool(self, search: Search, orders: Ints) -> None:
+        """Cool every chain down once from its order, over all moves, unless time is up before."""
         spread, looks = swap_spread(search, search.best), self._between_looks(search)
-        orders = np.tile(search.best, (self.chains, 1))
         for share, moves, expected in rounds(search, self.moves, None):
             noise = spread * self.temperatures(share, moves, expected)
             for start in range(0, moves, looks):

@@ -30,7 +30,7 @@ class Auto:
     Up to 16 channels the proven optimum. Above, greedy swaps (up to 256 channels), annealed
     assignment, and greedy swaps from its best. How many moves that is follows from the matrix's
     shape alone, not from a clock, so a seed decides the order. A time limit is filled with anneals
-    that double, each followed by greedy swaps; a longer limit does what a shorter one does, and then
+    that grow, each followed by greedy swaps; a longer limit does what a shorter one does, and then
     more. From 8 s on up to 64 channels are solved to a proven optimum.
 
     ``chains`` is how many anneal above 64 channels; ``None`` stands for two, or, with a time limit,
@@ -63,13 +63,13 @@ class Auto:
     def _once(self, search: Search) -> None:
         if search.matrix.channels <= _GREEDY:
             ChannelSwap()(search)
-        AnnealedAssignment(math.ceil(self.effort * moves(search)), self._chains(search)).cool(search)
+        AnnealedAssignment(math.ceil(self.effort * moves(search)), self._chains(search)).once(search)
         if search.matrix.channels <= WINDOW:
             ChannelSwap()(search)
 
     def _until_time_is_up(self, search: Search) -> None:
         """The same anneals and descents whatever the limit, and as many of them as there is time for."""
-        for made in AnnealedAssignment(chains=self._chains(search)).doubling(search):
+        for made in AnnealedAssignment(chains=self._chains(search)).growing(search):
             if made >= _DESCENT and search.matrix.channels <= WINDOW:
                 ChannelSwap()(search)
 
