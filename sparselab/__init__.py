@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sparselab.sweeps.frames import history, load
     from sparselab.training.asp import ASP
     from sparselab.training.batchnorm import recalibrate_batchnorm
+    from sparselab.training.finalizing import finalized
     from sparselab.training.sparsifier import Sparsifier
 
 
@@ -38,6 +39,7 @@ _HOMES = {
     "check": "sparselab.reports",
     "create_mask": "sparselab.masks",
     "experiment": "sparselab.sweeps.experimenting",
+    "finalized": "sparselab.training.finalizing",
     "history": "sparselab.sweeps.frames",
     "load": "sparselab.sweeps.frames",
     "magnitude_report": "sparselab.reports",
@@ -59,6 +61,7 @@ __all__ = [
     "check",
     "create_mask",
     "experiment",
+    "finalized",
     "history",
     "load",
     "magnitude_report",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparselab.core.models import evaluating, in_mode
+from sparselab.core.writing import why_not_written
 from sparselab.network import rules_linear, rules_norm  # noqa: F401  (they register themselves)
 from sparselab.network.axes import Dim, fresh, pin
 from sparselab.network.dataflow import Dataflow, Dims, Value
@@ -141,6 +142,8 @@ def _members(model: nn.Module) -> list[Member]:
         member = Member(tuple(name for name, _ in group), shape, tuple(map(fresh, shape)), content)
         if sharing[place[0]] > 1:
             _pin_all(member.dims, f"{member.name} shares part of its memory with another tensor")
+        if (reason := why_not_written(tensor)) is not None:
+            _pin_all(member.dims, f"{member.name} stays as it is: {reason}")
         members.append(member)
     return members
 
@@ -153,6 +156,8 @@ def _pin_all(dims: tuple[Dim, ...], reason: str) -> None:
 def place_of(tensor: Tensor) -> tuple[Any, ...]:
     """Where in memory a tensor lies: equal for two tensors exactly if they share all numbers."""
     if tensor.is_meta or tensor.numel() == 0:
+        return (id(tensor),)
+    if tensor.layout is not torch.strided:  # nowhere that it could be written
         return (id(tensor),)
     storage = tensor.untyped_storage().data_ptr()
     return (storage, tensor.storage_offset(), tuple(tensor.shape), tensor.stride())

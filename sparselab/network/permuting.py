@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from sparselab.core.layers import LayerWeight
-from sparselab.core.models import unwrap
+from sparselab.core.models import as_eager, unwrap
 from sparselab.core.patterns import Pattern
 from sparselab.network.analysis import Analysis, analyse
+from sparselab.network.examples import examples_of
 from sparselab.network.findings import Findings
 from sparselab.network.free_axes import Axis, Orders, free_axes
 from sparselab.network.named_axes import chosen_layers
@@ -48,9 +49,10 @@ def permute(
     """Reorder the channels of a whole network so that ``pattern`` keeps more of it.
 
     In place, and the function that the network computes stays the same. ``example_inputs`` is what
-    the model takes: a tensor, a tuple of positional arguments or a dict of keyword arguments. The
-    model is traced on them once (``torch.export``, evaluation mode). Every set of channels that can
-    be reordered without changing the outputs is found, an order of it is searched, and all tensors
+    the model takes: a tensor, a tuple of positional arguments or a dict of keyword arguments; of a
+    loader its first batch is taken (the first entry, if that is a tuple or list). The model is
+    traced on them once (``torch.export``, evaluation mode). Every set of channels that can be
+    reordered without changing the outputs is found, an order of it is searched, and all tensors
     that it touches are moved: weights, biases, statistics, gradients and the state of
     ``optimizer``, one or several. Parameters remain the same objects.
 
@@ -83,13 +85,12 @@ def permute(
     """
     if verify not in (True, False, OWN_DTYPE):
         raise ValueError(f"verify is True, False or {OWN_DTYPE!r}, got {verify!r}")
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"permute takes a torch.nn.Module, got a {type(model).__name__}")
+    inner = unwrap(as_eager(model, "permute"))
     optimizers = as_optimizers(optimizer)
     settings = SearchSettings(Pattern.parse(pattern), strategy, saliency, seed, backend)
-    inner = unwrap(model)
     layers = chosen_layers(inner, settings.pattern, include, exclude)
-    report = on_one_rank(lambda: _found(inner, example_inputs, layers, settings, verify, strict))
+    examples = examples_of(example_inputs, inner)
+    report = on_one_rank(lambda: _found(inner, examples, layers, settings, verify, strict))
     report.plan.apply(inner, optimizers)
     return report
 

@@ -99,8 +99,9 @@ class PruningRun:
         """Every metric of the task in three phases, and what pruning and training came to.
 
         The headline comes first (``dense_top1, pruned_top1, finetuned_top1``); then
-        ``retained_percent`` of the magnitude of the
-        pruned layers, ``efficacy`` of their permutation, ``density`` of their weights,
+        ``retained_percent`` of the magnitude of the pruned layers, ``efficacy`` of their
+        permutation, and where one was searched ``permuted_percent`` of their weights and
+        ``not_permuted``, the reason for most of the others; ``density`` of their weights,
         ``sparse_layers``, and the seconds of each phase. ``pruned_*`` is measured after the first
         masks with batch norm re-estimated, before any fine-tuning. Time series: ``accuracy``,
         ``magnitude`` and ``mask_churn``.
@@ -122,7 +123,16 @@ class PruningRun:
         layers = {"sparse_layers": len(sparsifier.masks), "density": _density(sparsifier)} if sparsifier else {}
         frames = {name: tracker.frame for name, tracker in trackers.items() if len(tracker.frame)}
         said = _in_phases(describe(as_metrics(run.task.metrics), dense), reversed(phases))
-        return {**metrics, **run.worth, **layers, **run.seconds, "device": str(_device(trial)), **frames, "said": said}
+        return {
+            **metrics,
+            **run.worth,
+            **run.order,
+            **layers,
+            **run.seconds,
+            "device": str(_device(trial)),
+            **frames,
+            "said": said,
+        }
 
 
 def _pruning(trial: Trial) -> PruningTrial:
@@ -138,6 +148,7 @@ class _Phases:
     pruning: PruningTrial
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     worth: dict[str, float] = dataclasses.field(default_factory=dict)
+    order: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -157,6 +168,8 @@ class _Phases:
         report = sparsifier.permutation_report
         self.seconds["seconds_search"] = 0.0 if report is None else float(report.frame["seconds"].sum())
         self.worth.update(_worth(before, sparsifier))
+        if report is not None:
+            self.order.update(permuted_percent=100 * report.share_permuted, not_permuted=report.why_not)
         self.pruning.recalibrate(self.task, model)
         return sparsifier
 
