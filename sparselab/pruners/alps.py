@@ -62,11 +62,11 @@ class ALPS:
         growth = (self.last / self.first) ** (1 / max(1, self.stages - 1))
         for stage in range(self.stages):
             rho = self.first * growth**stage
+            dual = dual / growth if stage else dual  # the multiplier is rho times it, and stays
             inverse = inverses(shifted(scaled.matrices, rho))
             for _ in range(self.rounds):
                 sought = dense + dual
                 masked = torch.where(problem.mask(sought), sought, 0)
                 dual = sought - masked
                 dense = (wanted + rho * (masked - dual)) @ inverse
-            dual /= growth  # the multiplier is rho times it, and stays
         return dense, problem.mask(dense + dual)

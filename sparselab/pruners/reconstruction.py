@@ -95,10 +95,26 @@ class Reconstruction:
     @property
     def step(self) -> int:
         """So many columns have a mask that the others do not change; all, where that is not known."""
-        columns = self.rows.shape[-1]
-        channels = columns // self.positions
-        multiple = self.calculator.multiples[1]
-        return columns if self.calculator.nm is None or channels % multiple else multiple * self.positions
+        return self.calculator.multiples[1] * self.positions if self._in_groups else self.rows.shape[-1]
+
+    @property
+    def rows_apart(self) -> bool:
+        """Whether each row has a mask of its own, so that it can be changed by itself."""
+        return self._in_groups and self.calculator.multiples[0] == 1
+
+    @property
+    def _in_groups(self) -> bool:
+        """Whether masks are chosen in groups of channels that lie inside the rows."""
+        channels = self.rows.shape[-1] // self.positions
+        return self.calculator.nm is not None and channels % self.calculator.multiples[1] == 0
+
+    def summed(self, values: Tensor) -> Tensor:
+        """The sum over what has one mask, a row or all: ``(groups, outputs, 1)``, or ``(1, 1, 1)``."""
+        return values.sum(-1, keepdim=True) if self.rows_apart else values.sum().reshape(1, 1, 1)
+
+    def least(self, values: Tensor) -> Tensor:
+        """The least of what has one mask, in the shape of ``summed``."""
+        return values.amin(-1, keepdim=True) if self.rows_apart else values.amin().reshape(1, 1, 1)
 
     # ---------------------------------------------------------------------------------------------------------- results
 
