@@ -69,7 +69,7 @@ def test_the_more_work_the_nearer():
     weight, moments = problem(rows=32, columns=64, seed=8, samples=500)
     errors = {
         spec: row_errors(weight, get_pruner(spec)(weight, calculator("2:4"), moments).weight, moments).sum()
-        for spec in ("alps,stages=16", "alps", "admm", "sparsegpt", "swaps,0")
+        for spec in ("alps,damping=0.01,stages=16", "alps,damping=0.01", "admm", "sparsegpt", "swaps,0")
     }
     assert list(errors) == sorted(errors, key=errors.__getitem__), errors
 
