@@ -162,8 +162,8 @@ def shifted(matrices: Tensor, by: Tensor | float) -> Tensor:
     return found
 
 
-def inverses(matrices: Tensor) -> Tensor:
-    """The inverse of each matrix, damped already; with more damping, and a warning, where one is singular still."""
+def cholesky(matrices: Tensor) -> Tensor:
+    """Lower Cholesky factors of damped ``matrices``; damped more, with a warning, where one is singular still."""
     factors, failed = torch.linalg.cholesky_ex(matrices)
     more = _LEAST_DAMPING
     while bool(failed.any()):
@@ -171,7 +171,12 @@ def inverses(matrices: Tensor) -> Tensor:
         mean = matrices.diagonal(dim1=1, dim2=2).mean(1)[:, None]
         factors, failed = torch.linalg.cholesky_ex(shifted(matrices, more * mean))
         more *= 10
-    return torch.cholesky_inverse(factors)
+    return factors
+
+
+def inverses(matrices: Tensor) -> Tensor:
+    """The inverses of damped ``matrices``, each ``(d, d)``."""
+    return torch.cholesky_inverse(cholesky(matrices))
 
 
 @dataclass(frozen=True, eq=False)
