@@ -46,7 +46,7 @@ reproduce-full: $(READY)
 	$(BIN)/sparselab reproduce all --full --out results
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --dist worksteal
 
 test-gpu: $(GPU_READY)
 	$(BIN)/python -m pytest -m gpu

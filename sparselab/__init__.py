@@ -14,6 +14,7 @@ from sparselab._version import __version__ as __version__
 if TYPE_CHECKING:
     from sparselab import measures, plots, saliency, statistics, tasks, trackers, widgets
     from sparselab.core.patterns import Pattern
+    from sparselab.layerwise import PruneReport, prune
     from sparselab.masks import create_mask
     from sparselab.network.permuting import permute
     from sparselab.network.plan import Plan
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from sparselab.sweeps.frames import history, load
     from sparselab.training.asp import ASP
     from sparselab.training.batchnorm import recalibrate_batchnorm
+    from sparselab.training.finalizing import finalized
     from sparselab.training.sparsifier import Sparsifier
 
 
@@ -32,16 +34,19 @@ _HOMES = {
     "Pattern": "sparselab.core.patterns",
     "PermutationReport": "sparselab.network.report",
     "Plan": "sparselab.network.plan",
+    "PruneReport": "sparselab.layerwise",
     "SearchProblem": "sparselab.permutation",
     "SearchResult": "sparselab.permutation",
     "Sparsifier": "sparselab.training.sparsifier",
     "check": "sparselab.reports",
     "create_mask": "sparselab.masks",
     "experiment": "sparselab.sweeps.experimenting",
+    "finalized": "sparselab.training.finalizing",
     "history": "sparselab.sweeps.frames",
     "load": "sparselab.sweeps.frames",
     "magnitude_report": "sparselab.reports",
     "permute": "sparselab.network.permuting",
+    "prune": "sparselab.layerwise",
     "recalibrate_batchnorm": "sparselab.training.batchnorm",
     "search_permutation": "sparselab.permutation",
     "search_permutations": "sparselab.permutation",
@@ -53,18 +58,21 @@ __all__ = [
     "Pattern",
     "PermutationReport",
     "Plan",
+    "PruneReport",
     "SearchProblem",
     "SearchResult",
     "Sparsifier",
     "check",
     "create_mask",
     "experiment",
+    "finalized",
     "history",
     "load",
     "magnitude_report",
     "measures",
     "permute",
     "plots",
+    "prune",
     "recalibrate_batchnorm",
     "saliency",
     "search_permutation",

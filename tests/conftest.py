@@ -1,7 +1,14 @@
 """What every test starts from."""
 
+import os
+
 import pytest
-import torch
+
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if WORKERS > 1:  # processes that each use all cores wait for one another: half the speed on two cores
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // WORKERS)))
+
+import torch  # noqa: E402 - reads OMP_NUM_THREADS when it is loaded
 
 
 @pytest.fixture(autouse=True)

@@ -41,8 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     part.set_defaults(run=_reproduce, full=False)
 
     audit = commands.add_parser("check", help="is every layer of a checkpoint really N:M?")
-    audit.add_argument("file", help="a .safetensors or torch.save file with a state dict")
+    audit.add_argument("file", help="a .safetensors, .pt2 or torch.save file, or the folder or index of a sharded one")
     audit.add_argument("--pattern", default="2:4", help="the pattern (default: 2:4)")
+    audit.add_argument("--entry", help="which state of the file, where it holds several: 'ema', say")
     audit.add_argument("--json", action="store_true", help="print records as JSON")
     audit.set_defaults(run=_check)
 
@@ -126,9 +127,9 @@ def _reproduce(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     from sparselab.reports import check
 
-    frame = check(options.file, options.pattern)
+    frame = check(options.file, options.pattern, entry=options.entry)
     print(frame.to_json(orient="records") if options.json else frame.to_string(index=False))
-    return 0 if frame["sparse"].all() else 1
+    return 0 if frame["is_sparse"].all() else 1
 
 
 if __name__ == "__main__":

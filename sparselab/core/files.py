@@ -2,47 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
+from sparselab.core.shards import checkpoint_in, is_index, sharded
+from sparselab.core.tensor_files import read_file
 
 
 def read_checkpoint(path: Path) -> Any:
-    """What ``path`` holds, on the CPU: the tensors of a file, without unpickling objects.
+    """What ``path`` holds, on the CPU: tensors, without unpickling objects.
 
-    A ``.safetensors`` file, a ``.npy`` file (its array as a tensor), or else what ``torch.save``
-    wrote, if that is tensors in plain containers.
+    A ``.safetensors`` file and the weights of a ``.pt2`` file of ``torch.export`` come as a mapping
+    that reads a tensor when it is asked for; a ``.npy`` file as its array; any other file as what
+    ``torch.save`` wrote, if that is tensors in plain containers. A ``*.index.json``, or a folder
+    with a checkpoint, is read shard by shard (``shards.sharded``, ``shards.checkpoint_in``).
 
-    Raises ``ValueError`` for a file that does not exist, is of no such kind or holds objects, and
-    when safetensors is needed and missing.
+    Raises ``ValueError`` for a file that does not exist, is of no such kind or holds objects, for
+    shards that are missing, and when safetensors is needed and missing.
     """
+    if path.is_dir():
+        return read_checkpoint(checkpoint_in(path))
     if not path.is_file():
         raise ValueError(f"no such file: {path}")
-    try:
-        return _read(path)
-    except ImportError:
-        raise ValueError(f"reading {path.name} needs safetensors: pip install safetensors") from None
-    except Exception as error:  # each reader raises errors of its own
-        raise ValueError(
-            f"cannot read {path} ({type(error).__name__}): it has to hold tensors, as torch.save(model.state_dict(), ...) "
-            f"or safetensors write them; objects are not unpickled{_named(error)}"
-        ) from error
-
-
-def _named(error: Exception) -> str:
-    """What torch would have to run to load a file, without its advice on how to run it."""
-    found = re.search(r"GLOBAL (\S+)", str(error))
-    return f": this one names {found[1]}" if found else ""
-
-
-def _read(path: Path) -> Any:
-    if path.suffix == ".npy":
-        return torch.from_numpy(np.load(path, allow_pickle=False))
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+    return sharded(path) if is_index(path) else read_file(path)

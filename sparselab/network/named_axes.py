@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparselab import saliency as saliency_module
+from sparselab.core.entries import mask_name
 from sparselab.core.layers import LayerWeight, Names, layer_weights
 from sparselab.core.models import unwrap
 from sparselab.core.patterns import Pattern
@@ -120,8 +121,11 @@ def chosen_layers(
     for layer in layers:
         if nn.parameter.is_lazy(layer.weight) or layer.weight.is_meta:
             raise ValueError(f"{layer.name!r} has no values yet: load them, or run a lazy layer once, and permute then")
-        if hasattr(layer.module, f"__{layer.attribute}_mma_mask"):
-            raise ValueError(f"{layer.name!r} is masked already: permute first, then prune (finalize() removes masks)")
+        if hasattr(layer.module, mask_name(layer.attribute)):
+            raise ValueError(
+                f"{layer.name!r} is masked already: permute first, then make the Sparsifier, or give it "
+                "example_inputs and it permutes before it prunes (finalize() removes masks)"
+            )
     return [
         layer for layer in layers if (names.why_not(layer) or why_not(layer.module, layer.attribute, pattern)) is None
     ]

@@ -14,6 +14,7 @@ from sparselab.core.layers import LayerWeight
 from sparselab.core.models import unwrap
 from sparselab.core.patterns import Pattern
 from sparselab.network.analysis import Analysis, analyse
+from sparselab.network.examples import examples_of
 from sparselab.network.findings import Findings
 from sparselab.network.free_axes import Axis, Orders, free_axes
 from sparselab.network.named_axes import chosen_layers
@@ -48,9 +49,10 @@ def permute(
     """Reorder the channels of a whole network so that ``pattern`` keeps more of it.
 
     In place, and the function that the network computes stays the same. ``example_inputs`` is what
-    the model takes: a tensor, a tuple of positional arguments or a dict of keyword arguments. The
-    model is traced on them once (``torch.export``, evaluation mode). Every set of channels that can
-    be reordered without changing the outputs is found, an order of it is searched, and all tensors
+    the model takes: a tensor, a tuple of positional arguments or a dict of keyword arguments; of a
+    loader its first batch is taken (the first entry, if that is a tuple or list). The model is
+    traced on them once (``torch.export``, evaluation mode). Every set of channels that can be
+    reordered without changing the outputs is found, an order of it is searched, and all tensors
     that it touches are moved: weights, biases, statistics, gradients and the state of
     ``optimizer``, one or several. Parameters remain the same objects.
 
@@ -89,7 +91,8 @@ def permute(
     settings = SearchSettings(Pattern.parse(pattern), strategy, saliency, seed, backend)
     inner = unwrap(model)
     layers = chosen_layers(inner, settings.pattern, include, exclude)
-    report = on_one_rank(lambda: _found(inner, example_inputs, layers, settings, verify, strict))
+    examples = examples_of(example_inputs, inner)
+    report = on_one_rank(lambda: _found(inner, examples, layers, settings, verify, strict))
     report.plan.apply(inner, optimizers)
     return report
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sparselab.core.entries import mask_name, pruned_name
 from sparselab.core.interrupts import interrupted_afterwards
 from sparselab.core.models import unwrap
 from sparselab.core.moves import Indices, Move, moved
+from sparselab.core.optimizers import Keepers, levels
 from sparselab.network.analysis import Analysis, place_of
 from sparselab.network.axes import Leaf, leaves_of
 from sparselab.network.free_axes import Axis, Orders, order_of, spans
+
+_log = logging.getLogger("sparselab")
 
 FORMAT, VERSION = "sparselab.plan", 1
 
@@ -64,16 +69,23 @@ class Plan:
 
         ``optimizer`` is one, or several of them.
 
-        State that has the tensor's shape moves, or that broadcasts to it (the sums of Adafactor);
-        any other stays as it is, so an optimizer that lays parameters out anew (LBFGS, Shampoo) is
-        best started again.
+        State that has the tensor's shape moves, or that broadcasts to it (the sums of Adafactor),
+        also that of an optimizer inside another and what it keeps for each parameter in attributes
+        of its own. Any other stays as it is, so an optimizer that lays parameters out anew (LBFGS,
+        Shampoo) is best started again.
+
+        A masked model is moved with its masks and kept pruned values, and the scores and statistics
+        that its Sparsifier holds follow. Outputs stay the same, but weights are N:M only in the order
+        for which masks were computed; the log says so.
 
         ``model`` may be wrapped (``torch.compile``, ``DataParallel``, ``AveragedModel``). Parameters stay the same
         objects. Raises ``ValueError``, and changes nothing, when a name is missing, a shape differs
         or ``optimizer`` is not one; an interruption waits until all is moved, any other failure
         puts back what was moved.
         """
-        targets = self._targets(unwrap(model), as_optimizers(optimizer))
+        inner = unwrap(model)
+        masked = self._masked(inner)
+        targets = self._targets(inner, as_optimizers(optimizer))
         done: list[tuple[Move, Tensor]] = []
         with torch.no_grad(), interrupted_afterwards():
             try:
@@ -84,6 +96,9 @@ class Plan:
                 for move, tensor in reversed(done):
                     tensor.copy_(move.inverse()(tensor))
                 raise
+            for move, module, attribute in masked:
+                module.__dict__.setdefault(moves_name(attribute), []).append(move)
+        _say_what_moved(masked)
 
     def moved(self, held: Mapping[str, T]) -> dict[str, T]:
         """What fits a model to which this plan was applied, of what was ``held`` by weight name before.
@@ -122,6 +137,7 @@ class Plan:
                 alike[id(tensor)] = tensor
                 if move not in planned:
                     planned.append(move)
+        keepers = Keepers(optimizers)
         targets: list[tuple[Move, Tensor]] = []
         for alike, planned in moves_of.values():
             if len({move.names for move in planned}) > 1:
@@ -131,12 +147,23 @@ class Plan:
                 )
             companions = [*alike.values()][:1]  # several Parameters may be one place in memory, each with a state
             companions += [tensor.grad for tensor in alike.values() if tensor.grad is not None]
-            states = [each.state.get(tensor, {}) for each in optimizers for tensor in alike.values()]
-            # By identity, as an optimizer that wraps another shows the state of that one.
-            values = {id(value): value for state in states for value in state.values()}
-            companions += [value for value in values.values() if isinstance(value, Tensor)]
+            kept = {id(each.tensor): each.tensor for tensor in alike.values() for each in keepers.of(tensor)}
+            companions += kept.values()
+            names = [name for move in planned for name in move.names]
+            companions += {id(mask): mask for name in names for mask in _masks(name, tensors)}.values()
             targets += [(move, each) for each in companions for move in planned if move.fits(each)]
         return targets
+
+    def _masked(self, model: nn.Module) -> list[tuple[Move, nn.Module, str]]:
+        """Every move of a masked weight, with the module and the attribute that hold it."""
+        modules = dict(model.named_modules(remove_duplicate=False))
+        found: dict[tuple[int, str, int], tuple[Move, nn.Module, str]] = {}
+        for number, move in enumerate(self.moves):
+            for name in move.names:
+                prefix, _, attribute = name.rpartition(".")
+                if prefix in modules and mask_name(attribute) in modules[prefix]._buffers:
+                    found[id(modules[prefix]), attribute, number] = (move, modules[prefix], attribute)
+        return list(found.values())
 
     # ------------------------------------------------------------------------------------------------------ JSON
 
@@ -191,6 +218,35 @@ class Plan:
         return cls.from_json(data)
 
 
+def moves_name(attribute: str) -> str:
+    """The attribute beside a masked weight that lists its moves which its Sparsifier has yet to follow."""
+    return f"__{attribute}_mma_moves"
+
+
+def _say_what_moved(masked: Iterable[tuple[Move, nn.Module, str]]) -> None:
+    """Log, once for a plan, that masks which take something are in another order now."""
+    names = {
+        move.names[0]: None
+        for move, module, attribute in masked
+        if not bool(getattr(module, mask_name(attribute)).all())
+    }
+    if names:
+        _log.warning(
+            "the masks of %d weights (%s) moved along with them: outputs are the same, but the weights are N:M only "
+            "in the order for which their masks were computed. Apply the inverse of this plan before they are checked "
+            "or given to a kernel, or compute masks anew",
+            len(names),
+            reprlib.repr(list(names)),
+        )
+
+
+def _masks(name: str, tensors: Mapping[str, Tensor]) -> list[Tensor]:
+    """The mask of the weight ``name`` and the values which it took, as far as the model has them."""
+    prefix, dot, attribute = name.rpartition(".")
+    names = (f"{prefix}{dot}{called(attribute)}" for called in (mask_name, pruned_name))
+    return [tensors[each] for each in names if each in tensors]
+
+
 def as_optimizers(optimizer: Optimizer | Iterable[Optimizer] | None) -> tuple[Optimizer, ...]:
     """The optimizers whose state moves along, each once.
 
@@ -199,7 +255,7 @@ def as_optimizers(optimizer: Optimizer | Iterable[Optimizer] | None) -> tuple[Op
     if optimizer is None:
         return ()
     given = tuple(optimizer) if isinstance(optimizer, Iterable) else (optimizer,)
-    if not all(isinstance(getattr(each, "state", None), Mapping) for each in given):
+    if not all(any(isinstance(getattr(level, "state", None), Mapping) for level in levels(each)) for each in given):
         raise ValueError(
             "optimizer takes a torch.optim.Optimizer, or several of them in a list, whose state "
             f"moves along, got {reprlib.repr(optimizer)}"

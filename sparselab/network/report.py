@@ -52,6 +52,14 @@ class PermutationReport:
         return float(self.weights.loc[self.weights["status"] == "permuted", "numel"].sum()) / total if total else 0.0
 
     @property
+    def why_not(self) -> str:
+        """Why eligible weights were not permuted: the reason that holds for most of them; empty if all were."""
+        if self.untraceable:
+            return self.untraceable
+        left = self.weights[self.weights["status"] != "permuted"]
+        return str(left.groupby("reason")["numel"].sum().idxmax()) if len(left) else ""
+
+    @property
     def retained_gain(self) -> float:
         """Retained saliency over all searched axes, after divided by before, minus 1."""
         searched = self.frame.dropna(subset=["baseline"])

@@ -179,6 +179,32 @@ def inverses(matrices: Tensor) -> Tensor:
     return torch.cholesky_inverse(cholesky(matrices))
 
 
+def corrected(
+    weight: Tensor, moments: SecondMoments, cross: Tensor, *, share: float = 1.0, damping: float = 0.3
+) -> Tensor:
+    """``weight`` changed so that on the inputs of ``moments`` it gives what it gave on others.
+
+    The weights before it were pruned, so it is given ``y`` where the dense model has ``x``; ``cross``
+    is ``sum of x y^T`` (``sparselab.statistics.cross_moments``), ``moments`` are those of ``y``. The
+    ``W'`` nearest to ``share`` of the way from ``W y`` to ``W x``, with ``damping`` times the diagonal
+    of ``H`` drawing it to ``W``: ``W' = W + share * W (cross - H) (H + damping diag(H))^-1``. In the
+    dtype of ``weight``, computed in float32 (float64 for a float64 weight).
+    """
+    require_damping(damping)
+    rows = moments.rows(weight.detach()).to(torch.float64 if weight.dtype == torch.float64 else torch.float32)
+    matrices = moments.sums[: len(cross)].to(rows)
+    norms = _norms(matrices)
+    scaled = shifted(matrices / norms / norms.transpose(1, 2), damping)
+    change = rows @ (cross.to(rows) - matrices) / norms @ inverses(scaled) / norms
+    return moments.from_rows(rows + share * change).to(weight.dtype)
+
+
+def _norms(matrices: Tensor) -> Tensor:
+    """The norm of each input, ``(groups, 1, d)``; of one that is always 0 it is far below all others."""
+    norms = matrices.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()[:, None]
+    return norms.clamp(min=_DEAD).maximum(norms.amax(-1, keepdim=True) * _DEAD)
+
+
 @dataclass(frozen=True, eq=False)
 class Correlations:
     """A ``Reconstruction`` whose inputs are scaled to norm 1 each: errors are the same, diagonals are.
@@ -193,11 +219,9 @@ class Correlations:
 
     @classmethod
     def of(cls, problem: Reconstruction, damping: float) -> Self:
-        """The scaled problem. An input that is always 0 has a norm far below all others, so it is pruned first."""
+        """The scaled problem. Inputs that are always 0 have the least norms, so they are pruned first."""
         matrices = problem.matrices
-        norms = matrices.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()[:, None]
-        largest = norms.amax(-1, keepdim=True)
-        norms = norms.clamp(min=_DEAD).maximum(largest * _DEAD)
+        norms = _norms(matrices)
         scaled = matrices / norms / norms.transpose(1, 2)
         return cls(problem.rows * norms, shifted(scaled, damping), norms)
 

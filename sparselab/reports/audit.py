@@ -3,90 +3,113 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
-from sparselab.core.files import read_checkpoint
 from sparselab.core.layers import layer_weights
+from sparselab.core.stored import StoredWeight, packed_weights, state_in, stored_weights
 from sparselab.core.weight_matrix import to_slices
-from sparselab.masks import AnyPattern, MaskCalculator, calculator
+from sparselab.masks import AnyPattern, MaskCalculator, Violations, calculator
 from sparselab.reports.values import values_of
 
 
-@dataclass(frozen=True, eq=False)
-class _Stored:
-    """A weight to audit; ``channel_dims`` has more than one entry where a bare tensor cannot tell which it is."""
+def check(
+    model: nn.Module | ExportedProgram | Mapping[str, Any] | str | Path,
+    pattern: AnyPattern = "2:4",
+    *,
+    entry: str | None = None,
+) -> pd.DataFrame:
+    """Is every layer really N:M, and would a 2:4 kernel take it? One row per weight.
 
-    name: str
-    weight: Tensor
-    channel_dims: tuple[int, ...]
-
-
-def check(model: nn.Module | Mapping[str, Any] | str | Path, pattern: AnyPattern = "2:4") -> pd.DataFrame:
-    """Is every layer really N:M, and would a 2:4 kernel take it? One row per layer.
-
-    ``model``: a module, a state dict, or a file (``.safetensors``, or what ``torch.save`` wrote,
-    read with ``weights_only``). Columns:
-    ``layer, shape, dtype, channel_dim, density, groups, violations, sparse, kernel, reason``.
-    ``violations`` counts the ``groups`` with more than N non-zeros (2d patterns have groups along
-    the outputs as well, V:N:M counts blocks with more than four columns too), ``sparse`` is true
-    where there are none (as in a depthwise convolution, dense as it is), ``kernel`` is true where
+    ``model``: a module, a state dict, an ``ExportedProgram``, or a checkpoint: a file
+    (``.safetensors``, ``.pt2``, or what ``torch.save`` wrote, read with ``weights_only``), or a
+    folder or ``*.index.json`` of a sharded one, of which one tensor at a time is in memory (of a
+    ``.bin`` shard, the shard). The state may lie in another mapping, as in ``{"net": state}``;
+    ``entry`` says which is meant where several hold weights. ``docs/stored.md`` has the rules.
+    Columns: ``layer, shape, dtype, channel_dim, density, groups, violations, sparse,
+    is_sparse, kernel, reason``. ``violations`` counts the ``groups`` with more than N non-zeros (2d
+    patterns have groups along the outputs as well, V:N:M counts blocks with more than four columns
+    too), ``sparse`` is true where there are none (as in a depthwise convolution, dense as it is);
+    ``is_sparse`` is the same under a name that pandas does not use itself. ``kernel`` is true where
     PyTorch's semi-structured kernels (cuSPARSELt, half precision, float8 or int8) accept the matrix
     (a wider one is judged as the half-precision copy that has to be made of it), and ``reason``
-    says what stands in the way. A state dict does not tell transposed layers: where input channels
-    in dimension 0 fit and those in 1 do not, the row says ``channel_dim`` 0. Raises ``ValueError``
-    for patterns without groups, unknown ones, what holds no weights, weights that are not there
-    yet, and files it cannot read.
+    says what stands in the way, and how a weight was put together that is stored in several tensors
+    or packed. What cannot be read is not ``sparse``: its row has the reason, and NaN for what would be
+    counted. A state dict does not tell transposed layers: where input channels in another
+    dimension fit and those in 1 do not, the row says so in ``channel_dim``.
+
+    Raises ``ValueError`` for patterns without groups, unknown ones, what holds no weights or holds
+    them in several places, weights that are not there yet, and files it cannot read.
 
     >>> layer = nn.Linear(4, 2, bias=False)
     >>> _ = layer.weight.data.copy_(torch.tensor([[1., 2, 0, 0], [0, 1, 1, 1]]))
-    >>> check(layer)[["layer", "violations", "sparse"]].to_dict("records")
-    [{'layer': 'weight', 'violations': 1, 'sparse': False}]
+    >>> check(layer)[["layer", "violations", "is_sparse"]].to_dict("records")
+    [{'layer': 'weight', 'violations': 1, 'is_sparse': False}]
     """
     calculate = calculator(pattern)
     calculate.violations(torch.zeros(0, *calculate.multiples))  # a pattern without groups is refused here
-    rows = []
-    for stored in _stored_weights(model):
-        counted = {dim: calculate.violations(to_slices(stored.weight, dim)) for dim in stored.channel_dims}
-        channel_dim = min(counted, key=lambda dim: counted[dim].count > 0)
-        found = counted[channel_dim]
-        reason = _kernel_refusal(stored.weight, calculate, channel_dim)
-        if found.count:
-            reason = f"{found.count} of {found.groups} groups {found.rule}"
-        rows.append(
-            {
-                "layer": stored.name,
-                "shape": tuple(stored.weight.shape),
-                "dtype": str(stored.weight.dtype).removeprefix("torch."),
-                "channel_dim": channel_dim,
-                "density": float((stored.weight != 0).sum()) / max(1, stored.weight.numel()),
-                "groups": found.groups,
-                "violations": found.count,
-                "sparse": found.count == 0,
-                "kernel": reason is None,
-                "reason": reason or "",
-            }
+    rows = [_row(stored, calculate) for stored in _stored_weights(model, entry)]
+    if not rows:
+        raise ValueError(
+            f"there are no weights in {_called(model)} that check could judge: floating or int8 tensors "
+            "of two or more dimensions"
         )
-    columns = [
-        "layer",
-        "shape",
-        "dtype",
-        "channel_dim",
-        "density",
-        "groups",
-        "violations",
-        "sparse",
-        "kernel",
-        "reason",
-    ]
-    frame = pd.DataFrame(rows, columns=columns).astype({"sparse": bool, "kernel": bool})
+    frame = pd.DataFrame(rows).astype({"sparse": bool, "is_sparse": bool, "kernel": bool})
     frame.attrs = {"pattern": str(calculate)}
     return frame
+
+
+def _called(model: Any) -> str:
+    return repr(str(model)) if isinstance(model, (str, Path)) else f"this {type(model).__name__}"
+
+
+def _row(stored: StoredWeight, calculate: MaskCalculator) -> dict[str, Any]:
+    """What the columns of ``check`` say of one weight."""
+    weight, reason = stored.weight, stored.unreadable or None
+    judged: dict[str, Any] = dict.fromkeys(("channel_dim", "groups", "violations"), float("nan"))
+    density = float((weight != 0).sum()) / max(1, weight.numel()) if reason is None else float("nan")
+    is_sparse = False
+    if reason is None:
+        dim, found = _judged(stored, calculate)
+        judged = {"channel_dim": dim % weight.ndim, "groups": found.groups, "violations": found.count}
+        is_sparse, reason = found.count == 0 and weight.numel() > 0, _kernel_refusal(weight, calculate, dim)
+        if not weight.numel():
+            reason = "empty: no entry to judge"
+        elif found.count:
+            reason = f"{found.count} of {found.groups} groups {found.rule}"
+    return {
+        "layer": stored.name,
+        "shape": tuple(weight.shape),
+        "dtype": str(weight.dtype).removeprefix("torch."),
+        "channel_dim": judged["channel_dim"],
+        "density": density,
+        "groups": judged["groups"],
+        "violations": judged["violations"],
+        "sparse": is_sparse,
+        "is_sparse": is_sparse,
+        "kernel": reason is None,
+        "reason": "; ".join(filter(None, (stored.how, reason))),
+    }
+
+
+def _judged(stored: StoredWeight, calculate: MaskCalculator) -> tuple[int, Violations]:
+    """The dimension of the input channels and the groups along it that break the pattern.
+
+    Where it is not known, the first along which the weight keeps to the pattern, if any. A
+    dimension too short to break it is none of these: along it every weight does.
+    """
+    first, *others = stored.channel_dims
+    n = 0 if calculate.nm is None else calculate.nm[0]
+    for dim in (first, *(dim for dim in others if stored.weight.shape[dim] > n)):
+        found = calculate.violations(to_slices(stored.weight, dim))
+        if not found.count:
+            return dim, found
+    return first, calculate.violations(to_slices(stored.weight, first))
 
 
 # What torch.sparse.to_sparse_semi_structured asks of a matrix through cuSPARSELt: rows and columns multiples of this.
@@ -94,7 +117,7 @@ _KERNEL_MULTIPLE = {torch.float16: 16, torch.bfloat16: 16, torch.int8: 32, torch
 
 
 def _kernel_refusal(weight: Tensor, calculate: MaskCalculator, channel_dim: int) -> str | None:
-    channels = weight.shape[channel_dim]
+    positions, rows, channels = to_slices(torch.empty(weight.shape, device="meta"), channel_dim).shape
     if calculate.nm is not None and channels <= calculate.nm[0]:
         return (
             f"too few input channels ({channels}) for a group to hold more than {calculate.nm[0]}: "
@@ -102,10 +125,11 @@ def _kernel_refusal(weight: Tensor, calculate: MaskCalculator, channel_dim: int)
         )
     if calculate.nm != (2, 4):
         return f"kernels exist for 2:4, not for {_sizes(calculate)}"
-    if weight.shape[2:].numel() > 1:
+    if positions > 1 and channel_dim < 0:
+        return "PyTorch's kernel multiplies one matrix: packed experts have to be taken apart for it"
+    if positions > 1:
         return "PyTorch's kernel multiplies matrices: a convolution wider than 1x1 needs TensorRT"
     multiple = _KERNEL_MULTIPLE.get(weight.dtype, 16)
-    rows = weight.shape[1 - channel_dim]
     if rows % multiple or channels % multiple:
         return f"{rows} x {channels}: the kernel wants multiples of {multiple}"
     return None
@@ -115,25 +139,22 @@ def _sizes(calculate: MaskCalculator) -> str:
     return str(calculate) if calculate.nm is None else "{}:{}".format(*calculate.nm)
 
 
-def _stored_weights(model: nn.Module | Mapping[str, Any] | str | Path) -> Iterator[_Stored]:
-    if isinstance(model, nn.Module):
-        for layer in layer_weights(model):
-            yield _Stored(layer.name, values_of(layer), (layer.channel_dim,))
-        return
-    if not isinstance(model, (Mapping, str, Path)):
+def _stored_weights(model: Any, entry: str | None) -> Iterator[StoredWeight]:
+    """The weights of anything that ``check`` takes."""
+    if not isinstance(model, (nn.Module, ExportedProgram, Mapping, str, Path)):
         raise ValueError(f"check takes a module, a state dict or a file, got {type(model).__name__}")
-    state = model if isinstance(model, Mapping) else _load_state(Path(model))
-    for name, tensor in state.items():
-        is_weight = isinstance(tensor, Tensor) and tensor.ndim >= 2 and str(name).endswith("weight")
-        if is_weight and (tensor.is_floating_point() or tensor.dtype == torch.int8):
-            yield _Stored(str(name), tensor.detach(), (1, 0))
+    if not isinstance(model, nn.Module):
+        yield from stored_weights(state_in(model, entry))
+        return
+    if entry is not None:
+        raise ValueError(f"entry={entry!r} is for states and files, and this is a {type(model).__name__}")
+    yield from _of_module(model)
+    yield from packed_weights(model)
 
 
-def _load_state(path: Path) -> Mapping[str, Any]:
-    loaded = read_checkpoint(path)
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-    if not isinstance(loaded, Mapping):
-        raise ValueError(f"{path} holds a {type(loaded).__name__}, not a state dict")
-    return loaded
+def _of_module(model: nn.Module) -> Iterator[StoredWeight]:
+    layers = list(layer_weights(model))
+    for layer in layers:
+        yield StoredWeight(layer.name, values_of(layer), (layer.channel_dim,))
+    if not layers:  # scripted and exported: parameters, but no layers that could be told
+        yield from stored_weights(dict(model.named_parameters()))

@@ -38,7 +38,11 @@ class Statistic(Protocol):
 
     @classmethod
     def of_call(cls, given: Given, dtype: torch.dtype) -> Sums:
-        """What one call adds: new tensors, which broadcast against those of other calls."""
+        """What one call adds: new tensors, which broadcast against those of other calls.
+
+        They say something about the inputs alone: two Linear layers that are given the same tensor
+        one after the other (query, key and value) are asked about once.
+        """
         ...
 
     @classmethod
@@ -148,11 +152,12 @@ def collect(
     _check_memory(uses, kinds, dtype, max_bytes)
     running = _Pass(kinds, dtype)
     seen = 0
-    with evaluating(model), torch.no_grad(), _without_nested_tensors(model), _hooks(uses, running):
+    with evaluating(model), torch.no_grad(), without_nested_tensors(model), _hooks(uses, running):
         for batch in batches:
             batch = to_device(batch, device)
             running.mask = None if mask is None else mask_of(batch, mask)
-            (forward or _call)(model, batch)
+            call(model, batch) if forward is None else forward(model, batch)
+            running.last = None
             seen += 1
     seen, sums = _over_ranks(seen, running.sums)
     if not seen:
@@ -229,13 +234,39 @@ def _check_memory(
 class _Pass:
     """One pass over data: the sums so far, and the mask of the batch that runs.
 
-    Sums go by the number of the kind and the name of the weight.
+    Sums go by the number of the kind and the name of the weight. ``last`` is what a Linear layer
+    was given last.
     """
 
     kinds: tuple[type[Statistic], ...]
     dtype: torch.dtype
     sums: dict[tuple[int, str], Sums] = field(default_factory=dict)
     mask: Tensor | None = None
+    last: _Last | None = None
+
+    def of_call(self, given: Given, inputs: Tensor | None) -> tuple[Sums, ...]:
+        """What a call adds of each kind; ``inputs`` is the very tensor that a Linear layer was given."""
+        if self.last is not None and inputs is not None and self.last.holds(inputs, given.layer.channel_dim):
+            return self.last.found
+        found = tuple(kind.of_call(given, self.dtype) for kind in self.kinds)
+        self.last = None
+        if inputs is not None and not inputs.is_inference():  # those do not say when they change
+            self.last = _Last(inputs, inputs._version, given.layer.channel_dim, found)
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Last:
+    """What the last Linear layer was given, and what it added."""
+
+    inputs: Tensor
+    version: int
+    channel_dim: int
+    found: tuple[Sums, ...]
+
+    def holds(self, inputs: Tensor, channel_dim: int) -> bool:
+        """Whether another layer with these ``inputs`` adds the same."""
+        return inputs is self.inputs and inputs._version == self.version and channel_dim == self.channel_dim
 
 
 @dataclass(frozen=True)
@@ -248,10 +279,11 @@ class _Hook:
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given, sums = self.use.given(args, kwargs, self.running.mask), self.running.sums
         with torch.autocast(self.use.weight.device.type, enabled=False):  # it would multiply in half precision
-            for number, kind in enumerate(self.running.kinds):
-                found = kind.of_call(given, self.running.dtype)
+            every = self.running.of_call(given, self.use.linear_input(args, kwargs))
+            for number, found in enumerate(every):
                 known = sums.get((number, self.use.name))
-                sums[number, self.use.name] = found if known is None else _added(known, found)
+                # The first sums are a copy: later ones are added in place, and others may have the same.
+                sums[number, self.use.name] = tuple(map(torch.clone, found)) if known is None else _added(known, found)
 
 
 def _added(known: Sums, found: Sums) -> Sums:
@@ -270,7 +302,7 @@ def _hooks(uses: Iterable[WeightUse], running: _Pass) -> Iterator[None]:
 
 
 @contextmanager
-def _without_nested_tensors(model: nn.Module) -> Iterator[None]:
+def without_nested_tensors(model: nn.Module) -> Iterator[None]:
     """While it lasts, ``nn.TransformerEncoder`` hands padded batches on as they are.
 
     It would make nested tensors of them, which only its fast kernels take: neither hooks nor sums.
@@ -286,13 +318,11 @@ def _without_nested_tensors(model: nn.Module) -> Iterator[None]:
             encoder.use_nested_tensor = nested
 
 
-def _call(model: nn.Module, batch: Any) -> None:
+def call(model: nn.Module, batch: Any) -> Any:
+    """What ``model`` returns for a batch that is what it takes."""
     if isinstance(batch, Mapping):
-        model(**batch)
-    elif isinstance(batch, (tuple, list)):
-        model(*batch)
-    else:
-        model(batch)
+        return model(**batch)
+    return model(*batch) if isinstance(batch, (tuple, list)) else model(batch)
 
 
 # --------------------------------------------------------------------------------------------------------------- ranks

@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sparselab.core.models import cuda_devices, evaluating
+from sparselab.core.optimizers import innermost
 from sparselab.training.step_hooks import StepHooks
 
 
@@ -42,9 +43,13 @@ class Tracker:
         self._hooks = StepHooks(self._after_step)
 
     def attach(self, optimizer: Optimizer) -> None:
-        """Watch ``optimizer``'s steps from now on; a tracker watches one optimizer at a time."""
+        """Watch ``optimizer``'s steps from now on; a tracker watches one optimizer at a time.
+
+        Of one that wraps another, those are the steps of the one inside.
+        """
+        first, *_ = innermost(optimizer)
         self.detach()
-        self._hooks.add(optimizer)
+        self._hooks.add(first)
 
     def detach(self) -> None:
         """Watch no longer; the rows stay."""

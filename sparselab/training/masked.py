@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
@@ -12,10 +13,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparselab.core import measures
+from sparselab.core.entries import mask_name, pruned_name
 from sparselab.core.layers import LayerWeight
+from sparselab.core.moves import Move
 from sparselab.core.registry import unknown_name
 from sparselab.masks import MaskCalculator
-from sparselab.network.plan import Plan
+from sparselab.network.plan import Plan, moves_name
 from sparselab.pruners import Pruned
 from sparselab.training.choice import Choice
 
@@ -60,8 +63,10 @@ class MaskedWeights:
         self.generation = 0
         self.shares: dict[str, float] = {}
         self.plan = Plan()
+        self.permuted = False
         self._before_first = before_first
         self._stepping = False
+        self._masks_due = False
         self._gradient_scale: Tensor | None = None
 
     def add_buffers(self) -> None:
@@ -85,6 +90,15 @@ class MaskedWeights:
     def masks(self) -> dict[str, Tensor]:
         """The mask of every sparse weight by name (the buffers themselves, not copies)."""
         return {layer.name: _mask(layer) for layer in self.layers}
+
+    def mask_of(self, layer: LayerWeight) -> Tensor:
+        """The mask of one of ``layers`` (the buffer itself)."""
+        return _mask(layer)
+
+    def buffer_names(self) -> list[str]:
+        """The names that masks and kept pruned values have in the model."""
+        buffers = (mask_buffer, pruned_buffer) if self.keep_pruned else (mask_buffer,)
+        return [layer.name.removesuffix(layer.attribute) + name(layer) for layer in self.layers for name in buffers]
 
     def any_masked(self) -> bool:
         """Whether any mask takes anything."""
@@ -116,6 +130,7 @@ class MaskedWeights:
         in place puts back what was there. ``RuntimeError`` after ``remove``.
         """
         self.require_buffers()
+        self.catch_up()
         # Masks that a checkpoint brought belong to weights that are where they should be.
         if self.state is MaskState.DENSE and not self.any_masked():
             self._before_first()
@@ -207,8 +222,13 @@ class MaskedWeights:
     # ------------------------------------------------------------------ what the Sparsifier reports
 
     def begin_step(self, optimizer: Optimizer) -> None:
-        """``optimizer`` is about to move the weights; a step that failed before is settled first."""
+        """``optimizer`` is about to move the weights; a step that failed before is settled first.
+
+        ``RuntimeError`` where the state that was loaded is that of a pruned model and no masks came.
+        """
+        self._require_loaded_masks()
         self.settle()
+        self.catch_up()
         self._stepping = True
         # A fused optimizer divides gradients by GradScaler's factor inside its step, so until then
         # they carry it.
@@ -228,14 +248,36 @@ class MaskedWeights:
     def follow(self, plan: Plan) -> None:
         """``plan`` has moved the dense weights: scores and statistics move likewise.
 
-        It is everything that has moved them since the Sparsifier was made.
+        They follow everything that has moved the weights since the Sparsifier was made.
         """
-        self.choice = self._dense_choice.moved(self.layers, plan)
-        self.plan = plan
+        self._follow((*self.plan.moves, *plan.moves))
+        self.permuted = self.permuted or bool(len(plan))
+
+    def catch_up(self) -> None:
+        """Follow the plans that were applied to the masked model since, as its modules have noted them.
+
+        ``Plan.apply`` has moved masks and kept values; it does not know of scores and statistics.
+        """
+        moves = []
+        for layer in self.layers:
+            noted = layer.module.__dict__.pop(moves_name(layer.attribute), ())
+            moves += [dataclasses.replace(move, names=(layer.name,)) for move in noted]
+        if moves:
+            self._follow((*self.plan.moves, *moves))
+
+    def _follow(self, moves: tuple[Move, ...]) -> None:
+        self.plan = Plan(moves)
+        self.choice = self._dense_choice.moved(self.layers, self.plan)
 
     def state_dict(self) -> dict[str, Any]:
-        """The state, what masks kept and what was permuted; masks are in the model's own."""
-        return {"state": self.state.value, "shares": dict(self.shares), "plan": self.plan.to_json()}
+        """The state, what masks kept and what moved the weights; masks are in the model's own."""
+        self.catch_up()
+        return {
+            "state": self.state.value,
+            "shares": dict(self.shares),
+            "plan": self.plan.to_json(),
+            "permuted": self.permuted,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where ``state_dict`` was taken; masks and weights come with the model's own.
@@ -247,8 +289,11 @@ class MaskedWeights:
         if loaded is MaskState.REMOVED:
             raise ValueError("this state was taken after finalize(): it has no masks to go on with")
         if "plan" in state:
-            self.follow(Plan.from_json(state["plan"]))
+            self.catch_up()  # to forget what moved the weights that are replaced
+            self._follow(Plan.from_json(state["plan"]).moves)
+            self.permuted = bool(state.get("permuted", len(self.plan)))
         self.state, self.shares = loaded, dict(state["shares"])
+        self._masks_due = any(share < 1 for share in self.shares.values())
         self.end_step()  # what a step that failed here left is replaced
 
     def remove(self) -> None:
@@ -265,6 +310,15 @@ class MaskedWeights:
 
     # ------------------------------------------------------------------------------------------------------- the rest
 
+    def _require_loaded_masks(self) -> None:
+        if self._masks_due and not self.any_masked():
+            raise RuntimeError(
+                "the state that was loaded is that of a pruned model, but no mask in the model takes anything, "
+                "so a step would train it dense. Masks come with the model's own state: load what "
+                "model.state_dict() gave (save_pretrained leaves masks out)"
+            )
+        self._masks_due = False
+
     @contextmanager
     def without_buffers(self) -> Iterator[None]:
         """The model as if it had no masks; they are back afterwards."""
@@ -277,6 +331,7 @@ class MaskedWeights:
                 module.register_buffer(name, tensor)
 
     def _remove_buffers(self) -> None:
+        self.catch_up()
         for module, name in self._buffers():
             delattr(module, name)
 
@@ -313,6 +368,7 @@ class MaskedWeights:
 
     def new_mask(self, layer: LayerWeight, weight: Tensor) -> Tensor:
         """The mask that ``weight`` would get as the weight of ``layer``; nothing is changed."""
+        self.catch_up()
         return self.choice(layer, weight).mask
 
 
@@ -341,12 +397,12 @@ def _share(weight: Tensor, mask: Tensor) -> float:
 
 def mask_buffer(layer: LayerWeight) -> str:
     """The name of the buffer that holds the mask, as ASP's checkpoints have it."""
-    return f"__{layer.attribute}_mma_mask"
+    return mask_name(layer.attribute)
 
 
 def pruned_buffer(layer: LayerWeight) -> str:
     """The name of the buffer that holds the pruned values, as ASP's checkpoints have it."""
-    return f"__{layer.attribute}_mma_pruned_p"
+    return pruned_name(layer.attribute)
 
 
 def _taken(layer: LayerWeight) -> Tensor:

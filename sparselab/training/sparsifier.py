@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import logging
+import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,18 +15,26 @@ from torch.optim import Optimizer
 
 from sparselab.core.layers import Names, is_wrapped, layer_weights
 from sparselab.core.models import unwrap
+from sparselab.core.optimizers import innermost, lasting, levels, takes_hooks
 from sparselab.masks import AnyPattern
 from sparselab.permutation.strategy import Strategy
 from sparselab.pruners import Pruner
 from sparselab.saliency import ModelSaliency
 from sparselab.training.choice import Choice, Statistics
 from sparselab.training.masked import MaskedWeights, MaskState, mask_buffer, pruned_buffer
+from sparselab.training.optimizers import not_moved, require_weights
+from sparselab.training.pretrained import leave_out, put_back
 from sparselab.training.schedules import SCHEDULES, Schedule
+from sparselab.training.second_copies import SecondCopies
 from sparselab.training.selection import Selection
 from sparselab.training.step_hooks import StepHooks
 
 if TYPE_CHECKING:
     from sparselab.network.report import PermutationReport
+
+_log = logging.getLogger("sparselab")
+
+COLUMNS = ["layer", "shape", "eligible", "reason", "density", "retained_percent", "permutation"]
 
 __all__ = ["Sparsifier", "mask_buffer", "pruned_buffer"]
 
@@ -54,6 +64,9 @@ class Sparsifier:
 
     ``copy.deepcopy((model, optimizer, sparsifier))``, or a pickle of the three, goes on masking as
     the original does. A copy of model and optimizer alone trains dense: nothing keeps its masks.
+
+    ``save_pretrained`` of a ``transformers`` model writes the plain model, without masks. Of any
+    other state that was saved under masks ``sl.finalized(state)`` makes a plain model's.
 
     Deterministic. Raises ``ValueError`` for unknown names and for a model that has masks already.
 
@@ -92,6 +105,7 @@ class Sparsifier:
         self.permutation = _strategy(permutation)
         self.example_inputs = example_inputs
         self.permutation_report: PermutationReport | None = None
+        self._not_permuted = ""
         self.step: int | None = None
         types = None if layer_types is None else tuple(layer_types)
         self._choose = Selection(Names.of(include, exclude), types, custom, rule)
@@ -101,7 +115,12 @@ class Sparsifier:
         keep_pruned = keep_pruned or self.schedule.keep_pruned
         self.weights = MaskedWeights(layers, choice, keep_pruned, before_first=self._permute)
         self.weights.add_buffers()
+        leave_out(self.model, self.weights.buffer_names())
         self._hooks = StepHooks(self._after_step, self._before_step, first=True)
+        self._outer_hooks = StepHooks(self._after_outer_step, self._before_outer_step, first=True)
+        self._attached: list[Any] = []  # as they were given: those that wrap others too
+        self._copies = SecondCopies()
+        self._newly_attached = False
 
     # ----------------------------------------------------------------------------------------------------------- state
 
@@ -117,7 +136,10 @@ class Sparsifier:
 
     @property
     def optimizers(self) -> tuple[Optimizer, ...]:
-        """The optimizers that are attached; the first is the clock of the schedule."""
+        """The optimizers that are attached; the first is the clock of the schedule.
+
+        Of one that wraps another, that is the one inside, whose steps move the weights.
+        """
         return self._hooks.optimizers
 
     @property
@@ -131,13 +153,16 @@ class Sparsifier:
         return self.weights.all_pruned() and all(id(layer.module) in modules for layer in self.weights.layers)
 
     def frame(self) -> pd.DataFrame:
-        """One row per layer: ``layer, shape, eligible, reason, density, retained_percent``.
+        """One row per layer: ``layer, shape, eligible, reason, density, retained_percent, permutation``.
 
         ``density`` is the share of its weights that are not zero now (NaN where none can be read),
         ``retained_percent`` the share of its magnitude that the mask kept when it was computed (100
-        without a mask, NaN where that was in another process).
+        without a mask, NaN where that was in another process). ``permutation`` says what became of
+        its input channels when the first masks were computed: ``permuted``, or why not (empty before
+        that, and for masks that came with a checkpoint).
         """
         masked = self.weights.any_masked()
+        orders = self._orders()
         rows = []
         for layer in layer_weights(self.model, self._choose.custom):
             reason = self._reasons.get(layer.name, "added after the Sparsifier was made")
@@ -145,8 +170,9 @@ class Sparsifier:
             unknown = float("nan") if masked and reason is None else 1.0
             retained = 100 * self.weights.shares.get(layer.name, unknown)
             density = _density(layer.weight)
-            rows.append((layer.name, shape, reason is None, reason or "", density, retained))
-        return pd.DataFrame(rows, columns=["layer", "shape", "eligible", "reason", "density", "retained_percent"])
+            order = orders.get(layer.name, self._not_permuted) if reason is None else ""
+            rows.append((layer.name, shape, reason is None, reason or "", density, retained, order))
+        return pd.DataFrame(rows, columns=COLUMNS)
 
     def describe(self) -> dict[str, Any]:
         """What makes this run another than one with the same recipe: pattern, schedule and layers, as plain text."""
@@ -197,6 +223,7 @@ class Sparsifier:
             self.step = 0
         else:
             self.weights.compute()
+        self._prune_copies()
 
     def restore(self) -> None:
         """Bring the pruned values back, turn masks off (all ones) and stop the schedule.
@@ -207,29 +234,48 @@ class Sparsifier:
             raise RuntimeError("pruned values were not kept: use keep_pruned=True (ASP: allow_recompute_mask=True)")
         self.weights.settle()
         self.weights.unmask()
+        self._prune_copies()
         self.step = None
 
     def attach(self, optimizer: Optimizer) -> None:
         """Keep masks through ``optimizer``'s steps: gradients are masked before a step, weights after it.
 
         Uses PyTorch's step hooks, so any optimizer will do; a closure's gradients are masked each
-        time it is called. The first optimizer attached, of those that still are, is the schedule's
-        clock. Attaching twice changes nothing. Raises ``ValueError`` for a second optimizer where
-        the schedule lets the first move the dense weights.
+        time it is called. One that wraps another (accelerate's, Lightning's, Lookahead) is looked
+        into, and a second copy of the weights that it keeps is pruned too. The first optimizer
+        attached, of those that still are, is the schedule's clock. Attaching twice changes nothing.
+
+        Raises ``ValueError`` for an optimizer that moves other tensors than those of the model, and
+        for a second one where the schedule lets the first move the dense weights. Weights that no
+        attached optimizer moves are named in the log when the first step begins.
         """
         self.weights.require_buffers()
-        if self.schedule.straight_through and any(known is not optimizer for known in self.optimizers):
+        moving = innermost(optimizer)
+        require_weights(optimizer, self.model, self.weights.layers)
+        known = {id(each) for each in (*self.optimizers, *moving)}
+        if self.schedule.straight_through and len(known) > 1:
             raise ValueError(
                 f"{self.schedule} works with one optimizer: give it all the parameters, in groups if need be"
             )
-        self._hooks.add(optimizer)
+        for each in moving:
+            self._hooks.add(each)
+        for level in levels(optimizer):
+            if takes_hooks(level) and id(level) not in known:
+                self._outer_hooks.add(level)
+        if not any(each is optimizer for each in self._attached):
+            self._attached.append(optimizer)
+        self._newly_attached = True
+        self._prune_copies()
 
     def detach(self, optimizer: Optimizer) -> None:
-        """Release ``optimizer``, whose steps no longer keep the masks; the masks stay.
+        """Release ``optimizer``, and those inside it, whose steps no longer keep the masks; the masks stay.
 
         Does nothing if it is not attached.
         """
-        self._hooks.remove(optimizer)
+        for level in levels(optimizer):
+            self._hooks.remove(level)
+            self._outer_hooks.remove(level)
+            self._attached = [each for each in self._attached if each is not level]
 
     def apply_to(self, copy: nn.Module) -> None:
         """Prune another copy of the model, such as its exponential moving average, by the masks of this moment.
@@ -247,14 +293,24 @@ class Sparsifier:
     def finalize(self) -> None:
         """Leave a plain model: zeros stay in the weights, optimizer hooks and mask buffers go."""
         self.weights.apply()
+        self._prune_copies()
         self._hooks.clear()
+        self._outer_hooks.clear()
+        self._attached.clear()
+        put_back(self.model, self.weights.buffer_names())
         self.weights.remove()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What only hands calls on need not be copied, and mostly cannot be.
+        attached = {id(level): level for each in self._attached for level in lasting(each)}
+        return {**self.__dict__, "_attached": list(attached.values())}
 
     # ----------------------------------------------------------------------------------------------------------- hooks
 
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        self._say_what_is_not_moved()
         self.weights.begin_step(optimizer)
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
@@ -271,7 +327,32 @@ class Sparsifier:
             self.schedule.after_step(self.weights, self.step)
         elif self.weights.state is not MaskState.FADING:
             self.weights.apply()
+        self._prune_copies()
         self.weights.end_step()
+
+    def _before_outer_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """What an optimizer does with gradients before the one inside it steps sees masked ones too."""
+        if not self.schedule.straight_through:
+            self._mask_gradients()
+
+    def _after_outer_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """What an optimizer did to weights after the one inside it stepped is masked too."""
+        if self.weights.state not in (MaskState.FADING, MaskState.RESTORED):
+            self.weights.apply()
+            self._prune_copies()
+
+    def _prune_copies(self) -> None:
+        self._copies.prune(self.weights, self._attached, straight_through=self.schedule.straight_through)
+
+    def _say_what_is_not_moved(self) -> None:
+        if self._newly_attached and (names := not_moved(self._attached, self.weights.layers)):
+            _log.warning(
+                "no attached optimizer moves %d of the %d masked weights (%s): if another one does, attach it too",
+                len(names),
+                len(self.weights.layers),
+                reprlib.repr(names),
+            )
+        self._newly_attached = False
 
     def _masking(self, closure: Callable[[], Any]) -> Callable[[], Any]:
         @functools.wraps(closure)
@@ -295,19 +376,16 @@ class Sparsifier:
     def _permute(self) -> None:
         """Permute the channels of the dense model, if there is something to trace it with."""
         choice = self.weights.choice
-        if len(self.weights.plan):  # permuted before, by a call whose masks could not be computed
+        if self.weights.permuted:  # before, by a call whose masks could not be computed
             return
-        if self.permutation is None or self.example_inputs is None or choice.calculator is None:
-            return
-        pattern = choice.calculator.searched_as
-        if pattern is None:
+        known = {layer.name for layer in layer_weights(self.model)}
+        layers = [layer for layer in self.weights.layers if layer.name in known]
+        pattern = None if choice.calculator is None else choice.calculator.searched_as
+        self._not_permuted = self._why_not_permuted(choice, pattern)
+        if self._not_permuted or pattern is None or self.permutation is None or not layers:
             return
         from sparselab.network.permuting import permute
 
-        known = {layer.name for layer in layer_weights(self.model)}
-        layers = [layer for layer in self.weights.layers if layer.name in known]
-        if not layers:
-            return
         with self.weights.without_buffers():
             self.permutation_report = permute(
                 self.model,
@@ -315,10 +393,32 @@ class Sparsifier:
                 pattern,
                 strategy=self.permutation,
                 saliency=choice.orders_by,
-                optimizer=self.optimizers,
+                optimizer=self._attached,
                 include=[layer.name for layer in layers],
             )
         self.weights.follow(self.permutation_report.plan)
+        if self.permutation_report.untraceable:
+            _log.warning(
+                "channels are not permuted, since the model could not be traced on the example_inputs: %s. Pass what "
+                "model(...) takes: a tensor, a tuple of positional or a dict of keyword arguments",
+                self.permutation_report.untraceable,
+            )
+
+    def _why_not_permuted(self, choice: Choice, pattern: str | None) -> str:
+        """Why no order is to be searched at all, or nothing."""
+        if self.permutation is None:
+            return "permutation=None"
+        if self.example_inputs is None:
+            return "no example_inputs to trace the model with"
+        return "" if pattern is not None else f"no order is searched for masks by {choice}"
+
+    def _orders(self) -> dict[str, str]:
+        """What became of the input channels of every weight that the permutation knew."""
+        if self.permutation_report is None:
+            return {}
+        rows = self.permutation_report.weights
+        said = [f"{status}: {reason}" if reason else status for status, reason in zip(rows["status"], rows["reason"])]
+        return dict(zip(rows["weight"], said))
 
 
 def _schedule(schedule: str | Schedule) -> Schedule:

@@ -54,6 +54,9 @@ def test_the_columns_of_the_promise(tmp_path):
     plain = frame["permutation"].isna()
     assert frame["efficacy"][plain].abs().max() < 1e-6
     assert (frame["efficacy"][~plain] > 5).all()
+    assert frame["permuted_percent"][~plain].tolist() == [20.0] * 8  # 32 x 4 of 32 x 4 + 16 x 32 weights
+    assert frame["not_permuted"][~plain].str.startswith("the model's input").all()
+    assert frame[["permuted_percent", "not_permuted"]][plain].isna().all(axis=None)
     assert frame.groupby("seed")["dense_top1"].nunique().eq(1).all()
     pd.testing.assert_frame_equal(sl.load(tmp_path / "runs.sqlite"), frame)
     history = sl.history(frame)
