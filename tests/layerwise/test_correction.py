@@ -117,5 +117,5 @@ def test_it_goes_on_after_an_interruption(tmp_path):
 
 @pytest.mark.parametrize("options", [{"correction": 1.5}, {"correction": -1}, {"correction": 1, "sequential": False}])
 def test_what_makes_no_sense_is_said(options):
-    with pytest.raises(ValueError, match="correction=.* must lie between 0 and 1, and needs sequential=True"):
+    with pytest.raises(ValueError, match=r"correction=.* must lie between 0 and 1, and needs"):
         sl.prune(nn.Sequential(nn.Linear(8, 8)), [torch.randn(4, 8)], progress=False, **options)
