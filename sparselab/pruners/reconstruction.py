@@ -164,6 +164,7 @@ def shifted(matrices: Tensor, by: Tensor | float) -> Tensor:
 
 def cholesky(matrices: Tensor) -> Tensor:
     """Lower Cholesky factors of damped ``matrices``; damped more, with a warning, where one is singular still."""
+    factors: Tensor
     factors, failed = torch.linalg.cholesky_ex(matrices)
     more = _LEAST_DAMPING
     while bool(failed.any()):

@@ -61,7 +61,8 @@ def _upper_factors_of_inverses(matrices: Tensor) -> Tensor:
     """
     lower = cholesky(matrices.flip(1, 2))
     one = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device)
-    return torch.linalg.solve_triangular(lower, one, upper=False).flip(1, 2)
+    inverse: Tensor = torch.linalg.solve_triangular(lower, one, upper=False)
+    return inverse.flip(1, 2)
 
 
 def _pass(problem: Reconstruction, factors: Tensor, block: int) -> tuple[Tensor, Tensor]:
