@@ -112,15 +112,14 @@ class BlockWork:
 
         Batch by batch, so that no more than one is in memory; none for weights that the first batch does not reach.
         """
-        use = next(use for use in weight_uses(self.dense.chain.model) if use.name in group.names)
         if not self.method.correction or group.last is None:
             return None
         total: Tensor | None = None
         for number in range(len(self.dense.batches)):
             self._put(old)
-            dense = self.dense.given(number, use, group.last)
+            dense = self.dense.given(number, group.names[0], group.last)
             self._put(new)
-            pruned = self.pruned.given(number, use, group.last)
+            pruned = self.pruned.given(number, group.names[0], group.last)
             for one, other in zip(dense, pruned, strict=True):
                 found = cross_moments(one, other)
                 total = found if total is None else total.add_(found)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -113,6 +114,8 @@ def prune(
             f"correction={correction:g} must lie between 0 and 1, and needs sequential=True: it is for what the "
             "blocks before have changed"
         )
+    if correction and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        raise ValueError("correction: what it sums is not added over ranks; leave it out, or run one process")
     method = Method(get_pruner(pruner), calculator(pattern), sequential, correction)
     strategy = None if permutation is None else STRATEGIES.resolve(permutation)
     if isinstance(calibration, (Tensor, Mapping)):

@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sparselab.core.models import evaluating
 from sparselab.layerwise.chain import Chain, Past, stopping_at
 from sparselab.layerwise.groups import Calls, Group
 from sparselab.statistics import PositionMask, Statistic, Statistics, collect
 from sparselab.statistics.layers import Given, WeightUse, weight_uses
-from sparselab.statistics.positions import mask_of
 
 
 @dataclass(eq=False)
@@ -69,21 +68,12 @@ class Stream:
 
         return collect(self.chain.model, self.batches, kinds, layers=names, mask=self.mask, forward=forward)
 
-    def given(self, number: int, use: WeightUse, last: nn.Module | None) -> list[Given]:
-        """What the weight of ``use``, of the next block, is given in each call for the batch of that ``number``."""
+    def given(self, number: int, name: str, last: nn.Module | None) -> list[Given]:
+        """What the weight called ``name``, of the next block, is given in each call for the batch of that ``number``."""
         found: list[Given] = []
-        batch = self.batches[number]
-        positions = None if self.mask is None else mask_of(batch, self.mask)
-
-        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            found.append(use.given(args, kwargs, positions))
-
-        handle = use.module.register_forward_pre_hook(note, with_kwargs=True)
-        try:
-            with nullcontext() if last is None else stopping_at(last):
-                self.chain.run(self.number, batch, self.past[number])
-        finally:
-            handle.remove()
+        here = slice(number, number + 1)
+        alone = Stream(self.chain, self.batches[here], self.mask, self.past[here])
+        alone.collect([name], [_noting(found)], last)
         return found
 
     def advance(self) -> None:
@@ -105,3 +95,23 @@ class Stream:
         groups = calls.groups()
         rest = tuple(name for name in names if not any(name in group.names for group in groups))
         return [*groups, *([Group(rest, None)] if rest else [])]
+
+
+def _noting(found: list[Given]) -> type[Any]:
+    """A kind of statistics that puts what a weight is given in each call into ``found``, and sums nothing up."""
+
+    class Noted:
+        @classmethod
+        def bytes_of(cls, layer: WeightUse, dtype: torch.dtype) -> int:
+            return 0
+
+        @classmethod
+        def of_call(cls, given: Given, dtype: torch.dtype) -> tuple[Tensor, ...]:
+            found.append(given)
+            return ()
+
+        @classmethod
+        def of_sums(cls, sums: tuple[Tensor, ...], layer: WeightUse) -> None:
+            return None
+
+    return Noted
