@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -50,6 +51,7 @@ def prune(
     exclude: str | Iterable[str] | None = None,
     blocks: str | Sequence[str] | None = "auto",
     sequential: bool = True,
+    correction: float = 0.0,
     mask: PositionMask | None = padding,
     device: torch.device | str | None = None,
     store: str | Path | None = None,
@@ -77,6 +79,12 @@ def prune(
     model as pruned so far, the weights before it in its own block included; those that are given
     the same together. ``sequential=False``: by those of the dense model.
 
+    ``correction``: before a weight is pruned it is changed so that it gives more of what it gave in
+    the dense model, on the inputs that it has now: 0 not at all, 1 all the way
+    (``sparselab.pruners.reconstruction.corrected``). So a block makes up for what pruning changed
+    before it. It takes one more pass of the dense blocks for all of the calibration, and needs
+    ``sequential``.
+
     ``permutation`` (a search strategy: ``"auto"``) first puts the channels of the whole model in
     free orders (``sl.permute``), searched by the scores of the pruner, or by Wanda's where it has
     none; ``seed`` is that of the search. The first batch is the example that the model is traced on.
@@ -102,7 +110,14 @@ def prune(
     """
     started = time.perf_counter()
     inner = unwrap(model)
-    method = Method(get_pruner(pruner), calculator(pattern), sequential)
+    if correction and not (sequential and 0 < correction <= 1):
+        raise ValueError(
+            f"correction={correction:g} must lie between 0 and 1, and needs sequential=True: it is for what the "
+            "blocks before have changed"
+        )
+    if correction and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        raise ValueError("correction: what it sums is not added over ranks; leave it out, or run one process")
+    method = Method(get_pruner(pruner), calculator(pattern), sequential, correction)
     strategy = None if permutation is None else STRATEGIES.resolve(permutation)
     if isinstance(calibration, (Tensor, Mapping)):
         raise ValueError(f"calibration is a {type(calibration).__name__}; give batches, [batch] if there is one only")
@@ -170,6 +185,7 @@ class _Run:
             "pruner_options": str(self.method.pruner),
             "permutation": str(strategy),
             "sequential": self.method.sequential,
+            "correction": self.method.correction,
             "seed": seed,
             "batches": len(self.batches),
             "mask": self.mask if self.mask is None or isinstance(self.mask, str) else digest(self.mask),
@@ -207,7 +223,8 @@ class _Run:
     def go(self, store: BlockStore | None, bar: Any) -> tuple[dict[str, dict[str, Any]], int]:
         """Prune all blocks that the ``store`` does not have; the rows of the frame by weight, and how many it had."""
         measured = max(1, len(self.batches) // _MEASURED)
-        dense = Stream(self.chain, self.batches[: measured if self.method.sequential else None], self.mask)
+        few = self.method.sequential and not self.method.correction
+        dense = Stream(self.chain, self.batches[: measured if few else None], self.mask)
         pruned = Stream(self.chain, self.batches[: None if self.method.sequential else measured], self.mask)
         resumed = 0 if store is None else store.done()
         end = 1 + max(each.block for each in self.weights if each.block is not None and each.reason is None)

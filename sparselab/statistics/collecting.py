@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from sparselab.core.batches import TAKES, arguments, call_for
 from sparselab.core.models import as_eager, evaluating, running, to_device, unwrap
 from sparselab.core.moves import Move
+from sparselab.core.readable import blaming_weights, refuse_flattened, why_unreadable
+from sparselab.core.sharding import is_sharded
 from sparselab.statistics.input_norms import InputNorms
 from sparselab.statistics.layers import Given, WeightUse, weight_uses
 from sparselab.statistics.memory import as_text, free_bytes
@@ -159,7 +161,6 @@ def collect(
     kinds = _checked(kinds)
     model = unwrap(as_eager(model, "collect"))
     uses = _chosen(model, layers)
-    _check_values(uses)
     _check_memory(uses, kinds, dtype, max_bytes)
     this = _Pass(kinds, dtype, mask)
     seen = 0
@@ -167,7 +168,7 @@ def collect(
         for batch in batches:
             batch = to_device(batch, device)
             this.begin(model, batch if forward is not None else _named(model, batch, mask))
-            with running(model, f"batch {seen}", TAKES):
+            with blaming_weights(model), running(model, f"batch {seen}", TAKES):
                 call(model, batch) if forward is None else forward(model, batch)
             this.last = None
             seen += 1
@@ -192,7 +193,11 @@ def collect(
 
 def _chosen(model: nn.Module, layers: str | Iterable[str] | None) -> list[WeightUse]:
     """All uses of the weights that ``layers`` name, by whatever module it was named."""
+    refuse_flattened(model)
     uses = list(weight_uses(model))
+    for use in uses:
+        if nn.parameter.is_lazy(use.weight):
+            raise ValueError(f"layer {use.name!r} is {why_unreadable(use.weight, use.module)}")
     if layers is None:
         return uses
     chosen: set[str] = set()
@@ -218,13 +223,6 @@ def _checked(kinds: Sequence[type[Statistic]]) -> tuple[type[Statistic], ...]:
             f"kinds={kinds!r}: give a list of kinds of statistics, [InputNorms] or [InputNorms, SecondMoments]"
         )
     return tuple(several)
-
-
-def _check_values(uses: Iterable[WeightUse]) -> None:
-    """Raise ``ValueError`` for a layer that has no shape yet."""
-    for use in uses:
-        if nn.parameter.is_lazy(use.weight):
-            raise ValueError(f"layer {use.name!r} is not initialised yet: run one forward pass first")
 
 
 def _check_memory(
@@ -365,6 +363,12 @@ class _Hook:
     use: WeightUse
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        own = module._parameters.get(self.use.own)
+        if own is not None and is_sharded(own):
+            raise ValueError(
+                f"weight {self.use.name!r} is split over processes while its layer runs (tensor "
+                "parallelism), so its inputs are too: collect statistics before parallelize_module"
+            )
         given, sums = self.running.given(self.use, args, kwargs), self.running.sums
         device = given.inputs[0].device
         if device.type == "meta":

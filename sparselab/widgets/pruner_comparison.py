@@ -62,7 +62,7 @@ class PrunerComparison(WorkingPanel):
         batches = list(calibration)
         if not batches:
             raise ValueError("no batch to calibrate on: the iterable was empty (used up?)")
-        self._statistics = logic.LayerStatistics(model, batches, positions_of(batches) if mask == "auto" else mask)
+        self._statistics = logic.LayerStatistics(model, batches, mask)
         self._found: dict[tuple[str, str, str], logic.PrunedLayer] = {}
         self._doing = ""
         text = pattern_text(pattern)
