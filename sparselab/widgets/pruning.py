@@ -170,7 +170,7 @@ def prune_layer(
     """
     require_fit(layer, pattern)
     calculate, prune = calculator(pattern), get_pruner(pruner)
-    kinds = [SecondMoments, *([] if prune.needs is None else [prune.needs])]
+    kinds: list[type[Any]] = [SecondMoments, *([] if prune.needs is None else [prune.needs])]
     found = statistics.of(layer.name, kinds, check)
     check()
     weight, statistic = layer.weight.detach(), None if prune.needs is None else found[prune.needs]
