@@ -14,6 +14,7 @@ from sparselab._version import __version__ as __version__
 if TYPE_CHECKING:
     from sparselab import measures, plots, saliency, statistics, tasks, trackers, widgets
     from sparselab.core.patterns import Pattern
+    from sparselab.layerwise import PruneReport, prune
     from sparselab.masks import create_mask
     from sparselab.network.permuting import permute
     from sparselab.network.plan import Plan
@@ -33,6 +34,7 @@ _HOMES = {
     "Pattern": "sparselab.core.patterns",
     "PermutationReport": "sparselab.network.report",
     "Plan": "sparselab.network.plan",
+    "PruneReport": "sparselab.layerwise",
     "SearchProblem": "sparselab.permutation",
     "SearchResult": "sparselab.permutation",
     "Sparsifier": "sparselab.training.sparsifier",
@@ -44,6 +46,7 @@ _HOMES = {
     "load": "sparselab.sweeps.frames",
     "magnitude_report": "sparselab.reports",
     "permute": "sparselab.network.permuting",
+    "prune": "sparselab.layerwise",
     "recalibrate_batchnorm": "sparselab.training.batchnorm",
     "search_permutation": "sparselab.permutation",
     "search_permutations": "sparselab.permutation",
@@ -55,6 +58,7 @@ __all__ = [
     "Pattern",
     "PermutationReport",
     "Plan",
+    "PruneReport",
     "SearchProblem",
     "SearchResult",
     "Sparsifier",
@@ -68,6 +72,7 @@ __all__ = [
     "measures",
     "permute",
     "plots",
+    "prune",
     "recalibrate_batchnorm",
     "saliency",
     "search_permutation",

@@ -106,9 +106,12 @@ def _instead(given: object) -> str:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the first parameter of ``model`` is, else its first buffer; the CPU where it has neither."""
+    """Where the first parameter of ``model`` is, else its first buffer; the CPU where it has neither.
+
+    Those on the meta device are passed over: offloaded weights come to their inputs.
+    """
     tensors = (tensor for of in (model.parameters, model.buffers) for tensor in of())
-    return next((tensor.device for tensor in tensors), torch.device("cpu"))
+    return next((tensor.device for tensor in tensors if not tensor.is_meta), torch.device("cpu"))
 
 
 @contextmanager

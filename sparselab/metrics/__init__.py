@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 from sparselab.metrics.classification import CrossEntropy, Top1, TopK
+from sparselab.metrics.language import Divergence, Perplexity
 from sparselab.metrics.measuring import describe, measure
 from sparselab.metrics.metric import Mean, Means, Metric, Quantity
 
-__all__ = ["CrossEntropy", "Mean", "Means", "Metric", "Quantity", "Top1", "TopK", "describe", "measure"]
+__all__ = [
+    "CrossEntropy",
+    "Divergence",
+    "Mean",
+    "Means",
+    "Metric",
+    "Perplexity",
+    "Quantity",
+    "Top1",
+    "TopK",
+    "describe",
+    "measure",
+]

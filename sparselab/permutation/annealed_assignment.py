@@ -106,8 +106,8 @@ class AnnealedAssignment:
 
     def _offered(self, search: Search, orders: Ints) -> Doubles:
         """Offer every chain's order; what they retain."""
-        groups = search.matrix.group_table(orders.reshape(-1, search.matrix.m))
-        values: Doubles = groups.reshape(self.chains, -1).sum(axis=1)
+        worth = search.matrix.group_table(orders.reshape(-1, search.matrix.m))
+        values: Doubles = worth.reshape(self.chains, -1).sum(axis=1)
         for order, value in zip(orders, values):
             search.offer(order, float(value))
         return values

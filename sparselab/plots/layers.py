@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 from sparselab.plots.columns import finite_rows, require_columns
-from sparselab.plots.style import COLOURS, MARKERS, Figure, cycle, style
+from sparselab.plots.style import COLOURS, MARKERS, Figure, cycle, looks, style
 
 
 def loss_by_layer(frame: pd.DataFrame) -> Figure:
@@ -63,3 +64,40 @@ def efficacy_by_layer(frame: pd.DataFrame) -> Figure:
 
 def _short(layer: str) -> str:
     return layer.removesuffix(".weight")
+
+
+def error_by_layer(frame: pd.DataFrame) -> Figure:
+    """The reconstruction error of every pruned weight, on the inputs of the dense and of the pruned model.
+
+    ``frame`` is that of ``sl.prune``: ``layer, block, dense_error_percent, pruned_error_percent``. Weights of one name
+    in different blocks are one series along the depth of the model. The caption is the frame's ``attrs["protocol"]``.
+    """
+    columns = ("dense_error_percent", "pruned_error_percent")
+    require_columns(frame, ("layer", "block", *columns), "error_by_layer")
+    drawn = finite_rows(frame, list(columns), "error_by_layer")
+    depth = {block: number for number, block in enumerate(dict.fromkeys(drawn["block"]))}
+    alone = len(depth) == 1
+    own = [_short(layer.removeprefix(f"{block}.")) for layer, block in zip(drawn["layer"], drawn["block"])]
+    place = range(len(drawn)) if alone else drawn["block"].map(depth)
+    points = drawn.assign(own="" if alone else own, place=list(place))
+    with style():
+        figure = Figure(figsize=(9.0, 4.2), layout="constrained")
+        sides = figure.subplots(1, 2, sharey=True)
+        for axes, column, title in zip(sides, columns, ("inputs of the dense model", "inputs of the pruned model")):
+            for (name, rows), (colour, marker) in zip(points.groupby("own", sort=False), looks()):
+                axes.plot(rows["place"], rows[column], marker=marker, color=colour, ms=3.5, lw=1, label=str(name))
+            axes.set_title(title)
+            axes.set_xlabel("layer" if alone else "block")
+            axes.set_yscale("log")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        sides[0].set_ylabel("reconstruction error, %")
+        if not alone:
+            handles, labels = sides[0].get_legend_handles_labels()
+            figure.legend(handles, labels, ncols=min(4, len(handles)), loc="outside lower center")
+        said = frame.attrs.get("protocol", {})
+        if said:
+            orders = "" if said["permutation"] == "None" else f", channels in orders by {said['permutation']}"
+            which = "pruned so far" if said["sequential"] else "dense"
+            caption = f"{said['pattern']} by {said['pruner_options']}{orders}; {said['batches']} batches, inputs of the model {which}"
+            figure.suptitle(caption, fontsize=9)
+    return figure

@@ -9,7 +9,13 @@ from sparselab.saliency import SALIENCIES, check_name
 
 PRUNERS: Registry[Pruner] = Registry(
     "pruner",
-    {"by_saliency": "sparselab.pruners.by_saliency:BySaliency"},
+    {
+        "by_saliency": "sparselab.pruners.by_saliency:BySaliency",
+        "sparsegpt": "sparselab.pruners.sparsegpt:SparseGPT",
+        "admm": "sparselab.pruners.admm:ADMM",
+        "alps": "sparselab.pruners.alps:ALPS",
+        "swaps": "sparselab.pruners.swaps:Swaps",
+    },
     group="sparselab.pruners",
 )
 

@@ -9,7 +9,7 @@ from sparselab.statistics.collecting import ByWeight, Forward, Statistic, Statis
 from sparselab.statistics.input_norms import InputNorms
 from sparselab.statistics.layers import Given, WeightUse
 from sparselab.statistics.positions import PositionMask, padding
-from sparselab.statistics.second_moments import SecondMoments, reconstruction_error
+from sparselab.statistics.second_moments import SecondMoments, cross_moments, reconstruction_error
 
 __all__ = [
     "ByWeight",
@@ -22,6 +22,7 @@ __all__ = [
     "Statistics",
     "WeightUse",
     "collect",
+    "cross_moments",
     "padding",
     "reconstruction_error",
 ]

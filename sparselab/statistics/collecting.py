@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from sparselab.core.batches import TAKES, arguments, call_for
 from sparselab.core.models import as_eager, evaluating, running, to_device, unwrap
 from sparselab.core.moves import Move
+from sparselab.core.readable import blaming_weights, refuse_flattened, why_unreadable
+from sparselab.core.sharding import is_sharded
 from sparselab.statistics.input_norms import InputNorms
 from sparselab.statistics.layers import Given, WeightUse, weight_uses
 from sparselab.statistics.memory import as_text, free_bytes
@@ -42,7 +44,11 @@ class Statistic(Protocol):
 
     @classmethod
     def of_call(cls, given: Given, dtype: torch.dtype) -> Sums:
-        """What one call adds: new tensors, which broadcast against those of other calls."""
+        """What one call adds: new tensors, which broadcast against those of other calls.
+
+        They say something about the inputs alone: two Linear layers that are given the same tensor
+        one after the other (query, key and value) are asked about once.
+        """
         ...
 
     @classmethod
@@ -155,16 +161,16 @@ def collect(
     kinds = _checked(kinds)
     model = unwrap(as_eager(model, "collect"))
     uses = _chosen(model, layers)
-    _check_values(uses)
     _check_memory(uses, kinds, dtype, max_bytes)
     this = _Pass(kinds, dtype, mask)
     seen = 0
-    with evaluating(model), torch.no_grad(), _without_nested_tensors(model), _hooks(uses, this):
+    with evaluating(model), torch.no_grad(), without_nested_tensors(model), _hooks(uses, this):
         for batch in batches:
             batch = to_device(batch, device)
             this.begin(model, batch if forward is not None else _named(model, batch, mask))
-            with running(model, f"batch {seen}", TAKES):
-                (forward or _call)(model, batch)
+            with blaming_weights(model), running(model, f"batch {seen}", TAKES):
+                call(model, batch) if forward is None else forward(model, batch)
+            this.last = None
             seen += 1
     this.say_what_did_not_fit()
     seen, sums = _over_ranks(seen, this.sums)
@@ -187,7 +193,11 @@ def collect(
 
 def _chosen(model: nn.Module, layers: str | Iterable[str] | None) -> list[WeightUse]:
     """All uses of the weights that ``layers`` name, by whatever module it was named."""
+    refuse_flattened(model)
     uses = list(weight_uses(model))
+    for use in uses:
+        if nn.parameter.is_lazy(use.weight):
+            raise ValueError(f"layer {use.name!r} is {why_unreadable(use.weight, use.module)}")
     if layers is None:
         return uses
     chosen: set[str] = set()
@@ -213,13 +223,6 @@ def _checked(kinds: Sequence[type[Statistic]]) -> tuple[type[Statistic], ...]:
             f"kinds={kinds!r}: give a list of kinds of statistics, [InputNorms] or [InputNorms, SecondMoments]"
         )
     return tuple(several)
-
-
-def _check_values(uses: Iterable[WeightUse]) -> None:
-    """Raise ``ValueError`` for a layer that has no shape yet."""
-    for use in uses:
-        if nn.parameter.is_lazy(use.weight):
-            raise ValueError(f"layer {use.name!r} is not initialised yet: run one forward pass first")
 
 
 def _check_memory(
@@ -252,6 +255,7 @@ class _Pass:
     Sums go by the number of the kind and the name of the weight. ``misfits`` are the names of the
     weights whose inputs no mask fits; only of masks that nobody gave there are any. ``pixels``: whether
     a batch had padding of another kind, which no layer's positions are.
+    ``last`` is what a Linear layer was given last.
     """
 
     kinds: tuple[type[Statistic], ...]
@@ -261,6 +265,7 @@ class _Pass:
     masks: tuple[Tensor, ...] = ()
     misfits: dict[str, None] = field(default_factory=dict)
     pixels: bool = False
+    last: _Last | None = None
 
     def begin(self, model: nn.Module, batch: Any) -> None:
         """The masks of another batch."""
@@ -314,6 +319,30 @@ class _Pass:
                 "which do, give mask=..."
             )
 
+    def of_call(self, given: Given, inputs: Tensor | None) -> tuple[Sums, ...]:
+        """What a call adds of each kind; ``inputs`` is the very tensor that a Linear layer was given."""
+        if self.last is not None and inputs is not None and self.last.holds(inputs, given.layer.channel_dim):
+            return self.last.found
+        found = tuple(kind.of_call(given, self.dtype) for kind in self.kinds)
+        self.last = None
+        if inputs is not None and not inputs.is_inference():  # those do not say when they change
+            self.last = _Last(inputs, inputs._version, given.layer.channel_dim, found)
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Last:
+    """What the last Linear layer was given, and what it added."""
+
+    inputs: Tensor
+    version: int
+    channel_dim: int
+    found: tuple[Sums, ...]
+
+    def holds(self, inputs: Tensor, channel_dim: int) -> bool:
+        """Whether another layer with these ``inputs`` adds the same."""
+        return inputs is self.inputs and inputs._version == self.version and channel_dim == self.channel_dim
+
 
 def _count_alike(one: Given, other: Given) -> bool:
     return all(
@@ -334,6 +363,12 @@ class _Hook:
     use: WeightUse
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        own = module._parameters.get(self.use.own)
+        if own is not None and is_sharded(own):
+            raise ValueError(
+                f"weight {self.use.name!r} is split over processes while its layer runs (tensor "
+                "parallelism), so its inputs are too: collect statistics before parallelize_module"
+            )
         given, sums = self.running.given(self.use, args, kwargs), self.running.sums
         device = given.inputs[0].device
         if device.type == "meta":
@@ -341,10 +376,11 @@ class _Hook:
                 f"what {self.use.name!r} is given is on the meta device, without values: load the weights first"
             )
         with torch.autocast(device.type, enabled=False):  # it would multiply in half precision
-            for number, kind in enumerate(self.running.kinds):
-                found = kind.of_call(given, self.running.dtype)
+            every = self.running.of_call(given, self.use.linear_input(args, kwargs))
+            for number, found in enumerate(every):
                 known = sums.get((number, self.use.name))
-                sums[number, self.use.name] = found if known is None else _added(known, found)
+                # The first sums are a copy: later ones are added in place, and others may have the same.
+                sums[number, self.use.name] = tuple(map(torch.clone, found)) if known is None else _added(known, found)
 
 
 def _added(known: Sums, found: Sums) -> Sums:
@@ -363,7 +399,7 @@ def _hooks(uses: Iterable[WeightUse], running: _Pass) -> Iterator[None]:
 
 
 @contextmanager
-def _without_nested_tensors(model: nn.Module) -> Iterator[None]:
+def without_nested_tensors(model: nn.Module) -> Iterator[None]:
     """While it lasts, ``nn.TransformerEncoder`` hands padded batches on as they are.
 
     It would make nested tensors of them, which only its fast kernels take: neither hooks nor sums.
@@ -379,9 +415,10 @@ def _without_nested_tensors(model: nn.Module) -> Iterator[None]:
             encoder.use_nested_tensor = nested
 
 
-def _call(model: nn.Module, batch: Any) -> None:
+def call(model: nn.Module, batch: Any) -> Any:
+    """What ``model`` returns for a batch, called as ``call_for`` says."""
     args, kwargs = call_for(model, batch)
-    model(*args, **kwargs)
+    return model(*args, **kwargs)
 
 
 def _named(model: nn.Module, batch: Any, mask: PositionMask | None) -> Any:

@@ -89,6 +89,12 @@ class WeightUse:
             inputs, mask = inputs.unsqueeze(0), None if mask is None else mask.unsqueeze(0)
         return self._masked((inputs.movedim(1, -1),), mask, windows)
 
+    def linear_input(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+        """The very tensor that a Linear layer is called with; ``None`` for layers of other types."""
+        if self.weight.ndim != 2 or isinstance(self.module, nn.MultiheadAttention):
+            return None
+        return cast("Tensor", args[0] if args else next(iter(kwargs.values())))
+
     def _attention(
         self, module: nn.MultiheadAttention, args: tuple[Any, ...], kwargs: dict[str, Any], mask: Tensor | None
     ) -> Given:

@@ -21,6 +21,7 @@ from sparselab._version import __version__
 from sparselab.core.fingerprint import cell, digest
 from sparselab.core.measures import efficacy
 from sparselab.core.registry import unknown_name
+from sparselab.layerwise import PruneReport
 from sparselab.metrics import Quantity, describe
 from sparselab.metrics.metric import Batch, as_metrics
 from sparselab.permutation.strategy import STRATEGIES
@@ -44,7 +45,7 @@ DEFAULTS: Mapping[str, Any] = {
     "steps": None,
     "seed": 0,
 }
-OPTIONAL = ("pruner", "device", "threads", "track_every")
+OPTIONAL = ("pruner", "calibration", "sequential", "device", "threads", "track_every")
 
 _POINTS = 10  # of a time series, unless track_every says otherwise
 _TRACKED_EXAMPLES = 1000
@@ -103,8 +104,10 @@ class PruningRun:
         permutation, and where one was searched ``permuted_percent`` of their weights and
         ``not_permuted``, the reason for most of the others; ``density`` of their weights,
         ``sparse_layers``, and the seconds of each phase. ``pruned_*`` is measured after the first
-        masks with batch norm re-estimated, before any fine-tuning. Time series: ``accuracy``,
-        ``magnitude`` and ``mask_churn``.
+        masks with batch norm re-estimated, before any fine-tuning. Where the network is pruned on
+        calibration data, block by block, the medians of the ``reconstruction errors`` and the number
+        of ``calibration_examples`` stand beside; and so do the fields of the task's protocol, if it
+        has one. Time series: ``accuracy``, ``magnitude`` and ``mask_churn``.
         """
         run = _Phases(_loaded(self.source), trial, _pruning(trial))
         with run.timed("dense"):
@@ -123,20 +126,14 @@ class PruningRun:
         layers = {"sparse_layers": len(sparsifier.masks), "density": _density(sparsifier)} if sparsifier else {}
         frames = {name: tracker.frame for name, tracker in trackers.items() if len(tracker.frame)}
         said = _in_phases(describe(as_metrics(run.task.metrics), dense), reversed(phases))
-        return {
-            **metrics,
-            **run.worth,
-            **run.order,
-            **layers,
-            **run.seconds,
-            "device": str(_device(trial)),
-            **frames,
-            "said": said,
-        }
+        protocol = {} if run.task.protocol is None else dataclasses.asdict(run.task.protocol)
+        about = {**run.worth, **run.order, **layers, **run.seconds, **protocol, "device": str(_device(trial))}
+        return {**metrics, **about, **frames, "said": said}
 
 
 def _pruning(trial: Trial) -> PruningTrial:
-    return PruningTrial(**{name: trial[name] for name in DEFAULTS}, pruner=trial.get("pruner"))
+    more = {name: trial[name] for name in ("pruner", "calibration", "sequential") if name in trial}
+    return PruningTrial(**{name: trial[name] for name in DEFAULTS}, **more)
 
 
 @dataclass(frozen=True)
@@ -160,14 +157,22 @@ class _Phases:
     def prune(self, model: nn.Module) -> Sparsifier | None:
         """Permute and prune, and let batch norm fit; nothing, with ``pattern=None``: the dense control."""
         before = None if self.pruning.pattern is None else magnitude_report(model, self.pruning.pattern)
-        sparsifier = self.pruning.sparsifier(self.task, model)
-        if sparsifier is None or before is None:
-            return None
         with self.timed("prune"):
+            layerwise = self.pruning.layerwise(self.task, model)
+        sparsifier = self.pruning.sparsifier(self.task, model, layerwise)
+        if sparsifier is None or before is None:
+            del self.seconds["seconds_prune"]
+            return None
+        if layerwise is None:
+            with self.timed("prune"):
+                sparsifier.compute()
+            report = sparsifier.permutation_report
+            self.worth.update(_worth(before, sparsifier))
+        else:
             sparsifier.compute()
-        report = sparsifier.permutation_report
+            report = layerwise.permutation
+            self.worth.update(_worth_of(layerwise, self.pruning.calibration_of(self.task)))
         self.seconds["seconds_search"] = 0.0 if report is None else float(report.frame["seconds"].sum())
-        self.worth.update(_worth(before, sparsifier))
         if report is not None:
             self.order.update(permuted_percent=100 * report.share_permuted, not_permuted=report.why_not)
         self.pruning.recalibrate(self.task, model)
@@ -268,6 +273,15 @@ def _worth(before: pd.DataFrame, sparsifier: Sparsifier) -> dict[str, float]:
     if calculator is None or calculator.nm is None:
         return worth
     return {**worth, "efficacy": efficacy(retained, float(layers["retained"].sum()), float(layers["ideal"].sum()))}
+
+
+def _worth_of(report: PruneReport, examples: int | None) -> dict[str, Any]:
+    """What pruning on so many calibration ``examples`` came to."""
+    rows = report.frame[report.frame["eligible"]]
+    errors = {name: float(rows[name].median()) for name in ("dense_error_percent", "pruned_error_percent")}
+    retained = float((rows["retained_percent"] * rows["magnitude"]).sum() / rows["magnitude"].sum())
+    options = report.protocol["pruner_options"]
+    return {"retained_percent": retained, **errors, "calibration_examples": examples, "pruner_options": options}
 
 
 def _density(sparsifier: Sparsifier) -> float:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sparselab.core.registry import Registry
-from sparselab.metrics import CrossEntropy, Mean, Means, Metric, Quantity, Top1, TopK
+from sparselab.metrics import CrossEntropy, Divergence, Mean, Means, Metric, Perplexity, Quantity, Top1, TopK
 from sparselab.tasks.baseline import dense_baseline, fresh_model
 from sparselab.tasks.efficientnet_lite import efficientnet_lite0
+from sparselab.tasks.language_model import LanguageModelTask, TextProtocol, language_model_task
 from sparselab.tasks.loop import Trained, activations, evaluate, recalibrate, train
 from sparselab.tasks.optimizers import OPTIMIZERS
 from sparselab.tasks.pictures import LabelledPictures, top1
 from sparselab.tasks.pruning_trial import PruningTrial
+from sparselab.tasks.smollm import smollm2
 from sparselab.tasks.task import Collated, Recipe, Task
 
 TASKS: Registry[Callable[[], Task]] = Registry(
@@ -22,6 +24,7 @@ TASKS: Registry[Callable[[], Task]] = Registry(
         "cifar10": "sparselab.tasks.cifar10:Cifar10",
         "imagenet_folder": "sparselab.tasks.imagenet_folder:ImagenetFolder",
         "sentiment": "sparselab.tasks.sentiment:Sentiment",
+        "smollm2": "sparselab.tasks.smollm:SmolLM2",
     },
     group="sparselab.tasks",
 )
@@ -44,14 +47,18 @@ __all__ = [
     "TASKS",
     "Collated",
     "CrossEntropy",
+    "Divergence",
     "LabelledPictures",
+    "LanguageModelTask",
     "Mean",
     "Means",
     "Metric",
+    "Perplexity",
     "PruningTrial",
     "Quantity",
     "Recipe",
     "Task",
+    "TextProtocol",
     "Top1",
     "TopK",
     "Trained",
@@ -61,7 +68,9 @@ __all__ = [
     "evaluate",
     "fresh_model",
     "get_task",
+    "language_model_task",
     "recalibrate",
+    "smollm2",
     "top1",
     "train",
 ]

@@ -35,7 +35,8 @@ def dense_baseline(
     cache folder), where a file is found by the hash of what decides the result: the recipe, the
     fresh network's weights, layers and code, the data's size and first examples, the code of
     ``loss``, ``augment`` and ``metrics``, and ``task.version``. Several processes that ask at once
-    wait for one; an interrupted training goes on where it stopped. Every call returns a model of
+    wait for one; an interrupted training goes on where it stopped; of a network that needs no
+    training only the metrics are kept. Every call returns a model of
     its own.
     """
     model = fresh_model(task, seed)
@@ -43,15 +44,16 @@ def dense_baseline(
     folder = cache_dir() / "baselines" if cache is None else Path(cache)
     file = folder / f"{task.name}-{fingerprint(task, model, seed, steps, trained_on)}.pt"
     model.to(device)
-    with _only_one(file):
+    with only_one(file):
         if file.is_file():
             saved = torch.load(file, map_location=device, weights_only=True)
-            model.load_state_dict(saved["model"])
+            model.load_state_dict({**model.state_dict(), **saved["model"]})
             return model.eval(), saved["metrics"]
         train(task, model, steps=steps, seed=seed, checkpoint=file.with_suffix(".partial"), progress=progress)
         metrics = evaluate(task, model, progress=progress)
         partial = file.with_name(f".{file.name}.{os.getpid()}")
-        torch.save({"model": model.state_dict(), "metrics": metrics}, partial)
+        untrained = (task.recipe.steps(len(task.train_data)) if steps is None else steps) == 0
+        torch.save({"model": {} if untrained else model.state_dict(), "metrics": metrics}, partial)
         partial.replace(file)
     return model.eval(), metrics
 
@@ -107,7 +109,7 @@ def _code(function: Any) -> str:
 
 
 @contextmanager
-def _only_one(file: Path) -> Iterator[None]:
+def only_one(file: Path) -> Iterator[None]:
     """One process at a time; the lock goes with its holder, however that ends."""
     file.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -226,10 +226,13 @@ class _Run:
         }
 
 
-def evaluate(task: Task, model: nn.Module, *, batch_size: int = 250, progress: bool = False) -> dict[str, float]:
+def evaluate(
+    task: Task, model: nn.Module, *, batch_size: int | None = None, progress: bool = False
+) -> dict[str, float]:
     """The task's metrics on its evaluation data, the headline first. The model's mode is as before afterwards.
 
-    The network runs once on every batch, however many metrics look at its answer.
+    The network runs once on every batch, of the task's ``evaluation_batch`` unless ``batch_size`` says
+    otherwise, however many metrics look at its answer.
     """
     device = device_of(as_module(model, "evaluate"))
     total = len(task.eval_data)
@@ -238,7 +241,7 @@ def evaluate(task: Task, model: nn.Module, *, batch_size: int = 250, progress: b
     bar = tqdm(total=total, desc="evaluating", disable=not progress, leave=False)
 
     def batches() -> Iterator[tuple[Batch, int]]:
-        for indices in torch.split(torch.arange(total), batch_size):
+        for indices in torch.split(torch.arange(total), batch_size or task.evaluation_batch):
             yield to_device(task.eval_data[indices], device), len(indices)
             bar.update(len(indices))
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from sparselab.core.models import device_of, to_device
+from sparselab.layerwise import PruneReport, prune
 from sparselab.network.plan import Plan
 from sparselab.permutation.strategy import Strategy
 from sparselab.pruners import Pruner, get_pruner
@@ -28,7 +29,11 @@ class PruningTrial:
     ``pattern``, ``schedule``, ``saliency``, ``pruner``, ``permutation`` and ``keep_pruned`` are
     those of ``Sparsifier``; ``None`` for a ``pattern`` prunes nothing (the dense control), for a
     ``permutation`` leaves the channels where they are. ``plan``, where there is one, moves them
-    first: a control's random order, say. ``steps`` of fine-tuning (``None``: as the task's recipe
+    first: a control's random order, say.
+
+    With ``calibration``, a number of training examples (``None``: as the task says), the network is
+    pruned by ``sl.prune``, block by block, ``sequential`` as there, by ``pruner`` or else by the
+    ``saliency`` of that name; the Sparsifier then takes the zeros over. ``steps`` of fine-tuning (``None``: as the task's recipe
     says). ``seed`` decides the batches of ``recalibrate`` and of a saliency's data; ``batches`` is
     the seed of those of ``finetune`` (``None``: the same). The same trial gives the same network.
 
@@ -50,19 +55,58 @@ class PruningTrial:
     batches: int | None = None
     keep_pruned: bool = False
     plan: Plan | None = None
+    calibration: int | None = None
+    sequential: bool = True
 
     def __post_init__(self) -> None:
         steps = self.steps
         if steps is not None and (not isinstance(steps, int) or isinstance(steps, bool) or steps < 0):
             raise ValueError(f"steps={steps!r} must be a whole number of optimizer steps, at least 0")
 
-    def sparsifier(self, task: Task, model: nn.Module) -> Sparsifier | None:
+    def layerwise(self, task: Task, model: nn.Module) -> PruneReport | None:
+        """Prune ``model``, whose channels ``plan`` has moved, block by block.
+
+        ``None``, and nothing is done, where no calibration is asked for, and for the dense control.
+        Raises ``ValueError`` for a schedule that would choose masks anew.
+        """
+        examples = self.calibration_of(task)
+        if self.pattern is None or examples is None:
+            return None
+        if self.schedule != "one_shot":
+            raise ValueError(
+                f"schedule={self.schedule!r}: pruning on calibration data is done once, schedule='one_shot'"
+            )
+        if not isinstance(self.saliency, str):
+            raise ValueError("calibration: a saliency that is no name is that of one network as it was; give its name")
+        if self.plan is not None:
+            self.plan.apply(model)
+        return prune(
+            model,
+            task.calibration_batches(examples, self.seed),
+            self.pattern,
+            pruner=self.saliency if self.pruner is None else self.pruner,
+            permutation=self.permutation,
+            include=task.include,
+            sequential=self.sequential,
+            seed=self.seed,
+            progress=False,
+        )
+
+    def calibration_of(self, task: Task) -> int | None:
+        """How many examples the network is calibrated on block by block; ``None``: it is not."""
+        return task.calibration if self.calibration is None else self.calibration
+
+    def sparsifier(self, task: Task, model: nn.Module, report: PruneReport | None = None) -> Sparsifier | None:
         """What will prune ``model``, whose channels ``plan`` has moved; nothing is masked yet.
 
+        With the ``report`` of ``layerwise``, what takes over the zeros that the model has already.
         ``None`` for the dense control. A pruner, or a saliency by name, that needs statistics is
         given those of ``model``, which is dense still. Raises ``ValueError`` where the pattern fits
         no layer.
         """
+        if report is not None:
+            keep = self.keep_pruned
+            return Sparsifier(model, self.pattern, include=report.layers, keep_pruned=keep, permutation=None)
         if self.plan is not None:
             self.plan.apply(model)
         if self.pattern is None:
@@ -86,9 +130,9 @@ class PruningTrial:
     def prune(self, task: Task, model: nn.Module) -> Sparsifier | None:
         """Permute and prune ``model`` in place.
 
-        Returns ``None`` for the dense control; raises ``ValueError`` as ``sparsifier`` does.
+        Returns ``None`` for the dense control; raises ``ValueError`` as ``layerwise`` and ``sparsifier`` do.
         """
-        sparsifier = self.sparsifier(task, model)
+        sparsifier = self.sparsifier(task, model, self.layerwise(task, model))
         if sparsifier is not None:
             sparsifier.compute()
         return sparsifier

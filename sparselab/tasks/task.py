@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -80,6 +80,13 @@ def classification_metrics(model: nn.Module, batch: Batch) -> dict[str, float]:
     return measure(CLASSIFICATION, model, [(batch, 1)])
 
 
+def unlabelled(batch: Batch) -> Any:
+    """What the model itself takes of a batch ``(inputs, labels)``, or of a dict with ``labels``."""
+    if isinstance(batch, Mapping):
+        return {key: value for key, value in batch.items() if key != "labels"}
+    return batch[0]
+
+
 @dataclass(frozen=True, eq=False)
 class Task:
     """A network to make sparse, and all that it takes to train and to judge it.
@@ -91,6 +98,9 @@ class Task:
     ``augment(batch, generator)``, where given, changes training batches. ``recipe`` trains the
     dense network, ``finetuning`` the pruned one (``None``: the same recipe again, as ASP's authors
     advise). ``include`` are the layers to prune (names, ``*`` allowed; ``None``: all that fit).
+    ``evaluation_batch`` is how many examples are judged at a time. Where ``calibration`` is a number,
+    trials prune block by block (``sl.prune``) on so many training examples. ``protocol``, a frozen
+    dataclass, says what a number means; its fields stand in every row of a sweep.
     Change ``version`` when a change should make cached baselines anew. Raises ``ValueError`` for
     ``metrics`` that are none, or two of one name.
 
@@ -113,11 +123,27 @@ class Task:
     augment: Callable[[Batch, torch.Generator], Batch] | None = None
     include: tuple[str, ...] | None = None
     version: str = "1"
+    evaluation_batch: int = 250
+    calibration: int | None = None
+    protocol: Any = None
 
     def __post_init__(self) -> None:
         if isinstance(self.metrics, Iterable):  # a generator would be used up by the first that asks
             object.__setattr__(self, "metrics", tuple(self.metrics))
         as_metrics(self.metrics)
+
+    def calibration_batches(self, examples: int, seed: int = 0) -> list[Any]:
+        """Training examples as the batches that the loss hands to the model, without labels.
+
+        ``seed=0``: the first ones; any other: drawn at random. Raises ``ValueError`` when there are
+        not so many.
+        """
+        total = len(self.train_data)
+        if not 1 <= examples <= total:
+            raise ValueError(f"calibration={examples}: task {self.name!r} has {total} examples to calibrate on")
+        chosen = torch.randperm(total, generator=torch.Generator().manual_seed(seed)) if seed else torch.arange(total)
+        size = min(64, self.evaluation_batch)
+        return [unlabelled(self.train_data[part]) for part in torch.split(chosen[:examples], size)]
 
     @property
     def headline(self) -> Metric:

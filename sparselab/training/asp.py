@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from sparselab.core.layers import Custom, model_weights
 from sparselab.core.models import as_eager, unwrap
+from sparselab.core.sharding import is_sharded
 from sparselab.masks import MaskCalculator
 from sparselab.permutation.strategy import Strategy
 from sparselab.training.inputs import HOW_TO_PASS, InputWatcher, infer_inputs
@@ -227,6 +228,10 @@ class ASP:
             return None
         seen = cls._watcher.seen if cls._watcher is not None else None
         cls._stop_watching()
+        if example_inputs is None and any(is_sharded(layer.weight) for layer in sparsifier.weights.layers):
+            cls._warn("channels are not permuted: the model is sharded; compute masks before it is")
+            sparsifier.example_inputs = None
+            return None
         for inputs in (example_inputs, sparsifier.example_inputs, seen):
             if inputs is not None:
                 return inputs

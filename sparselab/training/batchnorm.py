@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sparselab.core.batches import TAKES, call_for
 from sparselab.core.models import as_eager, device_of, evaluating, running, to_device
+from sparselab.core.readable import blaming_weights
 
 
 def recalibrate_batchnorm(model: nn.Module, loader: Iterable[Any], batches: int | None = None) -> None:
@@ -31,6 +32,12 @@ def recalibrate_batchnorm(model: nn.Module, loader: Iterable[Any], batches: int 
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     if not norms:
         return
+    for norm in norms:
+        if norm.running_mean is not None and norm.running_mean.is_meta:
+            raise ValueError(
+                "the statistics of a batch norm are on the meta device (not loaded, or offloaded), "
+                "where nothing can be estimated: load the model first"
+            )
     if any(nn.parameter.is_lazy(buffer) for norm in norms for buffer in norm.buffers()):
         raise ValueError("a batch norm is not initialised yet: run one forward pass first")
     before = {norm: (norm.momentum, [buffer.clone() for buffer in norm.buffers()]) for norm in norms}
@@ -45,7 +52,7 @@ def recalibrate_batchnorm(model: nn.Module, loader: Iterable[Any], batches: int 
                 norm.reset_running_stats()
             for batch in islice(loader, batches):
                 args, kwargs = to_device(call_for(model, batch), device)
-                with running(model, f"batch {seen}", TAKES):
+                with blaming_weights(model), running(model, f"batch {seen}", TAKES):
                     model(*args, **kwargs)
                 seen += 1
         reached = [norm for norm in norms if norm.num_batches_tracked]

@@ -122,26 +122,7 @@ def _not_painted(monkeypatch):
     monkeypatch.setattr(panel, "png", lambda figure: b"")
 
 
-# Weights without plain values: who says so in every function is not here yet. Delete what passes.
-WAITING = (
-    "lazy",
-    "lazy_convolution",
-    "meta",
-    "half_on_meta",
-    "float8",
-    "sparse_tensor",
-    "sparse_linear",
-    "torchao_int8",
-)
-NAMES = [
-    pytest.param(name, marks=pytest.mark.xfail(strict=False, reason="weights without plain values"))
-    if name in WAITING
-    else name
-    for name in ODD
-]
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ODD)
 def test_a_result_or_an_error_that_says_what_to_do(name):
     problems = [problem for function in FUNCTIONS for problem in problems_of(function, ODD[name])]
     assert not problems, "\n".join(problems)

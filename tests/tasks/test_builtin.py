@@ -35,7 +35,8 @@ def a_task(spec: str) -> Task:
 
 
 def test_every_task_is_in_the_contract():
-    assert {spec.partition(",")[0] for spec in SPECS} == set(TASKS.names())
+    apart = {"smollm2"}  # a large network: the contract is kept by a small one, test_language_model.py
+    assert {spec.partition(",")[0] for spec in SPECS} | apart == set(TASKS.names())
 
 
 class TestContract(TaskContract):

@@ -1,0 +1,89 @@
+"""SparseGPT: prune column after column, and let the columns to come make up for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparselab.masks import MaskCalculator
+from sparselab.pruners.pruner import Pruned
+from sparselab.pruners.reconstruction import Reconstruction, cholesky, require_damping, shifted
+from sparselab.statistics import SecondMoments
+
+
+@dataclass(frozen=True)
+class SparseGPT:
+    """One pass over the columns with the inverse of the second moments (Frantar and Alistarh 2023).
+
+    "SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot", section 3. A column's
+    entries score ``w^2 / U_jj^2``, where ``U^T U`` is the inverse of ``H + damping * mean(diag(H))``,
+    and what is pruned of it is made up for by the columns that follow. Masks are chosen as the pass
+    comes to them, one group of columns at a time, if the calculator has groups; else (no structure,
+    or one along whole rows) from the scores of the whole weight before the pass. ``block`` columns
+    are updated at once. Costs one inverse and one product of the weight with it. Float32.
+
+    >>> from sparselab.masks import calculator
+    >>> x = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 2.0]])  # two pairs that go together
+    >>> moments = SecondMoments((x.T @ x)[None], (2,), (1, 4))
+    >>> SparseGPT(damping=1e-4)(torch.ones(1, 4), calculator("2:4"), moments).weight
+    tensor([[0.0000, 1.9998, 0.0000, 1.5000]])
+    """
+
+    damping: float = 0.01
+    block: int = 128
+
+    needs = SecondMoments
+
+    def __post_init__(self) -> None:
+        require_damping(self.damping)
+        if self.block < 1:
+            raise ValueError(f"block={self.block}: at least one column is updated at a time")
+
+    def __call__(
+        self, weight: Tensor, calculator: MaskCalculator, statistic: Any = None, *, channel_dim: int = 1
+    ) -> Pruned:
+        """Prune ``weight``; as ``Pruner`` says."""
+        problem = Reconstruction.of(self, weight, calculator, statistic, channel_dim)
+        matrices = problem.matrices
+        damped = shifted(matrices, self.damping * matrices.diagonal(dim1=1, dim2=2).mean(1)[:, None])
+        factors = _upper_factors_of_inverses(damped)
+        return problem.finished(*_pass(problem, factors.expand(len(problem.rows), -1, -1), self.block))
+
+
+def _upper_factors_of_inverses(matrices: Tensor) -> Tensor:
+    """Upper triangular ``U`` with ``U^T U`` the inverse of each matrix.
+
+    With rows and columns in reverse, ``L L^T`` is the matrix and the inverse of ``L``, reversed, is
+    ``U``: half the work of factoring the inverse.
+    """
+    lower = cholesky(matrices.flip(1, 2))
+    one = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device)
+    inverse: Tensor = torch.linalg.solve_triangular(lower, one, upper=False)
+    return inverse.flip(1, 2)
+
+
+def _pass(problem: Reconstruction, factors: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    """The rows and the mask after one pass; all groups side by side."""
+    columns, step = problem.rows.shape[-1], problem.step
+    block = -(-block // step) * step
+    sizes = factors.diagonal(dim1=1, dim2=2)[:, :, None]
+    rows = problem.rows.transpose(1, 2).contiguous()  # columns of the weight are contiguous now
+    mask = torch.empty_like(rows, dtype=torch.bool)
+    for start in range(0, columns, block):
+        end = min(start + block, columns)
+        errors = torch.zeros_like(rows[:, start:end])
+        for first in range(start, end, step):
+            last = first + step
+            scores = (rows[:, first:last] / sizes[:, first:last]).transpose(1, 2)
+            mask[:, first:last] = problem.mask(scores).transpose(1, 2)
+            for column in range(first, last):
+                error = rows[:, column].masked_fill(mask[:, column], 0) / sizes[:, column]
+                errors[:, column - start] = error
+                rows[:, column:last] -= factors[:, column, column:last, None] * error[:, None]
+            part = factors[:, first:last, last:end].transpose(1, 2)
+            rows[:, last:end].baddbmm_(part, errors[:, first - start : last - start], alpha=-1)
+        rows[:, end:].baddbmm_(factors[:, start:end, end:].transpose(1, 2), errors, alpha=-1)
+    return rows.transpose(1, 2), mask.transpose(1, 2)
