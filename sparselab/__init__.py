@@ -14,7 +14,7 @@ from sparselab._version import __version__ as __version__
 if TYPE_CHECKING:
     from sparselab import measures, plots, saliency, statistics, tasks, trackers, widgets
     from sparselab.core.patterns import Pattern
-    from sparselab.layerwise import PruneReport, prune
+    from sparselab.layerwise import PruneReport, prune, reconstruct
     from sparselab.masks import create_mask
     from sparselab.network.permuting import permute
     from sparselab.network.plan import Plan
@@ -48,6 +48,7 @@ _HOMES = {
     "permute": "sparselab.network.permuting",
     "prune": "sparselab.layerwise",
     "recalibrate_batchnorm": "sparselab.training.batchnorm",
+    "reconstruct": "sparselab.layerwise",
     "search_permutation": "sparselab.permutation",
     "search_permutations": "sparselab.permutation",
 }
@@ -74,6 +75,7 @@ __all__ = [
     "plots",
     "prune",
     "recalibrate_batchnorm",
+    "reconstruct",
     "saliency",
     "search_permutation",
     "search_permutations",
