@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sparselab.reports import check, magnitude_report
     from sparselab.sweeps.experimenting import experiment
     from sparselab.sweeps.frames import history, load
+    from sparselab.training.adapters import mask_lora
     from sparselab.training.asp import ASP
     from sparselab.training.batchnorm import recalibrate_batchnorm
     from sparselab.training.finalizing import finalized
@@ -45,6 +46,7 @@ _HOMES = {
     "history": "sparselab.sweeps.frames",
     "load": "sparselab.sweeps.frames",
     "magnitude_report": "sparselab.reports",
+    "mask_lora": "sparselab.training.adapters",
     "permute": "sparselab.network.permuting",
     "prune": "sparselab.layerwise",
     "recalibrate_batchnorm": "sparselab.training.batchnorm",
@@ -70,6 +72,7 @@ __all__ = [
     "history",
     "load",
     "magnitude_report",
+    "mask_lora",
     "measures",
     "permute",
     "plots",

@@ -28,7 +28,7 @@ class StoredWeight:
     ``channel_dims`` are the dimensions that may be its input channels, the likeliest first: a bare
     tensor does not tell. ``how`` says what the values were made of, where they are not simply those
     of an entry. ``unreadable`` says why there are none to judge; then ``weight`` has only a shape
-    and a dtype.
+    and a dtype. ``unjudged`` says why there are no ``channel_dims`` to judge along.
     """
 
     name: str
@@ -36,6 +36,7 @@ class StoredWeight:
     channel_dims: tuple[int, ...]
     how: str = ""
     unreadable: str = ""
+    unjudged: str = ""
 
 
 # ------------------------------------------------------------------------- which mapping holds them

@@ -103,8 +103,7 @@ class Chain:
                 return
 
     def _call(self, batch: Any) -> None:
-        home = next((each.device for each in self.model.parameters()), None)
-        call(self.model, to_device(batch, home))
+        call(self.model, to_device(batch, _home(self.model)))
 
     def _last(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         """``forward``, where blocks compute; the pass ends with it."""
@@ -126,6 +125,7 @@ def chain_of(model: nn.Module, blocks: Sequence[str], batch: Any, device: torch.
     """
     if not blocks:
         return Chain(model, (Block("", model),), device)
+    batch = to_device(batch, _home(model))
     given = _given(model, {name: model.get_submodule(name) for name in blocks}, batch)
     missing = [name for name in blocks if name not in given]
     if missing:
@@ -216,6 +216,11 @@ def without_cache(model: nn.Module) -> Iterator[None]:
     finally:
         for config in changed:
             config.use_cache = True
+
+
+def _home(model: nn.Module) -> torch.device | None:
+    """Where ``model`` takes its inputs."""
+    return next((parameter.device for parameter in model.parameters()), None)
 
 
 @contextmanager

@@ -8,9 +8,10 @@ from torch import nn
 
 from sparselab.core.layers import LayerWeight, Names, layer_weights
 from sparselab.core.weight_matrix import channel_dim_of
+from sparselab.layerwise.block import Method
 from sparselab.layerwise.chain import Chain
-from sparselab.masks import MaskCalculator
 from sparselab.masks.eligibility import why_not
+from sparselab.statistics.layers import weight_uses
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +23,7 @@ class Chosen:
     reason: str | None
 
 
-def chosen(chain: Chain, names: Names, calculator: MaskCalculator) -> list[Chosen]:
+def chosen(chain: Chain, names: Names, method: Method) -> list[Chosen]:
     """Every weight of the model, in the order of its modules.
 
     Raises ``ValueError`` for a name that matches nothing, for weights without values or with a mask
@@ -38,15 +39,18 @@ def chosen(chain: Chain, names: Names, calculator: MaskCalculator) -> list[Chose
             raise ValueError(f"{layer.name!r} is masked already: finalize() the Sparsifier first, then prune")
     blocks = {id(module): number for number, block in enumerate(chain.blocks) for module in block.module.modules()}
     holders = _holders(model)
+    told = {use.name for use in weight_uses(model)}
     found = []
     for layer in layers:
         reason = _tied(layer, holders.get(id(layer.weight), []), blocks) or names.why_not(layer)
-        reason = reason or why_not(layer.module, layer.attribute, calculator, channel_dim=layer.channel_dim)
+        reason = reason or why_not(layer.module, layer.attribute, method.calculate, channel_dim=layer.channel_dim)
+        if reason is None and method.pruner.needs is not None and layer.name not in told:
+            reason = "no statistics: no call of a module tells what it is given"
         block = blocks.get(id(layer.module))
         found.append(Chosen(layer, block, reason or (None if block is not None else _outside(chain))))
     if all(each.reason for each in found):
         reasons = "; ".join(dict.fromkeys(f"{each.layer.name}: {each.reason}" for each in found[:3]))
-        raise ValueError(f"pattern {calculator} prunes no weight of the model ({reasons or 'it has none'})")
+        raise ValueError(f"pattern {method.calculate} prunes no weight of the model ({reasons or 'it has none'})")
     return found
 
 

@@ -59,8 +59,8 @@ def prune(
 
     Any model: a decoder, an encoder, a vision transformer, a convolutional network. Afterwards it is
     a plain model with zeros in its weights: no hooks, no buffers. To train on under these zeros,
-    give it to ``Sparsifier(model, pattern, permutation=None)``, whose masks are then where weights
-    are not zero.
+    give it to ``Sparsifier(model, pattern, include=report.layers, permutation=None)``, whose masks
+    are then where weights are not zero.
 
     ``calibration`` are batches, each what the model takes (a tensor, a tuple of positional or a dict
     of keyword arguments). ``mask`` says which positions count (``sparselab.statistics.collect``);
@@ -103,6 +103,8 @@ def prune(
     inner = unwrap(model)
     method = Method(get_pruner(pruner), calculator(pattern), sequential)
     strategy = None if permutation is None else STRATEGIES.resolve(permutation)
+    if isinstance(calibration, (Tensor, Mapping)):
+        raise ValueError(f"calibration is a {type(calibration).__name__}; give batches, [batch] if there is one only")
     batches = list(calibration)
     if not batches:
         raise ValueError("no batch to calibrate on: the iterable was empty (used up?)")
@@ -110,7 +112,7 @@ def prune(
         for context in (torch.no_grad(), evaluating(inner), without_cache(inner), without_nested_tensors(inner)):
             stack.enter_context(context)
         chain = chain_by(inner, blocks, batches[0], device)
-        weights = chosen(chain, Names.of(include, exclude), method.calculate)
+        weights = chosen(chain, Names.of(include, exclude), method)
         positions = _positions(batches) if mask == "auto" else mask
         run = _Run(chain, weights, batches, method, positions)
         protocol = run.protocol(strategy, seed)

@@ -101,10 +101,11 @@ def _require_pair(model: nn.Module, dense: nn.Module) -> None:
     """Raise ``ValueError`` unless ``dense`` can be what ``model`` was, and both can be trained."""
     if model is dense:
         raise ValueError("dense is the pruned model itself: keep a copy.deepcopy(model) before pruning")
-    theirs = {name: each.shape for name, each in dense.named_parameters()}
+    theirs, ours = ({name: each.shape for name, each in part.named_parameters()} for part in (dense, model))
+    for name in {**theirs, **ours}:
+        if theirs.get(name) != ours.get(name):
+            raise ValueError(f"dense is another model: {name!r} is {theirs.get(name)} there, {ours.get(name)} here")
     for name, parameter in model.named_parameters():
-        if theirs.get(name) != parameter.shape:
-            raise ValueError(f"dense is another model: {name!r} is {tuple(parameter.shape)} in one of the two only")
         if parameter.is_floating_point() and parameter.dtype.itemsize < 4:
             raise ValueError(
                 f"{name!r} is {parameter.dtype}, in which small steps are rounded away: reconstruct model.float(), "

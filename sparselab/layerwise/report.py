@@ -50,6 +50,11 @@ class PruneReport:
     seconds: float = math.nan
 
     @property
+    def layers(self) -> list[str]:
+        """The names of the weights that were pruned: what a ``Sparsifier`` should ``include`` afterwards."""
+        return list(self.frame[self.frame["eligible"]]["layer"])
+
+    @property
     def density(self) -> float:
         """The share of the eligible weights that is not zero."""
         rows = self.frame[self.frame["eligible"]]

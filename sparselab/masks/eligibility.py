@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
-from sparselab.core.layers import is_wrapped
+from sparselab.core.layers import LayerWeight, ModelWeight, Names, TiedWeight, is_wrapped
 from sparselab.core.registry import unknown_name
-from sparselab.core.weight_matrix import channel_dim_of
+from sparselab.core.weight_matrix import channel_dim_of, is_packed, matrix_dims
 from sparselab.masks.calculator import NOTHING_TO_CHOOSE, MaskCalculator
 from sparselab.masks.create import AnyPattern, calculator
 
@@ -56,9 +57,71 @@ def why_not(
     return _RULES[rule](module, weight, channel_dim, calculate)
 
 
+def why_not_pruned(
+    weight: ModelWeight, pattern: AnyPattern | None, rule: str = "divisible", names: Names | None = None
+) -> str | None:
+    """Why ``pattern`` does not prune ``weight`` in its model, or ``None`` when it does.
+
+    As ``why_not``, and what the user's ``names`` say. The adapters of LoRA are pruned only where
+    ``names`` spell them out: they are small, trained while the rest is frozen, and merged in the end.
+    """
+    if isinstance(weight, TiedWeight):
+        return f"tied: the same tensor as {weight.layer.name}, which has a row of its own"
+    if names is not None and (reason := names.why_not(weight)) is not None:
+        return reason
+    if is_adapter(weight) and not (names is not None and names.spell(weight, _ADAPTER)):
+        return "a LoRA adapter: pruned only where include names it (include=['*lora_A*'])"
+    channel_dim = weight.channel_dim if isinstance(weight, LayerWeight) else None
+    found = why_not(weight.module, weight.attribute, pattern, rule, channel_dim=channel_dim)
+    return found if channel_dim is not None else f"{found}: {_what_it_is(weight)}"
+
+
+def is_adapter(weight: ModelWeight) -> bool:
+    """Whether ``weight`` is a part of a low-rank adapter, as PEFT and torchtune name them."""
+    return any(part.lower().startswith(_ADAPTER) for part in weight.name.split("."))
+
+
+_ADAPTER = "lora_"
+
+
+def _what_it_is(weight: ModelWeight) -> str:
+    """What a weight is that no layer is known to multiply its inputs with, and how to have it pruned."""
+    module, kind = weight.module, type(weight.module).__name__
+    if is_raw(weight):
+        trace = ", and so do example_inputs of a Sparsifier if a trace shows it" if may_be_packed(weight) else ""
+        return (
+            "a raw parameter, and which of its dimensions holds input channels is not known; "
+            f"custom={{{kind}: {{'{weight.attribute}': DIMENSION}}}} says so, and prunes it{trace}"
+        )
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        return "the rows of an embedding are looked up, not multiplied"
+    if isinstance(module, nn.Bilinear):
+        return "it has two dimensions of input channels, 1 and 2; custom={Bilinear: {'weight': 1}} chooses the first"
+    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        return f"a recurrent layer; custom={{{kind}: ['{weight.attribute}']}} prunes it"
+    if isinstance(module, ParametrizationList):
+        return "a parametrisation computes another tensor from it"
+    if "bias" in weight.attribute:
+        return "a bias is added, not multiplied"
+    return "a norm scales each entry by itself"
+
+
+def is_raw(weight: ModelWeight) -> bool:
+    """Whether nothing is known of ``weight`` but that it is a parameter of its module."""
+    known = (nn.Embedding, nn.EmbeddingBag, nn.Bilinear, nn.RNNBase, nn.RNNCellBase, ParametrizationList)
+    named = "bias" in weight.attribute or "norm" in type(weight.module).__name__.lower()
+    return not (isinstance(weight, (LayerWeight, TiedWeight)) or isinstance(weight.module, known) or named)
+
+
+def may_be_packed(weight: ModelWeight) -> bool:
+    """Whether a raw ``weight`` may be several matrices in one parameter, which a trace can tell."""
+    return is_raw(weight) and weight.weight.ndim == 3 and len(weight.weight) > 1
+
+
 def _divisible(module: nn.Module, weight: Tensor, channel_dim: int, calculate: MaskCalculator | None) -> str | None:
-    channels, outputs = weight.shape[channel_dim], weight.shape[1 - channel_dim]
-    conv_groups = getattr(module, "groups", 1)
+    _, output_dim, channels_at = matrix_dims(weight.ndim, channel_dim)
+    channels, outputs = weight.shape[channels_at], weight.shape[output_dim]
+    conv_groups = 1 if is_packed(weight.ndim, channel_dim) else getattr(module, "groups", 1)
     if channel_dim == 0 and conv_groups > 1:
         channels //= conv_groups
     if calculate is not None:
@@ -73,7 +136,9 @@ def _asp(module: nn.Module, weight: Tensor, channel_dim: int, calculate: MaskCal
         return f"dtype {weight.dtype} is neither float32 nor float16"
     if not weight.requires_grad:
         return "frozen: it does not require a gradient"
-    for dim, multiple in ((0, 8), (1, 16)):
+    _, *packed = matrix_dims(weight.ndim, channel_dim)
+    dims = packed if is_packed(weight.ndim, channel_dim) else (0, 1)
+    for dim, multiple in zip(dims, (8, 16), strict=True):
         if weight.shape[dim] % multiple:
             return f"size({dim}) = {weight.shape[dim]} is not a multiple of {multiple}"
     return _divisible(module, weight, channel_dim, calculate)

@@ -18,7 +18,8 @@ def logits_of(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     """``(logits, labels)`` of ``(inputs, labels)``, or of a dict with ``labels`` (Hugging Face models)."""
     if isinstance(batch, Mapping):
         inputs = {key: value for key, value in batch.items() if key != "labels"}
-        return model(**inputs).logits, batch["labels"]
+        answer = model(**inputs)
+        return getattr(answer, "logits", answer), batch["labels"]
     inputs, labels = batch
     return model(inputs), labels
 

@@ -69,7 +69,7 @@ class Findings:
     def _pinned_row(self, layer: LayerWeight) -> dict[str, Any]:
         """The row of a weight whose input channels stay; for 2d masks its rows may have moved."""
         return {
-            "axis": f"{layer.name}:{layer.channel_dim}",
+            "axis": f"{layer.name}:{layer.dimension}",
             "size": layer.weight.shape[layer.channel_dim],
             "members": (),
             "consumers": (layer.name,),

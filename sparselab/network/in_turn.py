@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
+from sparselab.core import weight_matrix
 from sparselab.core.layers import LayerWeight
 from sparselab.core.patterns import Pattern
 from sparselab.core.weight_matrix import to_matrix
@@ -38,7 +39,9 @@ Search = Callable[[SearchProblem, int], Indices]
 
 def turned(consumer: Consumer) -> Consumer:
     """The consumer transposed: it reads the axis that the weight writes."""
-    return Consumer(replace(consumer.layer, channel_dim=1 - consumer.layer.channel_dim), consumer.member)
+    layer = consumer.layer
+    turned_dim = weight_matrix.turned(len(consumer.member.shape), layer.channel_dim)
+    return Consumer(replace(layer, channel_dim=turned_dim), consumer.member)
 
 
 def touches(axis: Axis, consumer: Consumer) -> bool:

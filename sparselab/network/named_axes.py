@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from sparselab import saliency as saliency_module
 from sparselab.core.entries import mask_name
-from sparselab.core.layers import LayerWeight, Names, layer_weights
+from sparselab.core.layers import LayerWeight, Names, layer_weights, model_weights
 from sparselab.core.models import unwrap
 from sparselab.core.patterns import Pattern
 from sparselab.core.weight_matrix import to_matrix
-from sparselab.masks.eligibility import why_not
+from sparselab.masks.eligibility import why_not_pruned
 from sparselab.network.analysis import Analysis, analyse
 from sparselab.network.axes import Indices, leaves_of
 from sparselab.network.free_axes import Axis, free_axes
@@ -116,8 +116,9 @@ def chosen_layers(
     Raises ``ValueError`` for names that match nothing, and for a model that is masked already or
     has weights without values.
     """
-    names, layers = Names.of(include, exclude), list(layer_weights(model))
-    names.check(model, layers)
+    names, weights = Names.of(include, exclude), list(model_weights(model))
+    names.check(model, weights)
+    layers = [weight for weight in weights if isinstance(weight, LayerWeight)]
     for layer in layers:
         if nn.parameter.is_lazy(layer.weight) or layer.weight.is_meta:
             raise ValueError(f"{layer.name!r} has no values yet: load them, or run a lazy layer once, and permute then")
@@ -126,9 +127,7 @@ def chosen_layers(
                 f"{layer.name!r} is masked already: permute first, then make the Sparsifier, or give it "
                 "example_inputs and it permutes before it prunes (finalize() removes masks)"
             )
-    return [
-        layer for layer in layers if (names.why_not(layer) or why_not(layer.module, layer.attribute, pattern)) is None
-    ]
+    return [layer for layer in layers if why_not_pruned(layer, pattern, names=names) is None]
 
 
 def layer_scores(saliency: ModelSaliency) -> Scores:
@@ -141,7 +140,8 @@ def layer_scores(saliency: ModelSaliency) -> Scores:
     def scores(layer: LayerWeight) -> Rows:
         weight, criterion = layer.weight.detach(), saliency_module.for_layer(saliency, layer.name)
         plain = isinstance(criterion, str) and criterion == "magnitude"
-        matrix = to_matrix(weight if plain else saliency_module.scores(weight, criterion), layer.channel_dim)
+        values = weight if plain else saliency_module.layer_scores(weight, saliency, layer.name)
+        matrix = to_matrix(values, layer.channel_dim)
 
         def read(rows: Indices | slice) -> Tensor:
             part = matrix[rows if isinstance(rows, slice) else torch.from_numpy(rows).to(matrix.device)]
@@ -154,9 +154,7 @@ def layer_scores(saliency: ModelSaliency) -> Scores:
 
 def whole_scores(layer: LayerWeight, saliency: ModelSaliency) -> Tensor:
     """The scores of a layer's weight, in its shape; ``ValueError`` where one is not finite."""
-    return _finite(
-        saliency_module.scores(layer.weight.detach(), saliency_module.for_layer(saliency, layer.name)), layer
-    )
+    return _finite(saliency_module.layer_scores(layer.weight.detach(), saliency, layer.name), layer)
 
 
 def _finite(scores: Tensor, layer: LayerWeight) -> Tensor:

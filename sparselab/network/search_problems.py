@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sparselab.core.layers import LayerWeight
+from sparselab.core.weight_matrix import matrix_dims
 from sparselab.network.analysis import Analysis, Member
 from sparselab.network.axes import Indices, Leaf, leaves_of
 from sparselab.network.free_axes import Axis, Occurrence, coordinates
@@ -267,9 +268,8 @@ def _entry(axis: Axis, consumer: Consumer) -> _Entry | None:
     unit = _flat(columns, axis.leaves)
     if unit is None:
         return None
-    output_dim = 1 if channel_dim == 0 else 0
-    positions = [dims[dim] for dim in range(len(dims)) if dim not in (channel_dim, output_dim)]
-    rows = coordinates((*positions, dims[output_dim]))
+    positions, output_dim, _ = matrix_dims(len(dims), channel_dim)
+    rows = coordinates((*(dims[dim] for dim in positions), dims[output_dim]))
     known = {occurrence.leaf for occurrence in columns}
     column_leaves = tuple(leaf for leaf in axis.outer if leaf in known)
     row_leaves = tuple(leaf for leaf in axis.outer if leaf not in known)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 from sparselab.plots.columns import finite_rows, require_columns
 from sparselab.plots.style import COLOURS, MARKERS, Figure, cycle, looks, style
@@ -87,13 +88,16 @@ def error_by_layer(frame: pd.DataFrame) -> Figure:
                 axes.plot(rows["place"], rows[column], marker=marker, color=colour, ms=3.5, lw=1, label=str(name))
             axes.set_title(title)
             axes.set_xlabel("layer" if alone else "block")
-            axes.set_yscale("symlog", linthresh=0.1)
-            axes.set_ylim(bottom=0)
+            axes.set_yscale("log")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         sides[0].set_ylabel("reconstruction error, %")
         if not alone:
             handles, labels = sides[0].get_legend_handles_labels()
             figure.legend(handles, labels, ncols=min(4, len(handles)), loc="outside lower center")
         said = frame.attrs.get("protocol", {})
         if said:
-            figure.suptitle(f"{said['pattern']} by {said['pruner']}", fontsize=9)
+            orders = "" if said["permutation"] == "None" else f", channels in orders by {said['permutation']}"
+            which = "pruned so far" if said["sequential"] else "dense"
+            caption = f"{said['pattern']} by {said['pruner_options']}{orders}; {said['batches']} batches, inputs of the model {which}"
+            figure.suptitle(caption, fontsize=9)
     return figure

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from sparselab.core.layers import layer_weights
+from sparselab.core.layers import Custom, LayerWeight, TiedWeight, is_recurrent, model_weights
 from sparselab.core.stored import StoredWeight, packed_weights, state_in, stored_weights
 from sparselab.core.weight_matrix import to_slices
 from sparselab.masks import AnyPattern, MaskCalculator, Violations, calculator
+from sparselab.masks.eligibility import why_not_pruned
 from sparselab.reports.values import values_of
 
 
@@ -23,6 +24,7 @@ def check(
     pattern: AnyPattern = "2:4",
     *,
     entry: str | None = None,
+    custom: Custom | None = None,
 ) -> pd.DataFrame:
     """Is every layer really N:M, and would a 2:4 kernel take it? One row per weight.
 
@@ -43,6 +45,11 @@ def check(
     counted. A state dict does not tell transposed layers: where input channels in another
     dimension fit and those in 1 do not, the row says so in ``channel_dim``.
 
+    Of a module every floating-point parameter of two or more dimensions has a row. One whose input
+    channels are not known (an embedding, a raw parameter) cannot be judged and is not ``sparse``:
+    ``channel_dim``, ``groups`` and ``violations`` are NaN, and ``reason`` says what it is.
+    ``custom`` tells those of layer types of your own, as in ``Sparsifier``; it is for modules.
+
     Raises ``ValueError`` for patterns without groups, unknown ones, what holds no weights or holds
     them in several places, weights that are not there yet, and files it cannot read.
 
@@ -53,7 +60,7 @@ def check(
     """
     calculate = calculator(pattern)
     calculate.violations(torch.zeros(0, *calculate.multiples))  # a pattern without groups is refused here
-    rows = [_row(stored, calculate) for stored in _stored_weights(model, entry)]
+    rows = [_row(stored, calculate) for stored in _stored_weights(model, entry, custom)]
     if not rows:
         raise ValueError(
             f"there are no weights in {_called(model)} that check could judge: floating or int8 tensors "
@@ -73,7 +80,7 @@ def _row(stored: StoredWeight, calculate: MaskCalculator) -> dict[str, Any]:
     weight, reason = stored.weight, stored.unreadable or None
     judged: dict[str, Any] = dict.fromkeys(("channel_dim", "groups", "violations"), float("nan"))
     density = float((weight != 0).sum()) / max(1, weight.numel()) if reason is None else float("nan")
-    is_sparse = False
+    is_sparse, reason = False, reason or stored.unjudged or None
     if reason is None:
         dim, found = _judged(stored, calculate)
         judged = {"channel_dim": dim % weight.ndim, "groups": found.groups, "violations": found.count}
@@ -139,22 +146,36 @@ def _sizes(calculate: MaskCalculator) -> str:
     return str(calculate) if calculate.nm is None else "{}:{}".format(*calculate.nm)
 
 
-def _stored_weights(model: Any, entry: str | None) -> Iterator[StoredWeight]:
+def _stored_weights(model: Any, entry: str | None, custom: Custom | None) -> Iterator[StoredWeight]:
     """The weights of anything that ``check`` takes."""
     if not isinstance(model, (nn.Module, ExportedProgram, Mapping, str, Path)):
         raise ValueError(f"check takes a module, a state dict or a file, got {type(model).__name__}")
     if not isinstance(model, nn.Module):
+        if custom is not None:
+            raise ValueError(f"custom={custom!r} is for modules, whose types it names; got a {type(model).__name__}")
         yield from stored_weights(state_in(model, entry))
         return
     if entry is not None:
         raise ValueError(f"entry={entry!r} is for states and files, and this is a {type(model).__name__}")
-    yield from _of_module(model)
+    yield from _of_module(model, custom)
     yield from packed_weights(model)
 
 
-def _of_module(model: nn.Module) -> Iterator[StoredWeight]:
-    layers = list(layer_weights(model))
-    for layer in layers:
-        yield StoredWeight(layer.name, values_of(layer), (layer.channel_dim,))
-    if not layers:  # scripted and exported: parameters, but no layers that could be told
+def _of_module(model: nn.Module, custom: Custom | None) -> Iterator[StoredWeight]:
+    weights = list(model_weights(model, custom))
+    if not any(isinstance(weight, LayerWeight) for weight in weights) and _has_lost_its_types(model):
         yield from stored_weights(dict(model.named_parameters()))
+        return
+    for weight in weights:
+        layer = weight.layer if isinstance(weight, TiedWeight) else weight
+        if isinstance(layer, LayerWeight):
+            yield StoredWeight(weight.name, values_of(weight), (layer.channel_dim,))
+        elif is_recurrent(weight):
+            yield StoredWeight(weight.name, values_of(weight), (1,))
+        else:
+            yield StoredWeight(weight.name, values_of(weight), (), unjudged=why_not_pruned(weight, None) or "")
+
+
+def _has_lost_its_types(model: nn.Module) -> bool:
+    """Whether it has parameters, but no layers that could be told: scripted and exported models."""
+    return any(isinstance(module, (torch.jit.ScriptModule, torch.fx.GraphModule)) for module in model.modules())

@@ -10,22 +10,30 @@ from torch import Tensor, nn
 
 from sparselab import saliency as saliency_module
 from sparselab.core import measures
-from sparselab.core.layers import LayerWeight, layer_weights
+from sparselab.core.layers import Custom, LayerWeight, ModelWeight, TiedWeight, model_weights
 from sparselab.core.weight_matrix import to_matrix
 from sparselab.masks import AnyPattern, MaskCalculator, calculator, create_mask
-from sparselab.masks.eligibility import why_not
+from sparselab.masks.eligibility import why_not_pruned
 from sparselab.reports.values import values_of
 from sparselab.saliency import ModelSaliency
 
 
 def magnitude_report(
-    model: nn.Module, pattern: AnyPattern, *, saliency: ModelSaliency = "magnitude", rule: str = "divisible"
+    model: nn.Module,
+    pattern: AnyPattern,
+    *,
+    saliency: ModelSaliency = "magnitude",
+    rule: str = "divisible",
+    custom: Custom | None = None,
 ) -> pd.DataFrame:
-    """What ``pattern`` would keep of every layer: one row per layer, in the order of the modules. Changes nothing.
+    """What ``pattern`` would keep of every weight: one row per weight, in the order of the modules. Changes nothing.
 
-    Columns: ``layer, type, shape, rows, channels, weights, eligible, reason, total, retained, ideal, lost_percent``.
-    ``reason`` says why a layer is not eligible; its ``retained, ideal, lost_percent`` are NaN. ``total`` is the sum
-    of the saliency, ``ideal`` what the best share of each row without structure would retain.
+    Weights are the floating-point parameters of two or more dimensions. Columns: ``layer, type, shape, rows,
+    channels, weights, eligible, reason, total, retained, ideal, note, lost_percent``.
+    ``reason`` says why a weight is not eligible; its ``retained, ideal, lost_percent`` are NaN, and where no layer is
+    known to multiply it (an embedding, a raw parameter) so are ``rows`` and ``channels``. ``total`` is the sum
+    of the saliency, ``ideal`` what the best share of each row without structure would retain, ``note`` and ``custom``
+    are as in ``Sparsifier``.
     ``frame.attrs["whole_model"]`` has the sums over the eligible layers and the share of weights that they hold.
     ``saliency`` may be a mapping from weight name to saliency. Raises ``ValueError`` naming the layer for weights
     that are not finite or not there yet (lazy layers, the meta device).
@@ -34,30 +42,36 @@ def magnitude_report(
     [{'layer': 'weight', 'channels': 8, 'eligible': True}]
     """
     calculate = calculator(pattern)
-    rows = [_row(layer, calculate, saliency, rule) for layer in layer_weights(model)]
+    weights = list(model_weights(model, custom))
+    rows = [_row(weight, calculate, saliency, rule) for weight in weights]
     frame = pd.DataFrame(rows, columns=_COLUMNS).astype({"eligible": bool})
     frame["lost_percent"] = measures.lost_percent(frame["retained"], frame["total"])
-    frame.attrs = {"pattern": str(calculate), "whole_model": _whole_model(frame)}
+    once = [not isinstance(weight, TiedWeight) for weight in weights]
+    frame.attrs = {"pattern": str(calculate), "whole_model": _whole_model(frame[pd.Series(once, dtype=bool)])}
     return frame
 
 
 _COLUMNS = [
     *("layer", "type", "shape", "rows", "channels", "weights", "eligible", "reason"),
-    *("total", "retained", "ideal"),
+    *("total", "retained", "ideal", "note"),
 ]
 
 
-def _row(layer: LayerWeight, calculate: MaskCalculator, saliency: ModelSaliency, rule: str) -> tuple[Any, ...]:
-    """What ``_COLUMNS`` say of one layer."""
-    reason = why_not(layer.module, layer.attribute, calculate, rule)
+def _row(layer: ModelWeight, calculate: MaskCalculator, saliency: ModelSaliency, rule: str) -> tuple[Any, ...]:
+    """What ``_COLUMNS`` say of one weight."""
+    reason = why_not_pruned(layer, calculate, rule)
     weight = values_of(layer)
-    criterion = "magnitude" if reason else saliency_module.for_layer(saliency, layer.name)
-    scores = saliency_module.scores(weight, criterion)
-    matrix = to_matrix(scores, layer.channel_dim)
-    kept = (float("nan"),) * 2 if reason else _kept(layer, weight, scores, calculate)
-    size = (tuple(weight.shape), *matrix.shape, weight.numel())
+    kept, sizes, note = (float("nan"),) * 2, (float("nan"),) * 2, ""
+    if isinstance(layer, LayerWeight):
+        scores = saliency_module.layer_scores(weight, "magnitude" if reason else saliency, layer.name)
+        matrix, note = to_matrix(scores, layer.channel_dim), layer.note
+        sizes = (len(matrix), matrix.shape[1])
+        kept = kept if reason else _kept(layer, weight, scores, calculate)
+    else:
+        matrix = saliency_module.scores(weight)
+    size = (tuple(weight.shape), *sizes, weight.numel())
     total = float(matrix.sum(dtype=torch.float64))
-    return (layer.name, type(layer.module).__name__, *size, reason is None, reason or "", total, *kept)
+    return (layer.name, type(layer.module).__name__, *size, reason is None, reason or "", total, *kept, note)
 
 
 def _kept(layer: LayerWeight, weight: Tensor, scores: Tensor, calculate: MaskCalculator) -> tuple[float, float]:

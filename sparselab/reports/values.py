@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from sparselab.core.layers import LayerWeight
+from sparselab.core.layers import ModelWeight
 
 
-def values_of(layer: LayerWeight) -> Tensor:
+def values_of(layer: ModelWeight) -> Tensor:
     """The weight of ``layer``, detached; ``ValueError`` naming it where it has no values yet."""
     weight = layer.weight
     if nn.parameter.is_lazy(weight):

@@ -16,7 +16,7 @@ from sparselab.saliency.names import (
     needs,
 )
 from sparselab.saliency.ria import Ria
-from sparselab.saliency.scoring import ModelSaliency, Saliency, computable, for_layer, scores
+from sparselab.saliency.scoring import ModelSaliency, Saliency, computable, for_layer, layer_scores, scores
 from sparselab.saliency.wanda import Wanda
 from sparselab.statistics.input_norms import InputNorms
 
@@ -36,6 +36,7 @@ __all__ = [
     "for_layer",
     "from_statistics",
     "from_weight",
+    "layer_scores",
     "magnitude",
     "needs",
     "scores",

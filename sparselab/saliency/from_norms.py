@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sparselab.core.moves import Move
-from sparselab.statistics.input_norms import InputNorms, moved_norms
+from sparselab.statistics.input_norms import InputNorms, moved_norms, require_known
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,11 @@ def wide_magnitude(weight: Tensor) -> Tensor:
 
 
 def norms_like(norms: Tensor, sizes: Tensor, channel_dim: int) -> Tensor:
-    """``norms`` as they broadcast against ``sizes``, of its dtype and on its device."""
+    """``norms`` as they broadcast against ``sizes``, of its dtype and on its device.
+
+    Raises ``ValueError`` for other numbers of channels, and for an expert that data did not reach.
+    """
+    require_known(norms, channel_dim)
     if norms.ndim == 1 and sizes.ndim > 1:
         channels = sizes.shape[channel_dim]
         if norms.shape[0] != channels:

@@ -69,3 +69,11 @@ def for_layer(saliency: ModelSaliency, name: str) -> Saliency:
             "Was its layer reached by the data?"
         )
     return saliency[name]
+
+
+def layer_scores(weight: Tensor, saliency: ModelSaliency, name: str) -> Tensor:
+    """The scores of the ``weight`` called ``name`` in its model; ``ValueError`` naming it where there are none."""
+    try:
+        return scores(weight, for_layer(saliency, name))
+    except ValueError as error:
+        raise ValueError(f"layer {name!r}: {error}") from error

@@ -19,7 +19,8 @@ class InputNorms:
 
     ``norms``: float64, on the CPU, one for each input channel, in a shape that broadcasts against
     the weight; ``channel_dim`` is the weight's dimension of input channels, ``groups`` how many
-    matrices its first dimension holds (of a grouped convolution, of a packed ``in_proj_weight``).
+    matrices its first dimension holds (of a grouped convolution, of a packed ``in_proj_weight``, of
+    packed experts). Those of an expert that no token reached, or none but zeros, are NaN: not known.
     Memory: 8 bytes for each channel, times the outputs where groups have norms of their own.
     """
 
@@ -46,6 +47,9 @@ class InputNorms:
     def of_sums(cls, sums: tuple[Tensor, ...], layer: WeightUse) -> Self:
         """The norms from the sums over all calls."""
         norms = sums[0].cpu().sqrt()
+        if layer.is_packed:
+            norms = torch.where((norms == 0).all(1, keepdim=True), torch.nan, norms)
+            return cls(norms.unsqueeze(1 if layer.channel_dim == -1 else 2), layer.channel_dim, layer.groups)
         kernel = [1] * (layer.weight.ndim - 2)
         if layer.channel_dim == 0:
             return cls(norms.reshape(-1, 1, *kernel), 0, layer.groups)
@@ -66,6 +70,22 @@ def moved_norms(norms: Tensor, channel_dim: int, move: Move) -> Tensor:
     if all(norms.shape[dim] == 1 for dim in span):
         return norms
     return move(norms.expand([size if dim in span else -1 for dim, size in enumerate(move.shape)]))
+
+
+def require_known(norms: Tensor, channel_dim: int) -> None:
+    """Raise ``ValueError`` naming the experts whose ``norms`` are NaN: nothing that data say scores them."""
+    if channel_dim < 0 and bool(norms.isnan().any()):
+        unseen = norms.isnan().flatten(1).any(1).nonzero().flatten().tolist()
+        raise ValueError(no_token(unseen))
+
+
+def no_token(experts: list[int]) -> str:
+    """That calibration did not reach some ``experts``, and what to do."""
+    which = f"expert {experts[0]}" if len(experts) == 1 else f"experts {', '.join(map(str, experts))}"
+    return (
+        f"{which} saw no token in calibration, so nothing is known of what its channels are worth: collect over more "
+        "batches, prune this weight by magnitude, or leave it out (exclude=)"
+    )
 
 
 def _channel_squares(inputs: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from sparselab.core.weight_matrix import channel_dim_of
+from sparselab.core.weight_matrix import channel_dim_of, is_packed
+from sparselab.statistics.experts import seen_by_experts
 from sparselab.statistics.positions import counted_at, without_others
 from sparselab.statistics.windows import Windows
 
@@ -27,7 +28,7 @@ class Given:
 
     ``inputs``: channels last, ``(*positions, channels)``, with zeros where a position does not
     count: one tensor, or for a packed ``in_proj_weight`` whose query, key and value differ one for
-    each. ``counted``: for each a bool tensor ``(*positions,)``, or ``None`` where all positions
+    each, and one for each expert of packed ones. ``counted``: for each a bool tensor ``(*positions,)``, or ``None`` where all positions
     count. ``windows`` says how a convolution looks at its input, ``(samples, *positions,
     channels)``.
     """
@@ -54,12 +55,19 @@ class WeightUse:
 
     @property
     def channel_dim(self) -> int:
-        """The weight's dimension of input channels, 0 or 1."""
+        """The weight's dimension of input channels: 0 or 1, of packed experts -1 or -2."""
         return 1 if "." in self.own else cast("int", channel_dim_of(self.module, self.own))
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether it holds the matrices of experts."""
+        return is_packed(self.weight.ndim, self.channel_dim)
 
     @property
     def groups(self) -> int:
         """How many matrices the weight's first dimension holds."""
+        if self.is_packed:
+            return len(self.weight)
         if isinstance(self.module, nn.MultiheadAttention):
             return len(_PROJECTIONS.get(self.own, (None,)))
         return cast("int", getattr(self.module, "groups", 1)) if self.weight.ndim > 2 else 1
@@ -68,6 +76,10 @@ class WeightUse:
         """What the weight is given in a call of its module; the positions in ``mask`` count."""
         if isinstance(self.module, nn.MultiheadAttention):
             return self._attention(self.module, args, dict(kwargs), mask)
+        if self.is_packed:
+            seen = seen_by_experts(self.module, self.own, args, kwargs)
+            counted = None if mask is None else counted_at(mask.to(seen.device), seen.positions, self.also)
+            return Given(self, *seen.by_expert(counted))
         inputs = cast("Tensor", args[0] if args else next(iter(kwargs.values()))).detach()
         if self.weight.ndim == 2:  # Linear, and GPT-2's transposed one
             return self._masked((inputs,), mask)
@@ -112,7 +124,7 @@ class WeightUse:
 
 
 def weight_uses(model: nn.Module) -> Iterator[WeightUse]:
-    """Every use of the weight of a Linear, convolution or attention layer, by module."""
+    """Every use of the weight of a Linear, convolution or attention layer or of packed experts, by module."""
     first_names: dict[int, str] = {}
     for prefix, module in model.named_modules():
         for own, weight in _weights(module):

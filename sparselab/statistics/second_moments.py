@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from sparselab.core.moves import Indices, Move
-from sparselab.statistics.input_norms import InputNorms
+from sparselab.core.weight_matrix import is_packed
+from sparselab.statistics.input_norms import InputNorms, no_token
 from sparselab.statistics.layers import Given, WeightUse
 from sparselab.statistics.rows import columns_of, first_output, from_rows, to_rows
 from sparselab.statistics.windows import PIECE
@@ -30,7 +31,8 @@ class SecondMoments:
     groups that see the same (query, key and value in self-attention) share one matrix in memory.
     Rows and columns of ``H`` are those of ``rows(weight)``: input channels of the group, then
     kernel positions, in the order of the weight; for ``channel_dim=1`` the columns of
-    ``weight.flatten(1)``, for ``channel_dim=0`` of ``weight.transpose(0, 1).flatten(1)``.
+    ``weight.flatten(1)``, for ``channel_dim=0`` of ``weight.transpose(0, 1).flatten(1)``; packed
+    experts (``channel_dim`` -1 or -2) are groups, and the columns are the input channels.
     ``counts``: how many ``x`` there were, for each group. ``shape`` is the weight's.
 
     Memory: ``groups * d * d`` numbers for each weight, and while collecting once more for one
@@ -52,13 +54,22 @@ class SecondMoments:
         """How many matrices there are: those of the weight's first dimension."""
         return len(self.sums)
 
+    @property
+    def _is_packed(self) -> bool:
+        return is_packed(len(self.shape), self.channel_dim)
+
     def rows(self, weight: Tensor) -> Tensor:
         """``weight`` as ``(groups, outputs, d)``, whose columns are those of ``sums``.
 
-        Raises ``ValueError`` when ``weight`` has not the ``shape`` of the one that these belong to.
+        Raises ``ValueError`` when ``weight`` has not the ``shape`` of the one that these belong to,
+        and naming the experts that no token reached: zeros would say that their weights are worth
+        nothing.
         """
         if tuple(weight.shape) != self.shape:
             raise ValueError(f"second moments of a weight of shape {self.shape}, the weight has {tuple(weight.shape)}")
+        unseen = [number for number, count in enumerate(self.counts) if not count]
+        if self._is_packed and unseen:
+            raise ValueError(no_token(unseen))
         return to_rows(weight, self.channel_dim, self.groups)
 
     def from_rows(self, rows: Tensor) -> Tensor:
@@ -71,6 +82,10 @@ class SecondMoments:
         Of a layer whose outputs see every input once, they are its ``InputNorms``. A convolution's
         differ for each kernel position, and count an input as often as windows see it.
         """
+        if self._is_packed:
+            known = self.sums.diagonal(dim1=1, dim2=2).double().cpu().clamp(min=0).sqrt()
+            known[[not count for count in self.counts]] = torch.nan
+            return InputNorms(known.unsqueeze(1 if self.channel_dim == -1 else 2), self.channel_dim, self.groups)
         channels_first = self.channel_dim == 0
         outputs = self.shape[0] // self.groups if self.groups > 1 and not channels_first else 1
         each = self.sums.diagonal(dim1=1, dim2=2).double().cpu().clamp(min=0).sqrt()
@@ -107,6 +122,8 @@ class SecondMoments:
         span = slice(move.first, move.last + 1)
         flat = np.ravel_multi_index(tuple(now[span]), self.shape[span])
         now[span] = np.unravel_index(move.order[flat], self.shape[span])
+        if self._is_packed:
+            return now[0], now[self.channel_dim]
         each = self.shape[0] // self.groups
         group, rest = np.divmod(now[0], each)
         if self.channel_dim == 0:

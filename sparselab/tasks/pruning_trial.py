@@ -105,8 +105,8 @@ class PruningTrial:
         no layer.
         """
         if report is not None:
-            pruned = report.frame[report.frame["eligible"]]["layer"]
-            return Sparsifier(model, self.pattern, include=list(pruned), keep_pruned=self.keep_pruned, permutation=None)
+            keep = self.keep_pruned
+            return Sparsifier(model, self.pattern, include=report.layers, keep_pruned=keep, permutation=None)
         if self.plan is not None:
             self.plan.apply(model)
         if self.pattern is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparselab.core.layers import layer_weights
+from sparselab.core.layers import Custom, model_weights
 from sparselab.core.models import unwrap
 from sparselab.masks import MaskCalculator
 from sparselab.permutation.strategy import Strategy
@@ -62,7 +62,7 @@ class ASP:
         allowed_layer_names: Sequence[str] | None = None,
         disallowed_layer_names: Sequence[str] = (),
         allow_recompute_mask: bool = False,
-        custom_layer_dict: Mapping[type[nn.Module], Sequence[str]] | None = None,
+        custom_layer_dict: Custom | None = None,
         allow_permutation: bool = True,
         *,
         permutation: str | Strategy = "auto",
@@ -71,7 +71,8 @@ class ASP:
         """Choose the layers and give them masks of ones; nothing is pruned yet.
 
         ``verbosity`` 0 to 3 sets how much the logger ``sparselab.asp`` says (errors, warnings, info, debug).
-        ``custom_layer_dict`` maps further layer types to the names of their weights. ``permutation`` is the search
+        ``custom_layer_dict`` maps further layer types to the names of their weights, or to the dimensions of their
+        input channels by name. ``permutation`` is the search
         strategy. Raises ``RuntimeError`` for the model that is initialised already, and ``ValueError`` for an unknown
         pattern or strategy.
         """
@@ -254,7 +255,7 @@ class ASP:
 def _known(names: Sequence[str], model: nn.Module, what: str) -> list[str]:
     """The ``names`` that the model has; the others are logged, as lists are shared between models."""
     modules = {name for name, _ in unwrap(model).named_modules()}
-    weights = {layer.name for layer in layer_weights(unwrap(model))}
+    weights = {weight.name for weight in model_weights(unwrap(model))}
     for name in names:
         if name not in modules | weights:
             _log.warning("%s has %r, which is not in this model", what, name)

@@ -2,41 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from torch import nn
 
-from sparselab.core.layers import LayerWeight, Names, layer_weights
+from sparselab.core.layers import Custom, ModelWeight, Names, TiedWeight, model_weights
 from sparselab.masks import MaskCalculator
-from sparselab.masks.eligibility import why_not
+from sparselab.masks.eligibility import why_not_pruned
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The user's choice of layers."""
+    """The user's choice of layers, and what a trace of the model told about others (``model_weights``)."""
 
     names: Names
     layer_types: tuple[type[nn.Module], ...] | None = None
-    custom: Mapping[type[nn.Module], Sequence[str]] | None = None
+    custom: Custom | None = None
     rule: str = "divisible"
+    traced: Mapping[str, int] = field(default_factory=dict)
 
     def __call__(
         self, model: nn.Module, calculator: MaskCalculator | None
-    ) -> dict[str, tuple[LayerWeight, str | None]]:
+    ) -> dict[str, tuple[ModelWeight, str | None]]:
         """Every weight by name, with the reason why ``calculator`` does not prune it, or ``None``.
 
         Without a calculator (``None``: a function of the user's own makes the masks) any shape will do.
 
         Raises ``ValueError`` for a name that matches nothing in the model.
         """
-        layers = list(layer_weights(model, self.custom))
-        self.names.check(model, layers)
-        return {layer.name: (layer, self._why_not(layer, calculator)) for layer in layers}
+        weights = list(self.weights(model))
+        self.names.check(model, weights)
+        return {weight.name: (weight, self._why_not(weight, calculator)) for weight in weights}
 
-    def _why_not(self, layer: LayerWeight, calculator: MaskCalculator | None) -> str | None:
-        if self.layer_types is not None and not isinstance(layer.module, self.layer_types):
-            return f"{type(layer.module).__name__} is not among the layer types to prune"
-        return self.names.why_not(layer) or why_not(
-            layer.module, layer.attribute, calculator, self.rule, channel_dim=layer.channel_dim
-        )
+    def weights(self, model: nn.Module) -> Iterator[ModelWeight]:
+        """Every weight of ``model``, chosen or not."""
+        return model_weights(model, self.custom, self.traced)
+
+    def _why_not(self, weight: ModelWeight, calculator: MaskCalculator | None) -> str | None:
+        listed = self.layer_types is None or isinstance(weight, TiedWeight)
+        if not listed and not isinstance(weight.module, self.layer_types or ()):
+            return f"{type(weight.module).__name__} is not among the layer types to prune"
+        return why_not_pruned(weight, calculator, self.rule, self.names)

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparselab.core.layers import Names, is_wrapped, layer_weights
+from sparselab.core.layers import Custom, LayerWeight, ModelWeight, Names, is_wrapped, layer_weights, model_weights
 from sparselab.core.models import unwrap
 from sparselab.core.optimizers import innermost, lasting, levels, takes_hooks
 from sparselab.masks import AnyPattern
+from sparselab.masks.eligibility import is_adapter, may_be_packed
 from sparselab.permutation.strategy import Strategy
 from sparselab.pruners import Pruner
 from sparselab.saliency import ModelSaliency
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("sparselab")
 
-COLUMNS = ["layer", "shape", "eligible", "reason", "density", "retained_percent", "permutation"]
+COLUMNS = ["layer", "shape", "eligible", "reason", "density", "retained_percent", "permutation", "note"]
 
 __all__ = ["Sparsifier", "mask_buffer", "pruned_buffer"]
 
@@ -54,10 +55,16 @@ class Sparsifier:
     tensor, or a mapping from weight name to any of these. In place of it ``pruner`` (a name with
     options, or an object) chooses masks and may change the weights that stay; the ``statistics``
     that either needs are what ``sl.statistics.collect`` returns. ``rule`` is an eligibility rule
-    (``"divisible"``, ``"asp"``), ``layer_types`` the module types to prune, ``custom`` further
-    types with the names of their weights.
+    (``"divisible"``, ``"asp"``), ``layer_types`` the module types to prune. ``custom`` has further
+    types with the names of their weights, ``{MyLayer: ["weight"]}``, or with the dimensions of
+    their input channels by name, ``{MyLayer: {"weight": 0}}``, which are 1 where none is given (of
+    packed matrices -1 or -2: ``sparselab.core.weight_matrix``).
 
-    Given ``example_inputs``, what the model takes, channels are permuted before the first masks are
+    Low-rank adapters (LoRA) are pruned only where ``include`` spells them out, and an embedding
+    that is tied to a layer is pruned with it; either is said once in the log (``sparselab``).
+
+    Given ``example_inputs``, what the model takes, a trace tells the input channels of packed
+    parameters of modules that are not known, and channels are permuted before the first masks are
     computed, by the strategy ``permutation`` (``None``: never); ``permutation_report`` says what
     that did. The state of attached optimizers and scores given as ``saliency`` move along; other
     copies of the weights (an EMA) must be made afterwards.
@@ -96,7 +103,7 @@ class Sparsifier:
         example_inputs: Any = None,
         rule: str = "divisible",
         layer_types: Sequence[type[nn.Module]] | None = None,
-        custom: Mapping[type[nn.Module], Sequence[str]] | None = None,
+        custom: Custom | None = None,
     ) -> None:
         self.model = unwrap(model)
         self.schedule = _schedule(schedule)
@@ -108,10 +115,12 @@ class Sparsifier:
         self._not_permuted = ""
         self.step: int | None = None
         types = None if layer_types is None else tuple(layer_types)
-        self._choose = Selection(Names.of(include, exclude), types, custom, rule)
+        traced = _packed_by_trace(self.model, example_inputs, custom)
+        self._choose = Selection(Names.of(include, exclude), types, custom, rule, traced)
         chosen = self._choose(self.model, choice.calculator)
         self._reasons = {name: reason for name, (_, reason) in chosen.items()}
-        layers = [layer for layer, reason in chosen.values() if reason is None]
+        layers = [layer for layer, reason in chosen.values() if reason is None and isinstance(layer, LayerWeight)]
+        _say_what_was_chosen(chosen)
         keep_pruned = keep_pruned or self.schedule.keep_pruned
         self.weights = MaskedWeights(layers, choice, keep_pruned, before_first=self._permute)
         self.weights.add_buffers()
@@ -153,25 +162,27 @@ class Sparsifier:
         return self.weights.all_pruned() and all(id(layer.module) in modules for layer in self.weights.layers)
 
     def frame(self) -> pd.DataFrame:
-        """One row per layer: ``layer, shape, eligible, reason, density, retained_percent, permutation``.
+        """One row per weight: ``layer, shape, eligible, reason, density, retained_percent, permutation, note``.
 
-        ``density`` is the share of its weights that are not zero now (NaN where none can be read),
-        ``retained_percent`` the share of its magnitude that the mask kept when it was computed (100
-        without a mask, NaN where that was in another process). ``permutation`` says what became of
-        its input channels when the first masks were computed: ``permuted``, or why not (empty before
-        that, and for masks that came with a checkpoint).
+        Weights are the floating-point parameters of two or more dimensions. ``density`` is the
+        share of one that is not zero now (NaN where none can be read), ``retained_percent`` the
+        share of its magnitude that the mask kept when it was computed (100 without a mask, NaN
+        where that was in another process). ``permutation`` says what became of its input channels
+        when the first masks were computed: ``permuted``, or why not (empty before that, and for
+        masks that came with a checkpoint). ``note`` says what was decided for an eligible one and
+        may surprise: how the input channels of packed experts are known, that an embedding is tied.
         """
         masked = self.weights.any_masked()
         orders = self._orders()
         rows = []
-        for layer in layer_weights(self.model, self._choose.custom):
+        for layer in self._choose.weights(self.model):
             reason = self._reasons.get(layer.name, "added after the Sparsifier was made")
             shape = () if nn.parameter.is_lazy(layer.weight) else tuple(layer.weight.shape)
             unknown = float("nan") if masked and reason is None else 1.0
             retained = 100 * self.weights.shares.get(layer.name, unknown)
             density = _density(layer.weight)
             order = orders.get(layer.name, self._not_permuted) if reason is None else ""
-            rows.append((layer.name, shape, reason is None, reason or "", density, retained, order))
+            rows.append((layer.name, shape, reason is None, reason or "", density, retained, order, _note(layer)))
         return pd.DataFrame(rows, columns=COLUMNS)
 
     def describe(self) -> dict[str, Any]:
@@ -419,6 +430,40 @@ class Sparsifier:
         rows = self.permutation_report.weights
         said = [f"{status}: {reason}" if reason else status for status, reason in zip(rows["status"], rows["reason"])]
         return dict(zip(rows["weight"], said))
+
+
+def _packed_by_trace(model: nn.Module, example_inputs: Any, custom: Custom | None) -> dict[str, int]:
+    """The input channels of packed parameters that neither their modules nor ``custom`` tell, read off a trace."""
+    if example_inputs is None:
+        return {}
+    others = [weight.name for weight in model_weights(model, custom) if may_be_packed(weight)]
+    if not others:
+        return {}
+    from sparselab.network.contracted import packed_channel_dims
+    from sparselab.network.tracing import UntraceableError
+
+    try:
+        return packed_channel_dims(model, example_inputs, others)
+    except UntraceableError as error:
+        _log.warning("input channels of %s, ... stay unknown: %s", others[0], error)
+        return {}
+
+
+def _note(weight: ModelWeight) -> str:
+    return weight.note if isinstance(weight, LayerWeight) else ""
+
+
+def _say_what_was_chosen(chosen: Mapping[str, tuple[ModelWeight, str | None]]) -> None:
+    """Say once in the log what a user may not expect: adapters left alone, embeddings pruned through a layer."""
+    adapters = [name for name, (weight, reason) in chosen.items() if reason and is_adapter(weight)]
+    if adapters:
+        _log.warning(
+            "%d LoRA adapters are not pruned (%s, ...): include=['*lora_A*', '*lora_B*'] would prune them",
+            *(len(adapters), adapters[0]),
+        )
+    for name, (weight, reason) in chosen.items():
+        if reason is None and _note(weight).startswith("tied"):
+            _log.warning("%s is pruned; %s", name, _note(weight))
 
 
 def _schedule(schedule: str | Schedule) -> Schedule:

@@ -133,10 +133,10 @@ def given(model, name, batch):
 
 def test_a_sparsifier_takes_the_zeros_over():
     model = models.llama()
-    sl.prune(model, models.tokens(), pruner=Shifted(), progress=False)
+    report = sl.prune(model, models.tokens(), pruner=Shifted(), progress=False)
     zeros = {name: weight == 0 for name, weight in model.named_parameters() if "proj" in name}
     before = copy.deepcopy(model.state_dict())
-    sparsifier = sl.Sparsifier(model, "2:4", include=["model.layers.*"], permutation=None)
+    sparsifier = sl.Sparsifier(model, "2:4", include=report.layers, permutation=None)
     sparsifier.compute()
     assert all(torch.equal(~mask, zeros[name]) for name, mask in sparsifier.masks.items())
     assert all(torch.equal(model.state_dict()[name], weight) for name, weight in before.items())
@@ -208,6 +208,7 @@ def test_blocks_by_name():
     ("options", "message"),
     [
         ({"calibration": []}, "no batch to calibrate on"),
+        ({"calibration": {"input_ids": torch.zeros(1, 4, dtype=torch.int64)}}, "calibration is a dict; give batches"),
         ({"blocks": ["model.layer.0"]}, "blocks names 'model.layer.0'"),
         ({"blocks": ["lm_head", "model.layers.5"]}, "blocks names 'model.layers.5'"),
         ({"pruner": "wnada"}, "unknown pruner 'wnada'.*valid"),

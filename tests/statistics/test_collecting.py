@@ -11,6 +11,7 @@ from torch import nn
 
 import sparselab as sl
 from sparselab.saliency import Ria, Wanda, collect_activations, collect_wanda
+from sparselab.statistics import InputNorms, collect
 
 
 class Net(nn.Module):
@@ -251,3 +252,30 @@ def test_a_mapping_must_have_every_eligible_layer():
         sl.magnitude_report(model, "2:4", saliency=only_first)
     both = collect_wanda(model, [torch.randn(2, 8)])
     assert not sl.magnitude_report(model, "2:4", saliency=both)["retained"].isna().any()
+
+
+def test_layers_that_are_given_the_same_tensor_share_its_sums():
+    calls = []
+
+    class Counted(InputNorms):
+        @classmethod
+        def of_call(cls, given, dtype):
+            calls.append(given.layer.name)
+            return super().of_call(given, dtype)
+
+    class Attending(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q, self.k, self.v, self.o = nn.Linear(4, 4), nn.Linear(4, 2), nn.Linear(4, 2), nn.Linear(4, 4)
+
+        def forward(self, x):
+            q, k = self.q(x), self.k(x)
+            x *= 2  # in place: another input
+            return self.o(q + torch.cat([k, self.v(x)], -1) + self.q(x))
+
+    model, batches = Attending(), [torch.randn(5, 4), torch.randn(3, 4)]
+    found = collect(model, [batch.clone() for batch in batches], [Counted])[Counted]
+    assert calls == ["q.weight", "v.weight", "o.weight"] * 2
+    x = torch.cat(batches).double()
+    for name, expected in (("q", (x.square() + (2 * x).square())), ("k", x.square()), ("v", (2 * x).square())):
+        torch.testing.assert_close(found[f"{name}.weight"].norms[0], expected.sum(0).sqrt())

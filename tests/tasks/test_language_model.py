@@ -159,6 +159,8 @@ def test_a_sweep_says_the_protocol_in_every_row(tmp_path, monkeypatch):
         steps=0, progress=False, threads=1,
     )  # fmt: skip
     assert frame["error"].dropna().tolist() == []
+    assert frame["dense_perplexity"].nunique() == 1
+    assert frame["dense_kl"].abs().max() < 1e-6
     protocol = tiny().protocol
     assert (frame["text_hash"] == protocol.text_hash).all()
     assert (frame["calibration_hash"] == protocol.calibration_hash).all()
