@@ -46,7 +46,9 @@ def mask_lora(model: nn.Module) -> list[str]:
         )
     for name, layer in layers.items():
         if not isinstance(layer.get_base_layer(), nn.Linear):
-            raise ValueError(f"{name!r} adapts a {type(layer.get_base_layer()).__name__}: only Linear layers are masked")
+            raise ValueError(
+                f"{name!r} adapts a {type(layer.get_base_layer()).__name__}: only Linear layers are masked"
+            )
         if not hasattr(layer, "lora_variant"):
             raise ValueError(f"{name!r} has no variants: they came with peft 0.16; install a later one")
         others = [each for each in layer.lora_variant.values() if not isinstance(each, _MaskLoRA)]

@@ -44,7 +44,9 @@ def tiny(loss="distil"):
 @pytest.mark.parametrize("hidden", [False, True])
 def test_loss_and_gradient_against_float64(hidden):
     dense, model = Bigrams(), Bigrams(1)
-    tokens = torch.randint(128, (20, 17), generator=torch.Generator().manual_seed(0))  # more places than are taken at a time
+    tokens = torch.randint(
+        128, (20, 17), generator=torch.Generator().manual_seed(0)
+    )  # more places than are taken at a time
     labels = tokens.masked_fill(torch.arange(17) < torch.arange(20)[:, None] % 9, -100) if hidden else tokens
     batch = {"input_ids": tokens, "labels": labels}
     loss = Distillation(DenseReference(lambda: dense))(model, batch)

@@ -42,7 +42,9 @@ def test_forward_and_gradients_are_those_of_the_merged_model(options, safe):
     x = torch.randn(5, 16, dtype=torch.float64)
     first, second = (model.base_model.model[each] for each in (0, 2))
     one, two = merged_by_hand(model)
-    extra = [0 if (b := layer.lora_B["default"].bias) is None else b * layer.scaling["default"] for layer in (first, second)]
+    extra = [
+        0 if (b := layer.lora_B["default"].bias) is None else b * layer.scaling["default"] for layer in (first, second)
+    ]
     hidden = (x @ one.T + first.base_layer.bias + extra[0]).relu()
     expected = hidden @ two.T + second.base_layer.bias + extra[1]
     torch.testing.assert_close(model(x), expected)
