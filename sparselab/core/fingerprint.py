@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import dis
+import enum
 import functools
 import hashlib
 import json
@@ -23,7 +24,8 @@ Cell = str | int | float | bool | tuple[Any, ...] | None
 def cell(value: object) -> Cell:
     """``value`` as a frame shows it.
 
-    Numbers, strings, ``None`` and tuples of them stay as they are; anything else becomes a text.
+    Numbers, strings, ``None`` and tuples of them stay as they are; a member of an ``Enum`` is its
+    value, if that is one of these, else its name; anything else becomes a text.
 
     >>> from sparselab.core.patterns import Pattern
     >>> cell(np.float64(0.5)), cell(Pattern.parse("m4n2_1d")), cell(len)
@@ -34,6 +36,9 @@ def cell(value: object) -> Cell:
         return printable(scalar)
     if scalar is None or isinstance(scalar, (bool, int, float)):
         return scalar
+    if isinstance(value, enum.Enum):
+        held = _scalar(value.value)
+        return cell(held) if isinstance(held, (bool, int, float, str)) else value.name
     if isinstance(value, (tuple, list)):
         return tuple(cell(item) for item in value)
     if isinstance(value, functools.partial):
@@ -82,6 +87,8 @@ def _parts(value: object, seen: frozenset[int]) -> Any:
     scalar = _scalar(value)
     if scalar is None or isinstance(scalar, (bool, int, float, str)):
         return scalar
+    if isinstance(value, enum.Enum):
+        return ["enum", type(value).__module__, type(value).__qualname__, value.name]
     if isinstance(value, (bytes, complex)) or value is Ellipsis:
         return [type(value).__name__, repr(value)]
     if isinstance(value, (tuple, list, range)):

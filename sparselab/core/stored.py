@@ -17,6 +17,7 @@ from torch.export import ExportedProgram
 from sparselab.core.entries import MadeOf, other_masks, own_masks, parametrised
 from sparselab.core.files import read_checkpoint
 from sparselab.core.layers import is_wrapped
+from sparselab.core.sharding import is_sharded, whole
 from sparselab.core.shards import Shards
 from sparselab.core.tensor_files import TensorFile
 
@@ -207,6 +208,8 @@ def _may_be_weight(name: str, value: Tensor) -> bool:
 
 def _plain(value: Tensor) -> tuple[Tensor, str]:
     """The values that a tensor stands for, as an ordinary one, and how they were had."""
+    if is_sharded(value):
+        return whole(value), ""
     if value.is_quantized:
         return value.dequantize(), f"{str(value.dtype).removeprefix('torch.')} of torch.ao.quantization"
     if value.layout in (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc):
@@ -215,7 +218,7 @@ def _plain(value: Tensor) -> tuple[Tensor, str]:
 
 
 def _no_values(value: Tensor) -> str:
-    if is_wrapped(value):
+    if is_wrapped(value) and not is_sharded(value):
         return f"held as a {type(value).__name__} (quantised or sharded): its values cannot be read here"
     if value.is_meta or isinstance(value, FakeTensor):
         return "on the meta device, without values: load its weights first"
@@ -236,6 +239,7 @@ def _under(stored: StoredWeight, mask: Tensor) -> StoredWeight:
         return stored
     if mask.shape != stored.weight.shape:
         raise ValueError(f"the mask of {stored.name!r} is {tuple(mask.shape)}, its weight {tuple(stored.weight.shape)}")
+    mask = whole(mask)
     left = int((stored.weight != 0).masked_select(~mask.to(stored.weight.device, torch.bool)).sum())
     how = f"its mask takes {left} weights more: sl.finalized(state) applies it" if left else stored.how
     return StoredWeight(stored.name, stored.weight, stored.channel_dims, how, stored.unreadable)

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from sparselab.core import measures
 from sparselab.core.interrupts import interrupted_afterwards
 from sparselab.core.layers import LayerWeight
+from sparselab.layerwise.groups import Group
 from sparselab.layerwise.store import DoneBlock
 from sparselab.layerwise.stream import Stream
 from sparselab.masks import MaskCalculator
 from sparselab.pruners import Pruned, Pruner
 from sparselab.pruners.pruner import checked
-from sparselab.statistics import SecondMoments, Statistic, reconstruction_error
+from sparselab.pruners.reconstruction import corrected
+from sparselab.statistics import SecondMoments, Statistic, cross_moments, reconstruction_error
 from sparselab.statistics.layers import weight_uses
 
 _MAX_BYTES = 2**30
@@ -31,11 +33,20 @@ class Method:
     """How weights are pruned: by which ``pruner``, whose masks ``calculate`` chooses.
 
     ``sequential``: by what they are given in the pruned model, else by that in the dense one.
+    ``correction``: how far each weight is first changed toward its outputs in the dense model.
     """
 
     pruner: Pruner
     calculate: MaskCalculator
     sequential: bool
+    correction: float = 0.0
+
+    @property
+    def kinds(self) -> list[type[Any]]:
+        """The kinds of statistics that it takes."""
+        needs = self.pruner.needs
+        wanted = ([] if needs is None else [needs]) + ([SecondMoments] if self.correction else [])
+        return list(dict.fromkeys(wanted))
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +75,7 @@ class BlockWork:
         old = {layer.name: layer.weight.detach().clone() for layer in self.layers}
         before = self.dense.first(self.measured)
         try:
-            found = self._sequentially() if self.method.sequential else self._at_once(passing=not last)
+            found = self._sequentially(old) if self.method.sequential else self._at_once(passing=not last)
             new = {name: each.pruned.weight for name, each in found.items()}
             self._put(old)
             dense_errors = self._errors(before, old, new)
@@ -84,16 +95,35 @@ class BlockWork:
             raise
         return done
 
-    def _sequentially(self) -> dict[str, _Found]:
+    def _sequentially(self, old: Mapping[str, Tensor]) -> dict[str, _Found]:
         """Prune the weights in place, those that are given the same together, in the order of their calls."""
         found: dict[str, _Found] = {}
         for group in self.pruned.groups([layer.name for layer in self.layers]):
             statistics = self._statistics(self.pruned, group.names, group.last)
+            cross = self._cross_moments(group, old, {name: each.pruned.weight for name, each in found.items()})
             for layer in self.layers:
-                if layer.name in group.names and (each := self._prune(layer, statistics)) is not None:
+                if layer.name in group.names and (each := self._prune(layer, statistics, cross)) is not None:
                     found[layer.name] = each
             self._put({name: found[name].pruned.weight for name in group.names if name in found})
         return found
+
+    def _cross_moments(self, group: Group, old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> Tensor | None:
+        """``sum of x y^T`` of what the group is given in the dense and in the pruned model; ``None`` if not needed.
+
+        Batch by batch, so that no more than one is in memory; none for weights that the first batch does not reach.
+        """
+        if not self.method.correction or group.last is None:
+            return None
+        total: Tensor | None = None
+        for number in range(len(self.dense.batches)):
+            self._put(old)
+            dense = self.dense.given(number, group.names[0], group.last)
+            self._put(new)
+            pruned = self.pruned.given(number, group.names[0], group.last)
+            for one, other in zip(dense, pruned, strict=True):
+                found = cross_moments(one, other)
+                total = found if total is None else total.add_(found)
+        return total
 
     def _at_once(self, *, passing: bool) -> dict[str, _Found]:
         """Prune the weights by what they are given in the dense model; it stays as it is."""
@@ -112,18 +142,24 @@ class BlockWork:
 
     def _statistics(
         self, stream: Stream, names: Sequence[str], last: nn.Module | None = None, *, passing: bool = False
-    ) -> Mapping[str, Any]:
-        kind = self.method.pruner.needs
-        return {} if kind is None else stream.collect(names, [kind], last, passing=passing)[kind]
+    ) -> Mapping[type[Any], Mapping[str, Any]]:
+        kinds = self.method.kinds
+        return stream.collect(names, kinds, last, passing=passing) if kinds else {}
 
-    def _prune(self, layer: LayerWeight, statistics: Mapping[str, Any]) -> _Found | None:
+    def _prune(
+        self, layer: LayerWeight, statistics: Mapping[type[Any], Mapping[str, Any]], cross: Tensor | None = None
+    ) -> _Found | None:
         """What the pruner makes of the weight; ``None`` where the data did not reach its layer."""
         weight, pruner = layer.weight.detach(), self.method.pruner
-        if pruner.needs is not None and layer.name not in statistics:
+        if any(layer.name not in statistics[kind] for kind in self.method.kinds):
             return None
+        statistic = None if pruner.needs is None else statistics[pruner.needs][layer.name]
         start = time.perf_counter()
         try:
-            found = pruner(weight, self.method.calculate, statistics.get(layer.name), channel_dim=layer.channel_dim)
+            if cross is not None:
+                moments = statistics[SecondMoments][layer.name]
+                weight = corrected(weight, moments, cross, share=self.method.correction)
+            found = pruner(weight, self.method.calculate, statistic, channel_dim=layer.channel_dim)
             found = checked(found, weight)
         except ValueError as error:
             raise ValueError(f"layer {layer.name!r}: {error}") from error

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -108,6 +108,7 @@ class Chain:
     def _last(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         """``forward``, where blocks compute; the pass ends with it."""
 
+        @wraps(forward)  # a batch is told from its labels by what the model takes
         def answer(*args: Any, **kwargs: Any) -> Any:
             home = next((each.device for each in tree_flatten((args, kwargs))[0] if isinstance(each, Tensor)), None)
             args, kwargs = to_device((args, kwargs), self.device)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from sparselab.core.layers import LayerWeight, Names, layer_weights
+from sparselab.core.layers import LayerWeight, ModelWeight, Names, model_weights
 from sparselab.core.weight_matrix import channel_dim_of
 from sparselab.layerwise.block import Method
 from sparselab.layerwise.chain import Chain
-from sparselab.masks.eligibility import why_not
+from sparselab.masks.eligibility import why_not_pruned
 from sparselab.statistics.layers import weight_uses
 
 
@@ -18,7 +18,7 @@ from sparselab.statistics.layers import weight_uses
 class Chosen:
     """A weight of the model: the number of its ``block`` (``None``: outside), and why it is not pruned, if so."""
 
-    layer: LayerWeight
+    layer: ModelWeight
     block: int | None
     reason: str | None
 
@@ -30,7 +30,7 @@ def chosen(chain: Chain, names: Names, method: Method) -> list[Chosen]:
     already, and where no weight can be pruned.
     """
     model = chain.model
-    layers = list(layer_weights(model))
+    layers = list(model_weights(model))
     names.check(model, layers)
     for layer in layers:
         if nn.parameter.is_lazy(layer.weight) or layer.weight.is_meta:
@@ -42,8 +42,8 @@ def chosen(chain: Chain, names: Names, method: Method) -> list[Chosen]:
     told = {use.name for use in weight_uses(model)}
     found = []
     for layer in layers:
-        reason = _tied(layer, holders.get(id(layer.weight), []), blocks) or names.why_not(layer)
-        reason = reason or why_not(layer.module, layer.attribute, method.calculate, channel_dim=layer.channel_dim)
+        reason = _tied(layer, holders.get(id(layer.weight), []), blocks) if isinstance(layer, LayerWeight) else None
+        reason = reason or why_not_pruned(layer, method.calculate, names=names)
         if reason is None and method.pruner.needs is not None and layer.name not in told:
             reason = "no statistics: no call of a module tells what it is given"
         block = blocks.get(id(layer.module))

@@ -34,6 +34,8 @@ class _Call:
 
     def given_the_same(self, other: _Call) -> bool:
         """Whether both weights meet the same inputs: the same tensor, or other parts of one attention."""
+        if self.use.is_packed or other.use.is_packed:  # the second projection of experts sees what the first makes
+            return False
         if isinstance(self.use.module, nn.MultiheadAttention) or isinstance(other.use.module, nn.MultiheadAttention):
             after = ["out_proj" in call.use.own for call in (self, other)]
             return self.use.module is other.use.module and after[0] == after[1]

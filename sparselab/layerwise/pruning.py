@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from sparselab._version import __version__
 from sparselab.core.fingerprint import digest
-from sparselab.core.layers import Names
+from sparselab.core.layers import LayerWeight, Names
 from sparselab.core.models import evaluating, to_device, unwrap
 from sparselab.layerwise.block import BlockWork, Method
 from sparselab.layerwise.chain import Chain, chain_by, without_cache
@@ -33,6 +34,7 @@ from sparselab.pruners import BySaliency, Pruner, get_pruner
 from sparselab.saliency import ModelSaliency, from_statistics, needs
 from sparselab.statistics import PositionMask, collect
 from sparselab.statistics.collecting import without_nested_tensors
+from sparselab.statistics.positions import padding
 
 _MEASURED = 8
 """Reconstruction errors are measured on one batch of so many, the first ones."""
@@ -49,7 +51,8 @@ def prune(
     exclude: str | Iterable[str] | None = None,
     blocks: str | Sequence[str] | None = "auto",
     sequential: bool = True,
-    mask: PositionMask | None = "auto",
+    correction: float = 0.0,
+    mask: PositionMask | None = padding,
     device: torch.device | str | None = None,
     store: str | Path | None = None,
     seed: int = 0,
@@ -63,8 +66,8 @@ def prune(
     are then where weights are not zero.
 
     ``calibration`` are batches, each what the model takes (a tensor, a tuple of positional or a dict
-    of keyword arguments). ``mask`` says which positions count (``sparselab.statistics.collect``);
-    ``"auto"`` is the ``attention_mask`` of batches that have one. ``pruner`` is a name with options
+    of keyword arguments). ``mask`` says which positions count (``sparselab.statistics.collect``),
+    by default the ``attention_mask`` of batches that have one. ``pruner`` is a name with options
     (``"sparsegpt"``, ``"wanda"``, ``"ria"``, ``"magnitude"``) or an object. ``include`` and
     ``exclude`` are names of weights or modules, ``*`` and ``?`` allowed.
 
@@ -75,6 +78,12 @@ def prune(
     ``sequential=True``: each weight is pruned by the statistics of the inputs that it has in the
     model as pruned so far, the weights before it in its own block included; those that are given
     the same together. ``sequential=False``: by those of the dense model.
+
+    ``correction``: before a weight is pruned it is changed so that it gives more of what it gave in
+    the dense model, on the inputs that it has now: 0 not at all, 1 all the way
+    (``sparselab.pruners.reconstruction.corrected``). So a block makes up for what pruning changed
+    before it. It takes one more pass of the dense blocks for all of the calibration, and needs
+    ``sequential``.
 
     ``permutation`` (a search strategy: ``"auto"``) first puts the channels of the whole model in
     free orders (``sl.permute``), searched by the scores of the pruner, or by Wanda's where it has
@@ -101,7 +110,14 @@ def prune(
     """
     started = time.perf_counter()
     inner = unwrap(model)
-    method = Method(get_pruner(pruner), calculator(pattern), sequential)
+    if correction and not (sequential and 0 < correction <= 1):
+        raise ValueError(
+            f"correction={correction:g} must lie between 0 and 1, and needs sequential=True: it is for what the "
+            "blocks before have changed"
+        )
+    if correction and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        raise ValueError("correction: what it sums is not added over ranks; leave it out, or run one process")
+    method = Method(get_pruner(pruner), calculator(pattern), sequential, correction)
     strategy = None if permutation is None else STRATEGIES.resolve(permutation)
     if isinstance(calibration, (Tensor, Mapping)):
         raise ValueError(f"calibration is a {type(calibration).__name__}; give batches, [batch] if there is one only")
@@ -113,8 +129,7 @@ def prune(
             stack.enter_context(context)
         chain = chain_by(inner, blocks, batches[0], device)
         weights = chosen(chain, Names.of(include, exclude), method)
-        positions = _positions(batches) if mask == "auto" else mask
-        run = _Run(chain, weights, batches, method, positions)
+        run = _Run(chain, weights, batches, method, mask)
         protocol = run.protocol(strategy, seed)
         blocks_done = None if store is None else BlockStore(Path(store))
         if blocks_done is not None:
@@ -125,13 +140,6 @@ def prune(
     frame = frame_of(weights, chain, rows, protocol)
     names = tuple(block.name for block in chain.blocks)
     return PruneReport(frame, protocol, names, report, resumed, time.perf_counter() - started)
-
-
-def _positions(batches: Sequence[Any]) -> PositionMask | None:
-    """The attention masks of ``batches``, where they hide anything."""
-    found = [batch.get("attention_mask") if isinstance(batch, Mapping) else None for batch in batches]
-    masks = [each for each in found if isinstance(each, Tensor) and each.ndim == 2 and not each.is_floating_point()]
-    return "attention_mask" if len(masks) == len(found) and any(not bool(each.all()) for each in masks) else None
 
 
 # ---------------------------------------------------------------------------------------------------------------- a run
@@ -160,6 +168,7 @@ class _Run:
             "pruner_options": str(self.method.pruner),
             "permutation": str(strategy),
             "sequential": self.method.sequential,
+            "correction": self.method.correction,
             "seed": seed,
             "batches": len(self.batches),
             "mask": self.mask if self.mask is None or isinstance(self.mask, str) else digest(self.mask),
@@ -197,13 +206,15 @@ class _Run:
     def go(self, store: BlockStore | None, bar: Any) -> tuple[dict[str, dict[str, Any]], int]:
         """Prune all blocks that the ``store`` does not have; the rows of the frame by weight, and how many it had."""
         measured = max(1, len(self.batches) // _MEASURED)
-        dense = Stream(self.chain, self.batches[: measured if self.method.sequential else None], self.mask)
+        few = self.method.sequential and not self.method.correction
+        dense = Stream(self.chain, self.batches[: measured if few else None], self.mask)
         pruned = Stream(self.chain, self.batches[: None if self.method.sequential else measured], self.mask)
         resumed = 0 if store is None else store.done()
         end = 1 + max(each.block for each in self.weights if each.block is not None and each.reason is None)
         rows: list[dict[str, Any]] = []
         for number, block in enumerate(self.chain.blocks[:end]):
-            layers = [each.layer for each in self.weights if each.block == number and each.reason is None]
+            chosen_here = [each.layer for each in self.weights if each.block == number and each.reason is None]
+            layers = [layer for layer in chosen_here if isinstance(layer, LayerWeight)]
             bar.set_description(f"block {number + 1}/{end}")
             with _on(block.module, self.chain.device):
                 work = BlockWork(self.method, layers, dense, pruned, measured, bar)

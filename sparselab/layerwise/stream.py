@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sparselab.core.models import evaluating
 from sparselab.layerwise.chain import Chain, Past, stopping_at
 from sparselab.layerwise.groups import Calls, Group
 from sparselab.statistics import PositionMask, Statistic, Statistics, collect
-from sparselab.statistics.layers import weight_uses
+from sparselab.statistics.layers import Given, WeightUse, weight_uses
 
 
 @dataclass(eq=False)
@@ -68,6 +68,14 @@ class Stream:
 
         return collect(self.chain.model, self.batches, kinds, layers=names, mask=self.mask, forward=forward)
 
+    def given(self, number: int, name: str, last: nn.Module | None) -> list[Given]:
+        """What the weight called ``name``, of the next block, is given in each call for the batch of that ``number``."""
+        found: list[Given] = []
+        here = slice(number, number + 1)
+        alone = Stream(self.chain, self.batches[here], self.mask, self.past[here])
+        alone.collect([name], [_noting(found)], last)
+        return found
+
     def advance(self) -> None:
         """Pass the next block."""
         with evaluating(self.chain.model), torch.no_grad():
@@ -87,3 +95,23 @@ class Stream:
         groups = calls.groups()
         rest = tuple(name for name in names if not any(name in group.names for group in groups))
         return [*groups, *([Group(rest, None)] if rest else [])]
+
+
+def _noting(found: list[Given]) -> type[Any]:
+    """A kind of statistics that puts what a weight is given in each call into ``found``, and sums nothing up."""
+
+    class Noted:
+        @classmethod
+        def bytes_of(cls, layer: WeightUse, dtype: torch.dtype) -> int:
+            return 0
+
+        @classmethod
+        def of_call(cls, given: Given, dtype: torch.dtype) -> tuple[Tensor, ...]:
+            found.append(given)
+            return ()
+
+        @classmethod
+        def of_sums(cls, sums: tuple[Tensor, ...], layer: WeightUse) -> None:
+            return None
+
+    return Noted

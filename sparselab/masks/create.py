@@ -11,7 +11,9 @@ from torch.nn.functional import pad
 
 from sparselab import saliency as saliency_module
 from sparselab.core.patterns import Pattern
+from sparselab.core.readable import why_unreadable
 from sparselab.core.registry import Registry, unknown_name
+from sparselab.core.sharding import is_sharded
 from sparselab.core.weight_matrix import from_slices, to_slices
 from sparselab.masks.calculator import MaskCalculator, completed, is_calculator
 from sparselab.ops.masks import require_finite
@@ -112,6 +114,10 @@ def create_mask(
 def _check_weight(weight: Tensor) -> None:
     if not isinstance(weight, Tensor):
         raise ValueError(f"a weight is a torch tensor, got {type(weight).__name__}; torch.from_numpy makes one")
+    if is_sharded(weight):
+        raise ValueError("a weight is whole, got a sharded DTensor; weight.full_tensor() gathers it")
+    if not weight.is_meta and (reason := why_unreadable(weight)) is not None:
+        raise ValueError(f"no mask can be made of a weight that is {reason}")
     if not weight.is_floating_point():
         raise ValueError(f"a weight has a floating-point dtype, got {weight.dtype}")
     if weight.layout != torch.strided:

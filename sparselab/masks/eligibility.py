@@ -8,9 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from sparselab.core.layers import LayerWeight, ModelWeight, Names, TiedWeight, is_wrapped
+from sparselab.core.layers import LayerWeight, ModelWeight, Names, TiedWeight
+from sparselab.core.readable import FLATTENED, why_unreadable
 from sparselab.core.registry import unknown_name
+from sparselab.core.sharding import is_flattened
 from sparselab.core.weight_matrix import channel_dim_of, is_packed, matrix_dims
+from sparselab.core.writing import why_not_written
 from sparselab.masks.calculator import NOTHING_TO_CHOOSE, MaskCalculator
 from sparselab.masks.create import AnyPattern, calculator
 
@@ -44,16 +47,19 @@ def why_not(
     if channel_dim is None:
         return "not the weight of a Linear, convolution or attention layer"
     if name not in module._parameters:
+        if isinstance(held := vars(module).get(name), Tensor) and is_flattened(held):
+            return FLATTENED
         return "computed by a parametrisation at every use: nothing stored here to prune"
     weight: Tensor | None = module._parameters[name]
     if weight is None:
         return "this layer has no such weight"
-    if nn.parameter.is_lazy(weight):
-        return "not initialised yet: run one forward pass first"
-    if is_wrapped(weight):
-        return f"held as a {type(weight).__name__} (quantised or sharded): prune the plain weight before"
+    unreadable = why_unreadable(weight, module)
+    if unreadable is not None:
+        return unreadable
     if not weight.is_floating_point():
         return f"dtype {weight.dtype} is not floating point"
+    if (reason := why_not_written(weight)) is not None:
+        return reason
     return _RULES[rule](module, weight, channel_dim, calculate)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sparselab.core.models import running
 from sparselab.metrics.metric import Batch, Mean, Metric
 
 IGNORED = -100
@@ -15,13 +17,52 @@ IGNORED = -100
 
 
 def logits_of(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """``(logits, labels)`` of ``(inputs, labels)``, or of a dict with ``labels`` (Hugging Face models)."""
-    if isinstance(batch, Mapping):
-        inputs = {key: value for key, value in batch.items() if key != "labels"}
-        answer = model(**inputs)
-        return getattr(answer, "logits", answer), batch["labels"]
-    inputs, labels = batch
-    return model(inputs), labels
+    """``(logits, labels)`` of ``(inputs, labels)``, or of a dict with ``labels`` (Hugging Face models).
+
+    Inputs that are a mapping are keyword arguments; answers may have the logits as ``.logits``.
+    Raises ``ValueError`` for other batches and answers, and ``CannotRunError`` where the model fails.
+    """
+    inputs, labels = split(batch)
+    with running(model, "the inputs of a batch", _TAKES):
+        answer = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+    logits = getattr(answer, "logits", answer)
+    if not isinstance(logits, Tensor) or not _are_logits(logits, labels):
+        raise ValueError(
+            f"classes are chosen by logits (examples, classes, ...) for labels (examples, ...), here of shape "
+            f"{tuple(labels.shape)}; the model answered {_described(logits)}: give a loss and metrics of "
+            "your own, or a model that answers with logits"
+        )
+    if logits.is_meta:
+        raise ValueError("the model answers on the meta device, without values: load its weights first")
+    return logits, labels
+
+
+_TAKES = "A batch is (inputs, labels), with inputs that model(inputs) takes, or a dict with labels"
+
+
+def split(batch: Batch) -> tuple[Any, Tensor]:
+    """The inputs and the labels of a batch; ``ValueError`` where it has not both."""
+    if isinstance(batch, Mapping) and isinstance(batch.get("labels"), Tensor):
+        return {key: value for key, value in batch.items() if key != "labels"}, batch["labels"]
+    if isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[1], Tensor):
+        return batch[0], batch[1]
+    raise ValueError(f"{_TAKES}; got a {type(batch).__name__}")
+
+
+def _are_logits(logits: Tensor, labels: Tensor) -> bool:
+    """Whether there is a number for each of the classes, one at least, at each label.
+
+    Labels may be probabilities of the classes too.
+    """
+    if logits.ndim < 2 or not logits.is_floating_point() or not logits.shape[1]:
+        return False
+    return (logits.shape[0], *logits.shape[2:]) == labels.shape or logits.shape == labels.shape
+
+
+def _described(answer: object) -> str:
+    if isinstance(answer, Tensor):
+        return f"{str(answer.dtype).removeprefix('torch.')} of shape {tuple(answer.shape)}"
+    return f"a {type(answer).__name__}"
 
 
 def predicted(logits: Tensor) -> Tensor:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sparselab.metrics.classification import IGNORED, logits_of
+from sparselab.core.models import running
+from sparselab.metrics.classification import IGNORED, split
 from sparselab.metrics.metric import Batch, Mean
 
 
@@ -20,7 +21,9 @@ def foretold(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     ``(samples, tokens)``, ``IGNORED`` (-100) where a token is context only. Place ``i`` foretells
     label ``i + 1``. Logits are float32 or float64.
     """
-    answer, labels = logits_of(model, batch)
+    inputs, labels = split(batch)
+    with running(model, "the tokens of a batch", "A batch is (tokens, labels), or a dict with labels"):
+        answer = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
     logits = getattr(answer, "logits", answer)
     logits, labels = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
     return logits if logits.dtype.itemsize >= 4 else logits.float(), labels

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparselab.core.layers import is_wrapped
 from sparselab.core.models import evaluating, in_mode
+from sparselab.core.writing import why_not_written
 from sparselab.network import rules_linear, rules_norm  # noqa: F401  (they register themselves)
 from sparselab.network.axes import Dim, fresh, pin
 from sparselab.network.dataflow import Dataflow, Dims, Value
@@ -139,8 +141,12 @@ def _members(model: nn.Module) -> list[Member]:
         shape = tuple(tensor.shape)
         content = None if tensor.is_floating_point() or tensor.is_complex() or tensor.is_meta else tensor
         member = Member(tuple(name for name, _ in group), shape, tuple(map(fresh, shape)), content)
+        if is_wrapped(tensor):
+            _pin_all(member.dims, f"{member.name} is held as a {type(tensor).__name__}, which cannot be moved")
         if sharing[place[0]] > 1:
             _pin_all(member.dims, f"{member.name} shares part of its memory with another tensor")
+        if (reason := why_not_written(tensor)) is not None:
+            _pin_all(member.dims, f"{member.name} stays as it is: {reason}")
         members.append(member)
     return members
 
@@ -151,8 +157,13 @@ def _pin_all(dims: tuple[Dim, ...], reason: str) -> None:
 
 
 def place_of(tensor: Tensor) -> tuple[Any, ...]:
-    """Where in memory a tensor lies: equal for two tensors exactly if they share all numbers."""
-    if tensor.is_meta or tensor.numel() == 0:
+    """Where in memory a tensor lies: equal for two tensors exactly if they share all numbers.
+
+    One that is made of others (quantised, sharded) lies nowhere itself, and is known as an object.
+    """
+    if tensor.is_meta or tensor.numel() == 0 or is_wrapped(tensor):
+        return (id(tensor),)
+    if tensor.layout is not torch.strided:  # nowhere that it could be written
         return (id(tensor),)
     storage = tensor.untyped_storage().data_ptr()
     return (storage, tensor.storage_offset(), tuple(tensor.shape), tensor.stride())

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from sparselab.core.models import unwrap
+from sparselab.core.models import as_eager, unwrap
 from sparselab.network.analysis import analyse
 from sparselab.network.free_axes import free_axes
 from sparselab.network.plan import Plan
@@ -25,7 +25,7 @@ def random_plan(model: nn.Module, example_inputs: Any, seed: int = 0) -> Plan:
     >>> len(random_plan(model, torch.randn(2, 8)))  # the hidden axis: two weights and a bias
     3
     """
-    inner = unwrap(model)
+    inner = unwrap(as_eager(model, "random_plan"))
     analysis = analyse(inner, example_inputs)
     rng = np.random.default_rng(seed)
     orders = {

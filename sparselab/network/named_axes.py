@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from sparselab import saliency as saliency_module
 from sparselab.core.entries import mask_name
 from sparselab.core.layers import LayerWeight, Names, layer_weights, model_weights
-from sparselab.core.models import unwrap
+from sparselab.core.models import as_eager, unwrap
 from sparselab.core.patterns import Pattern
+from sparselab.core.readable import is_offloaded, not_there_yet, why_unreadable
+from sparselab.core.sharding import is_flattened, is_sharded, reshard
 from sparselab.core.weight_matrix import to_matrix
 from sparselab.masks.eligibility import why_not_pruned
 from sparselab.network.analysis import Analysis, analyse
@@ -75,10 +77,15 @@ class NetworkAxes:
 
     @classmethod
     def of(cls, model: nn.Module, example_inputs: Any) -> NetworkAxes:
-        """The axes of ``model``, traced on ``example_inputs``. Raises ``UntraceableError``."""
-        inner = unwrap(model)
+        """The axes of ``model``, traced on ``example_inputs``.
+
+        Raises ``UntraceableError``, and ``ValueError`` for one that is sharded or has no values yet.
+        """
+        inner = unwrap(as_eager(model, "NetworkAxes.of"))
+        layers = list(layer_weights(inner))
+        _require_in_place(inner, layers)
         analysis = analyse(inner, example_inputs)
-        consumers = consumers_of(analysis, list(layer_weights(inner)))
+        consumers = consumers_of(analysis, layers)
         readers = {axis: tuple(c.name for c in consumers if c.reads(axis)) for axis in free_axes(analysis)}
         axes = [axis for axis, names in readers.items() if names and axis.size <= MAX_CHANNELS]
         members = axis_members(analysis, axes)
@@ -113,21 +120,37 @@ def chosen_layers(
 ) -> list[LayerWeight]:
     """The layers whose retained saliency counts: chosen by name, and such that ``pattern`` fits.
 
-    Raises ``ValueError`` for names that match nothing, and for a model that is masked already or
-    has weights without values.
+    Raises ``ValueError`` for names that match nothing, and for a model that is masked already, is
+    sharded or has weights without values.
     """
     names, weights = Names.of(include, exclude), list(model_weights(model))
     names.check(model, weights)
     layers = [weight for weight in weights if isinstance(weight, LayerWeight)]
+    _require_in_place(model, layers)
     for layer in layers:
-        if nn.parameter.is_lazy(layer.weight) or layer.weight.is_meta:
-            raise ValueError(f"{layer.name!r} has no values yet: load them, or run a lazy layer once, and permute then")
         if hasattr(layer.module, mask_name(layer.attribute)):
             raise ValueError(
                 f"{layer.name!r} is masked already: permute first, then make the Sparsifier, or give it "
                 "example_inputs and it permutes before it prunes (finalize() removes masks)"
             )
     return [layer for layer in layers if why_not_pruned(layer, pattern, names=names) is None]
+
+
+def _require_in_place(model: nn.Module, layers: Iterable[LayerWeight]) -> None:
+    """Raise ``ValueError`` for a model that is sharded, which one process cannot trace, or not there."""
+    reshard(model)
+    for name, parameter in model.named_parameters():
+        if is_sharded(parameter):
+            raise ValueError(
+                f"{name!r} is sharded (DTensor), and channels are permuted in one process: permute "
+                "(a Sparsifier: compute()) before fully_shard or parallelize_module, or leave "
+                "example_inputs out; a plan made before is applied by Plan.apply"
+            )
+    for layer in layers:
+        if not_there_yet(layer):
+            raise ValueError(f"{layer.name!r} has no values yet: load them, or run a lazy layer once, and permute then")
+        if is_flattened(layer.weight) or is_offloaded(layer.module):
+            raise ValueError(f"{layer.name!r} cannot be moved: it is {why_unreadable(layer.weight, layer.module)}")
 
 
 def layer_scores(saliency: ModelSaliency) -> Scores:

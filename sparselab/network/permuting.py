@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from sparselab.core.layers import LayerWeight
-from sparselab.core.models import unwrap
+from sparselab.core.models import as_eager, unwrap
 from sparselab.core.patterns import Pattern
 from sparselab.network.analysis import Analysis, analyse
 from sparselab.network.examples import examples_of
@@ -85,11 +85,9 @@ def permute(
     """
     if verify not in (True, False, OWN_DTYPE):
         raise ValueError(f"verify is True, False or {OWN_DTYPE!r}, got {verify!r}")
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"permute takes a torch.nn.Module, got a {type(model).__name__}")
+    inner = unwrap(as_eager(model, "permute"))
     optimizers = as_optimizers(optimizer)
     settings = SearchSettings(Pattern.parse(pattern), strategy, saliency, seed, backend)
-    inner = unwrap(model)
     layers = chosen_layers(inner, settings.pattern, include, exclude)
     examples = examples_of(example_inputs, inner)
     report = on_one_rank(lambda: _found(inner, examples, layers, settings, verify, strict))

@@ -17,9 +17,12 @@ from torch.optim import Optimizer
 
 from sparselab.core.entries import mask_name, pruned_name
 from sparselab.core.interrupts import interrupted_afterwards
-from sparselab.core.models import unwrap
+from sparselab.core.models import as_eager, unwrap
 from sparselab.core.moves import Indices, Move, moved
 from sparselab.core.optimizers import Keepers, levels
+from sparselab.core.readable import why_unreadable
+from sparselab.core.sharding import laid_out_like, local, reshard, whole
+from sparselab.core.writing import why_not_written
 from sparselab.network.analysis import Analysis, place_of
 from sparselab.network.axes import Leaf, leaves_of
 from sparselab.network.free_axes import Axis, Orders, order_of, spans
@@ -78,23 +81,27 @@ class Plan:
         that its Sparsifier holds follow. Outputs stay the same, but weights are N:M only in the order
         for which masks were computed; the log says so.
 
+        Tensors that are sharded (``DTensor``) are gathered one after the other, so every process
+        has to call this.
+
         ``model`` may be wrapped (``torch.compile``, ``DataParallel``, ``AveragedModel``). Parameters stay the same
-        objects. Raises ``ValueError``, and changes nothing, when a name is missing, a shape differs
-        or ``optimizer`` is not one; an interruption waits until all is moved, any other failure
+        objects. Raises ``ValueError``, and changes nothing, when a name is missing, a shape differs,
+        a tensor is quantised or elsewhere, or ``optimizer`` is not one; an interruption waits until all is moved, any other failure
         puts back what was moved.
         """
-        inner = unwrap(model)
+        inner = unwrap(as_eager(model, "Plan.apply"))
+        reshard(inner)
         masked = self._masked(inner)
         targets = self._targets(inner, as_optimizers(optimizer))
         done: list[tuple[Move, Tensor]] = []
         with torch.no_grad(), interrupted_afterwards():
             try:
                 for move, tensor in targets:
-                    tensor.copy_(move(tensor))
+                    _move(tensor, move)
                     done.append((move, tensor))
             except BaseException:
                 for move, tensor in reversed(done):
-                    tensor.copy_(move.inverse()(tensor))
+                    _move(tensor, move.inverse())
                 raise
             for move, module, attribute in masked:
                 module.__dict__.setdefault(moves_name(attribute), []).append(move)
@@ -131,8 +138,10 @@ class Plan:
                 if name not in tensors:
                     raise ValueError(f"the plan moves {name!r}, which {type(model).__name__} does not have")
                 tensor = tensors[name]
-                if tuple(tensor.shape) != move.shape:
+                if not nn.parameter.is_lazy(tensor) and tuple(tensor.shape) != move.shape:
                     raise ValueError(f"the plan moves {name!r} of shape {move.shape}; here it is {tuple(tensor.shape)}")
+                if (reason := why_unreadable(tensor)) is not None:
+                    raise ValueError(f"the plan moves {name!r}, which is {reason}")
                 alike, planned = moves_of.setdefault(place_of(tensor), ({}, []))
                 alike[id(tensor)] = tensor
                 if move not in planned:
@@ -152,6 +161,9 @@ class Plan:
             names = [name for move in planned for name in move.names]
             companions += {id(mask): mask for name in names for mask in _masks(name, tensors)}.values()
             targets += [(move, each) for each in companions for move in planned if move.fits(each)]
+        for move, tensor in targets:
+            if (reason := why_not_written(tensor)) is not None:
+                raise ValueError(f"the plan moves {move.names[0]!r}, which stays as it is: {reason}")
         return targets
 
     def _masked(self, model: nn.Module) -> list[tuple[Move, nn.Module, str]]:
@@ -261,6 +273,11 @@ def as_optimizers(optimizer: Optimizer | Iterable[Optimizer] | None) -> tuple[Op
             f"moves along, got {reprlib.repr(optimizer)}"
         )
     return tuple({id(each): each for each in given}.values())
+
+
+def _move(tensor: Tensor, move: Move) -> None:
+    """Move ``tensor`` in place; the part that this process holds, where it is sharded."""
+    local(tensor).copy_(local(laid_out_like(move(whole(tensor)), tensor)))
 
 
 def _as_order(values: Sequence[int]) -> Indices:

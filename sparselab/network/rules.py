@@ -13,7 +13,20 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from sparselab.network.axes import Dim, choose, fresh, join, piece, pin, pinned_like, reslice, size_of, take_tail, unify
+from sparselab.network.axes import (
+    Dim,
+    choose,
+    fresh,
+    join,
+    piece,
+    pin,
+    pinned_like,
+    reasons_of,
+    reslice,
+    size_of,
+    take_tail,
+    unify,
+)
 from sparselab.network.dataflow import Call, Dims, Result, Rule, Value
 
 RULES: dict[str, Rule] = {}
@@ -65,6 +78,14 @@ def pointwise(call: Call) -> Result:
 def uniform(call: Call) -> Result:
     """A tensor of one value: its dimensions are new and free."""
     return tuple(fresh(size) for size in call.shape)
+
+
+@rule("access_subclass_inner_tensor")
+def part_of_a_quantised_weight(call: Call) -> Result:
+    """The integers, or their scales, of a weight that is made of others: it is read and never moved."""
+    reasons = dict.fromkeys(reason for value in call.tensors() for dim in value.dims for reason in reasons_of(dim))
+    reason = "; ".join(reasons) or "part of a quantised weight"
+    return tuple(fresh(size, reason) for size in call.shape)
 
 
 @rule("arange", "linspace", "logspace", "eye", "range", "rand", "randn", "randint", "randperm", "tril_indices")

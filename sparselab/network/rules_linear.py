@@ -18,7 +18,7 @@ def contract(call: Call, left: Dims, right: Dims) -> Dims:
     return (*batch, *rows, *columns)
 
 
-@rule("matmul", "mm", "bmm", "mv", "dot", "inner", "vdot", "linalg_matmul")
+@rule("matmul", "mm", "_int_mm", "bmm", "mv", "dot", "inner", "vdot", "linalg_matmul")
 def matmul(call: Call) -> Result:
     """Matrix products, batched or not."""
     left, right = (value.dims for value in call.tensors()[:2])

@@ -22,7 +22,7 @@ _CONTAINERS = (dict, OrderedDict, list, set)
 _OUR_FOLDERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
 
-class UntraceableError(RuntimeError):
+class UntraceableError(ValueError, RuntimeError):
     """``torch.export`` could not trace a model; the message names the line and the way out."""
 
 

@@ -56,6 +56,26 @@ def map_blocks(function: Callable[[Block], Result], blocks: Iterable[Block]) -> 
         return list(pool.map(function, blocks))
 
 
+def side_by_side(function: Callable[[Block], Result], items: Iterable[Block], most: int) -> list[Result]:
+    """``[function(item) for item in items]``, up to ``most`` at a time.
+
+    For long work that uses threads itself: each of those at work has an equal share of them. Where one raises,
+    or the caller is interrupted, no other is begun, and those at work are waited for.
+    """
+    items = list(items)
+    threads = thread_count()
+    at_once = max(1, min(threads, len(items), most))
+    if at_once == 1:
+        return [function(item) for item in items]
+
+    def shared(item: Block) -> Result:
+        with at_most(max(1, threads // at_once)):
+            return function(item)
+
+    with ThreadPoolExecutor(at_once, "sparselab-side", on_the_same_gpu()) as pool:
+        return list(pool.map(shared, items))
+
+
 def row_blocks(rows: int, size: int) -> list[slice]:
     """``rows`` cut into blocks of ``size``, the last one shorter."""
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]

@@ -12,18 +12,20 @@ the noise), the assignment keeps the sum of all changes the best there is, and `
 geometrically to where nothing moves any more. The last moves are without noise.
 
 Temperatures are in units of the spread of random swaps' gains, so they fit any matrix. More moves
-allow a hotter start. Chains run side by side, as many as are asked for, whatever the number of
+allow a hotter start. With a time limit, anneals of 24, 72, 216 ... moves follow each other until time is up. What a longer limit does begins with all that a shorter one does, so
+more time is never worse. Chains run side by side, as many as are asked for, whatever the number of
 threads; the best end wins. From four chains on they hand on: between rounds the worst quarter goes
 on from the best quarter (Hukushima and Iba 2003, without the weights).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sparselab.ops.matrix import Doubles, Ints
+from sparselab.ops.matrix import Doubles, Ints, LoadedMatrix
 from sparselab.permutation.option_checks import require_at_least, require_temperatures
 from sparselab.permutation.problem import Order
 from sparselab.permutation.rounds import rounds
@@ -31,14 +33,17 @@ from sparselab.permutation.strategy import Search
 
 QUIET = 0.07  # the share of moves at the end that is made without noise
 _SAMPLE = 512
+_FIRST, _GROWTH = 24, 3  # moves of the first anneal under a time limit, and how many times longer each next one is
+_POPULATION = 4  # chains from which on they hand on
+_LOOK = 0.02  # usual seconds
 
 
 @dataclass(frozen=True)
 class AnnealedAssignment:
     """``moves`` annealed assignments in each of ``chains`` chains; the best order of all.
 
-    With a time limit the moves fill the time, whatever their number. ``hot`` and ``cold`` are the first and last
-    temperature in spreads of a random swap's gain; ``None`` derives them from the number of moves.
+    With a time limit anneals that grow fill the time, whatever ``moves``. ``hot`` and ``cold`` are the first and
+    last temperature in spreads of a random swap's gain; ``None`` derives them from the number of moves.
     """
 
     moves: int = 2000
@@ -51,25 +56,67 @@ class AnnealedAssignment:
         require_temperatures("annealed_assignment", hot=self.hot, cold=self.cold)
 
     def __call__(self, search: Search) -> None:
-        """Cool down once, over all moves or all the time there is."""
-        self.run(search, search.time_limit)
+        """Cool down once, over all moves, or again and again for as long as there is time."""
+        if search.time_limit is None:
+            self.once(search)
+        else:
+            for _ in self.growing(search):
+                pass
 
     def toy(self) -> AnnealedAssignment:
         """See ``OffersToy``: a few moves."""
         return replace(self, moves=100, chains=1)
 
-    def run(self, search: Search, until: float | None) -> None:
-        """Cool down once, over all moves, or until ``until`` seconds after the search began."""
-        spread = swap_spread(search, search.best)
-        orders = np.tile(search.best, (self.chains, 1))
-        for share, moves, expected in rounds(search, self.moves, until):
+    def once(self, search: Search) -> None:
+        """Cool down once from the best order so far."""
+        self.cool(search, self._from_the_best(search))
+
+    def growing(self, search: Search) -> Iterator[int]:
+        """Cool down again and again, each time with three times the moves, yielding their number.
+
+        Nothing in it depends on the time limit but where it ends. Chains that hand on begin at random orders, for
+        then they differ; fewer begin at the best order so far.
+        """
+        moves = _FIRST
+        while search.running():
+            orders = self._at_random(search) if self.chains >= _POPULATION else self._from_the_best(search)
+            replace(self, moves=moves).cool(search, orders)
+            yield moves
+            moves *= _GROWTH
+
+    def _from_the_best(self, search: Search) -> Ints:
+        return np.tile(search.best, (self.chains, 1))
+
+    def _at_random(self, search: Search) -> Ints:
+        return np.stack([search.rng.permutation(search.matrix.channels) for _ in range(self.chains)])
+
+    def cool(self, search: Search, orders: Ints) -> None:
+        """Cool every chain down once from its order, over all moves, unless time is up before."""
+        spread, looks = swap_spread(search, search.best), self._between_looks(search)
+        for share, moves, expected in rounds(search, self.moves, None):
             noise = spread * self.temperatures(share, moves, expected)
-            orders = search.matrix.assign(orders, noise, search.rng.integers(2**62, size=self.chains))
-            values = search.matrix.group_table(orders.reshape(-1, search.matrix.m)).reshape(self.chains, -1).sum(axis=1)
-            for order, value in zip(orders, values):
-                search.offer(order, float(value))
+            for start in range(0, moves, looks):
+                if not search.running():
+                    return
+                seeds = search.rng.integers(2**62, size=self.chains)
+                orders = search.matrix.assign(orders, noise[start : start + looks], seeds)
+                values = self._offered(search, orders)
+                search.evaluations += len(noise[start : start + looks]) * self.chains
             orders = orders[survivors(values)]
-            search.evaluations += moves * self.chains
+
+    def _offered(self, search: Search, orders: Ints) -> Doubles:
+        """Offer every chain's order; what they retain."""
+        worth = search.matrix.group_table(orders.reshape(-1, search.matrix.m))
+        values: Doubles = worth.reshape(self.chains, -1).sum(axis=1)
+        for order, value in zip(orders, values):
+            search.offer(order, float(value))
+        return values
+
+    def _between_looks(self, search: Search) -> int:
+        """How many moves to make between looks at the clock: some hundredths of a second, by the shape alone."""
+        if search.time_limit is None:
+            return self.moves
+        return max(1, int(_LOOK / move_seconds(search.matrix)))
 
     def temperatures(self, share: float, moves: int, expected: int) -> Doubles:
         """Noise of the next ``moves`` of ``expected``, ``share`` of which are made, in spreads of a swap's gain."""
@@ -80,6 +127,15 @@ class AnnealedAssignment:
             cold = min(0.025, hot / 3)
         progress = (share + np.arange(moves) / expected) / (1 - QUIET)
         return np.where(progress < 1, hot * (cold / hot) ** progress, 0.0)
+
+
+def move_seconds(matrix: LoadedMatrix) -> float:
+    """How long a move of one chain takes on a usual core of 2025."""
+    groups, width = matrix.channels // matrix.m, max(64, matrix.rows)
+    product = 3.6e-12 * groups**2 * width
+    boundaries = 8e-11 * groups * width * matrix.n * matrix.m
+    matching = 1.5e-9 * groups**2 + 3e-6
+    return product + boundaries + matching + matrix.overhead
 
 
 def survivors(values: Doubles) -> Ints:

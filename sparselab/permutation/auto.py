@@ -6,21 +6,21 @@ import math
 from dataclasses import dataclass
 
 from sparselab.permutation import exhaustive, optimal
-from sparselab.permutation.annealed_assignment import AnnealedAssignment
+from sparselab.permutation.annealed_assignment import AnnealedAssignment, move_seconds
 from sparselab.permutation.channel_swap import WINDOW, ChannelSwap
 from sparselab.permutation.covering import Covering
 from sparselab.permutation.exhaustive import Exhaustive
 from sparselab.permutation.optimal import Optimal
+from sparselab.permutation.option_checks import require_at_least
 from sparselab.permutation.strategy import Search
 
 _PROOF_SECONDS = 8.0  # a limit from which a proof at 64 channels usually fits
-_ANNEALED = 0.95  # the share of a time limit that is annealed; the rest is for the descent after it
+_DESCENT = 384  # moves of an anneal beside which a descent from its best takes little time
 _RUGGED = 64  # channels up to which more chains find more than longer chains
 _CHAINS = 8
 _MOST_CHAINS = 32  # beyond which time is better spent on longer ones
 _MANY_CHANNELS = 2.0  # seconds: from 2048 channels on a move is so long that even a descent takes a while
-_GREEDY = 256  # channels up to which greedy swaps cost nothing beside the rest ...
-_GREEDY_SECONDS = 0.5  # ... unless there is less time than this
+_GREEDY = 256  # channels up to which greedy swaps cost nothing beside the rest
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,21 @@ class Auto:
 
     Up to 16 channels the proven optimum. Above, greedy swaps (up to 256 channels), annealed
     assignment, and greedy swaps from its best. How many moves that is follows from the matrix's
-    shape alone, not from a clock, so a seed decides the order. A time limit is filled, and from 8 s
-    on up to 64 channels are solved to a proven optimum.
+    shape alone, not from a clock, so a seed decides the order. A time limit is filled with anneals
+    that grow, each followed by greedy swaps; a longer limit does what a shorter one does, and then
+    more. From 8 s on up to 64 channels are solved to a proven optimum.
+
+    ``chains`` is how many anneal above 64 channels; ``None`` stands for two, or, with a time limit,
+    for as many as run side by side. ``effort`` is how many times the usual moves each makes.
     """
+
+    chains: int | None = None
+    effort: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_at_least(1, "auto", chains=1 if self.chains is None else self.chains)
+        if not 0 < self.effort < math.inf:
+            raise ValueError(f"strategy 'auto': effort must be positive and finite, got {self.effort}")
 
     def __call__(self, search: Search) -> None:
         """Choose by size, then search."""
@@ -43,14 +55,32 @@ class Auto:
         if provable and limit is not None and limit >= _PROOF_SECONDS:
             Optimal()(search)
             return
-        if channels <= _GREEDY and (limit is None or limit >= _GREEDY_SECONDS):
+        if limit is None:
+            self._once(search)
+        else:
+            self._until_time_is_up(search)
+
+    def _once(self, search: Search) -> None:
+        if search.matrix.channels <= _GREEDY:
             ChannelSwap()(search)
-        chains = _CHAINS if channels <= _RUGGED else 2
-        if limit is not None:
-            chains = max(chains, min(search.matrix.side_by_side, _MOST_CHAINS))
-        AnnealedAssignment(moves(search), chains).run(search, None if limit is None else _ANNEALED * limit)
-        if channels <= WINDOW:
+        AnnealedAssignment(math.ceil(self.effort * moves(search)), self._chains(search)).once(search)
+        if search.matrix.channels <= WINDOW:
             ChannelSwap()(search)
+
+    def _until_time_is_up(self, search: Search) -> None:
+        """The same anneals and descents whatever the limit, and as many of them as there is time for."""
+        for made in AnnealedAssignment(chains=self._chains(search)).growing(search):
+            if made >= _DESCENT and search.matrix.channels <= WINDOW:
+                ChannelSwap()(search)
+
+    def _chains(self, search: Search) -> int:
+        if search.matrix.channels <= _RUGGED:
+            least = _CHAINS
+        elif self.chains is not None:
+            return self.chains
+        else:
+            least = 2
+        return least if search.time_limit is None else max(least, min(search.matrix.side_by_side, _MOST_CHAINS))
 
     def toy(self) -> Auto:
         """See ``OffersToy``, its work following from the size."""
@@ -73,10 +103,5 @@ def usual_seconds(rows: int, channels: int) -> float:
 
 def moves(search: Search) -> int:
     """How many assignment moves of each chain fill the usual seconds on a usual core of 2025."""
-    matrix, groups = search.matrix, search.groups
-    seconds = usual_seconds(matrix.rows, matrix.channels)
-    width = max(64, matrix.rows)
-    product = 3.6e-12 * groups**2 * width
-    boundaries = 8e-11 * groups * width * matrix.n * matrix.m
-    matching = 1.5e-9 * groups**2 + 3e-6
-    return int(min(40_000, max(24, seconds / (product + boundaries + matching + matrix.overhead))))
+    seconds = usual_seconds(search.matrix.rows, search.matrix.channels)
+    return int(min(40_000, max(24, seconds / move_seconds(search.matrix))))

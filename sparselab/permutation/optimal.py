@@ -37,7 +37,7 @@ class Optimal:
                 f"strategy 'optimal' takes up to {MAX_CHANNELS} channels in groups of up to 4, got {matrix.channels} in "
                 f"groups of {matrix.m}: 'auto' finds good orders of any number, bound=True says how good"
             )
-        AnnealedAssignment(moves=_moves(matrix.channels, matrix.m), chains=_STARTS).run(search, None)
+        AnnealedAssignment(moves=_moves(matrix.channels, matrix.m), chains=_STARTS).once(search)
         covering = Covering(matrix, search.running)
         covering.solve(np.stack([np.arange(matrix.channels), search.best]))
         columns = covering.near(min(0.0, matrix.retained(search.best) - covering.bound))

@@ -14,6 +14,7 @@ PRUNERS: Registry[Pruner] = Registry(
         "sparsegpt": "sparselab.pruners.sparsegpt:SparseGPT",
         "admm": "sparselab.pruners.admm:ADMM",
         "alps": "sparselab.pruners.alps:ALPS",
+        "swaps": "sparselab.pruners.swaps:Swaps",
     },
     group="sparselab.pruners",
 )

@@ -52,7 +52,7 @@ class Reconstruction:
                 f"pruner {pruner} needs SecondMoments of the weight's inputs, got {type(statistic).__name__}: "
                 "collect them with sl.statistics.collect(model, batches, [SecondMoments])"
             )
-        if statistic.channel_dim != channel_dim % weight.ndim:
+        if (statistic.channel_dim - channel_dim) % weight.ndim:
             raise ValueError(f"channel_dim={channel_dim}, but the second moments are along {statistic.channel_dim}")
         dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
         rows = statistic.rows(weight.detach()).to(dtype)
@@ -95,10 +95,26 @@ class Reconstruction:
     @property
     def step(self) -> int:
         """So many columns have a mask that the others do not change; all, where that is not known."""
-        columns = self.rows.shape[-1]
-        channels = columns // self.positions
-        multiple = self.calculator.multiples[1]
-        return columns if self.calculator.nm is None or channels % multiple else multiple * self.positions
+        return self.calculator.multiples[1] * self.positions if self._in_groups else self.rows.shape[-1]
+
+    @property
+    def rows_apart(self) -> bool:
+        """Whether each row has a mask of its own, so that it can be changed by itself."""
+        return self._in_groups and self.calculator.multiples[0] == 1
+
+    @property
+    def _in_groups(self) -> bool:
+        """Whether masks are chosen in groups of channels that lie inside the rows."""
+        channels = self.rows.shape[-1] // self.positions
+        return self.calculator.nm is not None and channels % self.calculator.multiples[1] == 0
+
+    def summed(self, values: Tensor) -> Tensor:
+        """The sum over what has one mask, a row or all: ``(groups, outputs, 1)``, or ``(1, 1, 1)``."""
+        return values.sum(-1, keepdim=True) if self.rows_apart else values.sum().reshape(1, 1, 1)
+
+    def least(self, values: Tensor) -> Tensor:
+        """The least of what has one mask, in the shape of ``summed``."""
+        return values.amin(-1, keepdim=True) if self.rows_apart else values.amin().reshape(1, 1, 1)
 
     # ---------------------------------------------------------------------------------------------------------- results
 
@@ -146,8 +162,9 @@ def shifted(matrices: Tensor, by: Tensor | float) -> Tensor:
     return found
 
 
-def inverses(matrices: Tensor) -> Tensor:
-    """The inverse of each matrix, damped already; with more damping, and a warning, where one is singular still."""
+def cholesky(matrices: Tensor) -> Tensor:
+    """Lower Cholesky factors of damped ``matrices``; damped more, with a warning, where one is singular still."""
+    factors: Tensor
     factors, failed = torch.linalg.cholesky_ex(matrices)
     more = _LEAST_DAMPING
     while bool(failed.any()):
@@ -155,7 +172,38 @@ def inverses(matrices: Tensor) -> Tensor:
         mean = matrices.diagonal(dim1=1, dim2=2).mean(1)[:, None]
         factors, failed = torch.linalg.cholesky_ex(shifted(matrices, more * mean))
         more *= 10
-    return torch.cholesky_inverse(factors)
+    return factors
+
+
+def inverses(matrices: Tensor) -> Tensor:
+    """The inverses of damped ``matrices``, each ``(d, d)``."""
+    return torch.cholesky_inverse(cholesky(matrices))
+
+
+def corrected(
+    weight: Tensor, moments: SecondMoments, cross: Tensor, *, share: float = 1.0, damping: float = 0.3
+) -> Tensor:
+    """``weight`` changed so that on the inputs of ``moments`` it gives what it gave on others.
+
+    The weights before it were pruned, so it is given ``y`` where the dense model has ``x``; ``cross``
+    is ``sum of x y^T`` (``sparselab.statistics.cross_moments``), ``moments`` are those of ``y``. The
+    ``W'`` nearest to ``share`` of the way from ``W y`` to ``W x``, with ``damping`` times the diagonal
+    of ``H`` drawing it to ``W``: ``W' = W + share * W (cross - H) (H + damping diag(H))^-1``. In the
+    dtype of ``weight``, computed in float32 (float64 for a float64 weight).
+    """
+    require_damping(damping)
+    rows = moments.rows(weight.detach()).to(torch.float64 if weight.dtype == torch.float64 else torch.float32)
+    matrices = moments.sums[: len(cross)].to(rows)
+    norms = _norms(matrices)
+    scaled = shifted(matrices / norms / norms.transpose(1, 2), damping)
+    change = rows @ (cross.to(rows) - matrices) / norms @ inverses(scaled) / norms
+    return moments.from_rows(rows + share * change).to(weight.dtype)
+
+
+def _norms(matrices: Tensor) -> Tensor:
+    """The norm of each input, ``(groups, 1, d)``; of one that is always 0 it is far below all others."""
+    norms = matrices.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()[:, None]
+    return norms.clamp(min=_DEAD).maximum(norms.amax(-1, keepdim=True) * _DEAD)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,11 +220,9 @@ class Correlations:
 
     @classmethod
     def of(cls, problem: Reconstruction, damping: float) -> Self:
-        """The scaled problem. An input that is always 0 has a norm far below all others, so it is pruned first."""
+        """The scaled problem. Inputs that are always 0 have the least norms, so they are pruned first."""
         matrices = problem.matrices
-        norms = matrices.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()[:, None]
-        largest = norms.amax(-1, keepdim=True)
-        norms = norms.clamp(min=_DEAD).maximum(largest * _DEAD)
+        norms = _norms(matrices)
         scaled = matrices / norms / norms.transpose(1, 2)
         return cls(problem.rows * norms, shifted(scaled, damping), norms)
 

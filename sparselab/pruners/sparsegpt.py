@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparselab.masks import MaskCalculator
 from sparselab.pruners.pruner import Pruned
-from sparselab.pruners.reconstruction import Reconstruction, inverses, require_damping, shifted
+from sparselab.pruners.reconstruction import Reconstruction, cholesky, require_damping, shifted
 from sparselab.statistics import SecondMoments
 
 
@@ -49,8 +49,20 @@ class SparseGPT:
         problem = Reconstruction.of(self, weight, calculator, statistic, channel_dim)
         matrices = problem.matrices
         damped = shifted(matrices, self.damping * matrices.diagonal(dim1=1, dim2=2).mean(1)[:, None])
-        factors = torch.linalg.cholesky(inverses(damped), upper=True)
+        factors = _upper_factors_of_inverses(damped)
         return problem.finished(*_pass(problem, factors.expand(len(problem.rows), -1, -1), self.block))
+
+
+def _upper_factors_of_inverses(matrices: Tensor) -> Tensor:
+    """Upper triangular ``U`` with ``U^T U`` the inverse of each matrix.
+
+    With rows and columns in reverse, ``L L^T`` is the matrix and the inverse of ``L``, reversed, is
+    ``U``: half the work of factoring the inverse.
+    """
+    lower = cholesky(matrices.flip(1, 2))
+    one = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device)
+    inverse: Tensor = torch.linalg.solve_triangular(lower, one, upper=False)
+    return inverse.flip(1, 2)
 
 
 def _pass(problem: Reconstruction, factors: Tensor, block: int) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from sparselab.core.layers import Custom, LayerWeight, TiedWeight, is_recurrent, model_weights
+from sparselab.core.readable import require_some_values, why_unreadable
 from sparselab.core.stored import StoredWeight, packed_weights, state_in, stored_weights
 from sparselab.core.weight_matrix import to_slices
 from sparselab.masks import AnyPattern, MaskCalculator, Violations, calculator
@@ -42,7 +43,8 @@ def check(
     (a wider one is judged as the half-precision copy that has to be made of it), and ``reason``
     says what stands in the way, and how a weight was put together that is stored in several tensors
     or packed. What cannot be read is not ``sparse``: its row has the reason, and NaN for what would be
-    counted. A state dict does not tell transposed layers: where input channels in another
+    counted. What is sharded (``DTensor``) is gathered, so every process has to call this.
+    A state dict does not tell transposed layers: where input channels in another
     dimension fit and those in 1 do not, the row says so in ``channel_dim``.
 
     Of a module every floating-point parameter of two or more dimensions has a row. One whose input
@@ -163,12 +165,17 @@ def _stored_weights(model: Any, entry: str | None, custom: Custom | None) -> Ite
 
 def _of_module(model: nn.Module, custom: Custom | None) -> Iterator[StoredWeight]:
     weights = list(model_weights(model, custom))
+    require_some_values(weights)
     if not any(isinstance(weight, LayerWeight) for weight in weights) and _has_lost_its_types(model):
         yield from stored_weights(dict(model.named_parameters()))
         return
     for weight in weights:
         layer = weight.layer if isinstance(weight, TiedWeight) else weight
-        if isinstance(layer, LayerWeight):
+        reason = why_unreadable(weight.weight, weight.module)
+        if reason is not None:
+            held = torch.empty(0, 0) if nn.parameter.is_lazy(weight.weight) else weight.weight
+            yield StoredWeight(weight.name, held, (), unreadable=reason)
+        elif isinstance(layer, LayerWeight):
             yield StoredWeight(weight.name, values_of(weight), (layer.channel_dim,))
         elif is_recurrent(weight):
             yield StoredWeight(weight.name, values_of(weight), (1,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from sparselab import saliency as saliency_module
 from sparselab.core import measures
 from sparselab.core.layers import Custom, LayerWeight, ModelWeight, TiedWeight, model_weights
+from sparselab.core.models import as_module
+from sparselab.core.readable import require_some_values, shape_of, why_unreadable
 from sparselab.core.weight_matrix import to_matrix
 from sparselab.masks import AnyPattern, MaskCalculator, calculator, create_mask
 from sparselab.masks.eligibility import why_not_pruned
@@ -35,14 +38,18 @@ def magnitude_report(
     of the saliency, ``ideal`` what the best share of each row without structure would retain, ``note`` and ``custom``
     are as in ``Sparsifier``.
     ``frame.attrs["whole_model"]`` has the sums over the eligible layers and the share of weights that they hold.
-    ``saliency`` may be a mapping from weight name to saliency. Raises ``ValueError`` naming the layer for weights
-    that are not finite or not there yet (lazy layers, the meta device).
+    ``saliency`` may be a mapping from weight name to saliency. A weight that cannot be read (quantised, offloaded, not
+    loaded yet) has a row with the reason, and its ``total`` is NaN too. One that is sharded (``DTensor``) is gathered,
+    so every process has to call this. Raises ``ValueError`` naming the layer for weights that are not finite, and where
+    no weight is there yet (lazy layers, the meta device).
 
     >>> magnitude_report(nn.Linear(8, 4), "2:4")[["layer", "channels", "eligible"]].to_dict("records")
     [{'layer': 'weight', 'channels': 8, 'eligible': True}]
     """
+    as_module(model, "magnitude_report")
     calculate = calculator(pattern)
     weights = list(model_weights(model, custom))
+    require_some_values(weights)
     rows = [_row(weight, calculate, saliency, rule) for weight in weights]
     frame = pd.DataFrame(rows, columns=_COLUMNS).astype({"eligible": bool})
     frame["lost_percent"] = measures.lost_percent(frame["retained"], frame["total"])
@@ -60,18 +67,37 @@ _COLUMNS = [
 def _row(layer: ModelWeight, calculate: MaskCalculator, saliency: ModelSaliency, rule: str) -> tuple[Any, ...]:
     """What ``_COLUMNS`` say of one weight."""
     reason = why_not_pruned(layer, calculate, rule)
-    weight = values_of(layer)
-    kept, sizes, note = (float("nan"),) * 2, (float("nan"),) * 2, ""
+    kept, sizes, note = (float("nan"),) * 2, _matrix_shape(layer), ""
+    total = float("nan")
     if isinstance(layer, LayerWeight):
-        scores = saliency_module.layer_scores(weight, "magnitude" if reason else saliency, layer.name)
-        matrix, note = to_matrix(scores, layer.channel_dim), layer.note
-        sizes = (len(matrix), matrix.shape[1])
-        kept = kept if reason else _kept(layer, weight, scores, calculate)
-    else:
-        matrix = saliency_module.scores(weight)
-    size = (tuple(weight.shape), *sizes, weight.numel())
-    total = float(matrix.sum(dtype=torch.float64))
+        note = layer.note
+    if why_unreadable(layer.weight, layer.module) is None:
+        weight = values_of(layer)
+        if isinstance(layer, LayerWeight):
+            scores = saliency_module.layer_scores(weight, "magnitude" if reason else saliency, layer.name)
+            kept = kept if reason else _kept(layer, weight, scores, calculate)
+        else:
+            scores = saliency_module.scores(weight)
+        total = _total(scores, layer)
+    shape = shape_of(layer.weight)
+    size = (shape, *sizes, math.prod(shape) if shape else 0)
     return (layer.name, type(layer.module).__name__, *size, reason is None, reason or "", total, *kept, note)
+
+
+def _total(scores: Tensor, layer: ModelWeight) -> float:
+    matrix = to_matrix(scores, layer.channel_dim) if isinstance(layer, LayerWeight) else scores
+    return float(matrix.sum(dtype=torch.float64))
+
+
+def _matrix_shape(layer: ModelWeight) -> tuple[float, float]:
+    """Rows and channels, of values that need not be there; NaN where they are not known."""
+    shape = shape_of(layer.weight)
+    if not isinstance(layer, LayerWeight):
+        return float("nan"), float("nan")
+    if len(shape) < 2:
+        return (0, 0) if not shape else (1, shape[0])
+    rows, channels = to_matrix(torch.empty(shape, device="meta"), layer.channel_dim).shape
+    return rows, channels
 
 
 def _kept(layer: LayerWeight, weight: Tensor, scores: Tensor, calculate: MaskCalculator) -> tuple[float, float]:

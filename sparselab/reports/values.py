@@ -1,17 +1,13 @@
-"""The weights that a report reads."""
+"""The numbers that a report reads."""
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparselab.core.layers import ModelWeight
+from sparselab.core.sharding import whole
 
 
 def values_of(layer: ModelWeight) -> Tensor:
-    """The weight of ``layer``, detached; ``ValueError`` naming it where it has no values yet."""
-    weight = layer.weight
-    if nn.parameter.is_lazy(weight):
-        raise ValueError(f"layer {layer.name!r} is not initialised yet: run one forward pass first")
-    if weight.is_meta:
-        raise ValueError(f"layer {layer.name!r} is on the meta device, without values: load its weights first")
-    return weight.detach()
+    """The weight of ``layer``, which can be read, detached, and whole where it is sharded."""
+    return whole(layer.weight.detach())

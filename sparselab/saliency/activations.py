@@ -16,6 +16,7 @@ from sparselab.saliency.scoring import Saliency
 from sparselab.saliency.wanda import Wanda
 from sparselab.statistics.collecting import Forward, collect
 from sparselab.statistics.input_norms import InputNorms
+from sparselab.statistics.positions import PositionMask, padding
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,21 +57,27 @@ def collect_activations(
     model: nn.Module,
     batches: Iterable[Any],
     *,
+    mask: PositionMask | None = padding,
     device: torch.device | str | None = None,
     forward: Forward | None = None,
 ) -> ActivationNorms:
     """One pass of ``model`` over ``batches``: the norms of what each layer is given.
 
     The short way to ``sparselab.statistics.collect(model, batches)``, which says the rest. A batch
-    is what the model takes (a tensor, a tuple of positional or a dict of keyword arguments), or
-    what ``forward(model, batch)`` takes; its tensors are moved to ``device``, if given. Norms are
-    accumulated in float64. Raises ``ValueError`` when there is no batch.
+    is what the model takes (a tensor, a tuple of positional or a dict of keyword arguments),
+    ``(inputs, labels)``, or what ``forward(model, batch)`` takes; its tensors are moved to
+    ``device``, if given. Padding, by the attention mask of a batch, counts for nothing; ``mask``
+    says otherwise. Norms are accumulated in float64. Raises ``ValueError`` when there is no batch.
     """
-    return ActivationNorms(dict(collect(model, batches, device=device, forward=forward)[InputNorms]))
+    return ActivationNorms(dict(collect(model, batches, mask=mask, device=device, forward=forward)[InputNorms]))
 
 
 def collect_wanda(
-    model: nn.Module, batches: Iterable[Any], *, device: torch.device | str | None = None
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    mask: PositionMask | None = padding,
+    device: torch.device | str | None = None,
 ) -> dict[str, Wanda]:
     """``collect_activations(model, batches).wanda()``: Wanda for every layer that was reached."""
-    return collect_activations(model, batches, device=device).wanda()
+    return collect_activations(model, batches, mask=mask, device=device).wanda()

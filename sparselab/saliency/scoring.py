@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from torch import Tensor
 
+from sparselab.core.readable import why_unreadable
 from sparselab.saliency.names import from_weight
 
 Saliency: TypeAlias = str | Callable[[Tensor], Tensor] | Tensor
@@ -21,6 +22,8 @@ def scores(weight: Tensor, saliency: Saliency = "magnitude") -> Tensor:
     is no saliency at all, scores of another shape and negative or complex scores. NaN and infinity
     are left for the mask calculators to refuse.
     """
+    if isinstance(weight, Tensor) and (reason := why_unreadable(weight)) is not None:
+        raise ValueError(f"no scores can be made of a weight that is {reason}")
     if isinstance(saliency, str):
         return scores(computable(weight), from_weight(saliency))
     if isinstance(saliency, Mapping):

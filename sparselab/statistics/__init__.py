@@ -8,8 +8,8 @@ from __future__ import annotations
 from sparselab.statistics.collecting import ByWeight, Forward, Statistic, Statistics, collect
 from sparselab.statistics.input_norms import InputNorms
 from sparselab.statistics.layers import Given, WeightUse
-from sparselab.statistics.positions import PositionMask
-from sparselab.statistics.second_moments import SecondMoments, reconstruction_error
+from sparselab.statistics.positions import PositionMask, padding
+from sparselab.statistics.second_moments import SecondMoments, cross_moments, reconstruction_error
 
 __all__ = [
     "ByWeight",
@@ -22,5 +22,7 @@ __all__ = [
     "Statistics",
     "WeightUse",
     "collect",
+    "cross_moments",
+    "padding",
     "reconstruction_error",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -13,12 +14,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from sparselab.core.models import evaluating, to_device, unwrap
+from sparselab.core.batches import TAKES, arguments, call_for
+from sparselab.core.models import as_eager, evaluating, running, to_device, unwrap
 from sparselab.core.moves import Move
+from sparselab.core.readable import blaming_weights, refuse_flattened, why_unreadable
+from sparselab.core.sharding import is_sharded
 from sparselab.statistics.input_norms import InputNorms
 from sparselab.statistics.layers import Given, WeightUse, weight_uses
 from sparselab.statistics.memory import as_text, free_bytes
-from sparselab.statistics.positions import PositionMask, mask_of
+from sparselab.statistics.positions import MisfitError, PositionMask, hides_pixels, masks_of, padding
+
+_log = logging.getLogger("sparselab.statistics")
 
 Forward: TypeAlias = Callable[[nn.Module, Any], object]
 Sums: TypeAlias = tuple[Tensor, ...]
@@ -105,7 +111,7 @@ def collect(
     kinds: Sequence[type[Statistic]] = (InputNorms,),
     *,
     layers: str | Iterable[str] | None = None,
-    mask: PositionMask | None = None,
+    mask: PositionMask | None = padding,
     device: torch.device | str | None = None,
     forward: Forward | None = None,
     dtype: torch.dtype = torch.float32,
@@ -116,14 +122,18 @@ def collect(
     ``kinds`` are the kinds asked for: ``InputNorms``, ``SecondMoments``, or a class of your own.
 
     A batch is what the model takes (a tensor, a tuple of positional or a dict of keyword
-    arguments), or what ``forward(model, batch)`` takes; its tensors are moved to ``device``, if
-    given. ``layers`` chooses weights by their names or those of their modules (``*`` and ``?``
-    allowed; ``None``: every Linear, convolution and attention layer). ``mask`` says which positions
-    count, padding does not: the key of a tensor in batches that are dicts (``"attention_mask"``),
-    or a function of the batch; a tensor of bools, or of 0 and 1, with the leading dimensions of the
+    arguments) or ``(inputs, labels)``, which are left out (``sparselab.core.batches`` has the
+    rule), or what ``forward(model, batch)`` takes; its tensors are moved to ``device``, if given.
+    ``layers`` chooses weights by their names or those of their modules (``*`` and ``?`` allowed;
+    ``None``: every Linear, convolution and attention layer). ``dtype`` is that of second moments,
+    float32 or float64; norms are float64 always.
+
+    ``mask`` says which positions count: the key of a tensor in batches that are dicts, or a
+    function of the batch; a tensor of bools, or of 0 and 1, with the leading dimensions of the
     layers' inputs, ``(samples, tokens)`` (``sparselab.statistics.positions`` has the rule for
-    layers whose input is another). ``dtype`` is that of second moments, float32 or float64; norms
-    are float64 always.
+    layers whose input is another); ``None`` counts all. By default (``padding``) the attention
+    masks of a tokenizer's batches are found, so that padding counts for nothing; a layer whose
+    input has other positions than they have is then counted as a whole, and named in the log.
 
     The model, which may be wrapped, is in evaluation mode meanwhile and as before afterwards. A
     weight that several modules share has the statistics of all their inputs, under its first name;
@@ -136,7 +146,9 @@ def collect(
     default. Norms are small; second moments of a large model are for one block at a time.
 
     Raises ``ValueError`` before any work when they would take more, when a name in ``layers``
-    matches no weight, for ``kinds`` that are none and for another ``dtype``; and when there is no batch or a mask does not fit.
+    matches no weight, for what is no module, for ``kinds`` that are none and for another ``dtype``;
+    and when there is no batch, a mask does not fit, or the model fails on a batch
+    (``CannotRunError``, with what it raised).
 
     >>> from sparselab.statistics import SecondMoments
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))
@@ -147,19 +159,21 @@ def collect(
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype={dtype}: second moments are sums of many squares, torch.float32 or torch.float64")
     kinds = _checked(kinds)
-    model = unwrap(model)
+    model = unwrap(as_eager(model, "collect"))
     uses = _chosen(model, layers)
     _check_memory(uses, kinds, dtype, max_bytes)
-    running = _Pass(kinds, dtype)
+    this = _Pass(kinds, dtype, mask)
     seen = 0
-    with evaluating(model), torch.no_grad(), without_nested_tensors(model), _hooks(uses, running):
+    with evaluating(model), torch.no_grad(), without_nested_tensors(model), _hooks(uses, this):
         for batch in batches:
             batch = to_device(batch, device)
-            running.mask = None if mask is None else mask_of(batch, mask)
-            call(model, batch) if forward is None else forward(model, batch)
-            running.last = None
+            this.begin(model, batch if forward is not None else _named(model, batch, mask))
+            with blaming_weights(model), running(model, f"batch {seen}", TAKES):
+                call(model, batch) if forward is None else forward(model, batch)
+            this.last = None
             seen += 1
-    seen, sums = _over_ranks(seen, running.sums)
+    this.say_what_did_not_fit()
+    seen, sums = _over_ranks(seen, this.sums)
     if not seen:
         raise ValueError("no batch to collect inputs from: the iterable was empty")
     firsts = {use.name: use for use in reversed(uses)}
@@ -169,7 +183,7 @@ def collect(
                 kind.__name__,
                 {name: kind.of_sums(found, firsts[name]) for (of, name), found in sums.items() if of == number},
             )
-            for number, kind in enumerate(running.kinds)
+            for number, kind in enumerate(this.kinds)
         }
     )
 
@@ -179,7 +193,11 @@ def collect(
 
 def _chosen(model: nn.Module, layers: str | Iterable[str] | None) -> list[WeightUse]:
     """All uses of the weights that ``layers`` name, by whatever module it was named."""
+    refuse_flattened(model)
     uses = list(weight_uses(model))
+    for use in uses:
+        if nn.parameter.is_lazy(use.weight):
+            raise ValueError(f"layer {use.name!r} is {why_unreadable(use.weight, use.module)}")
     if layers is None:
         return uses
     chosen: set[str] = set()
@@ -232,17 +250,74 @@ def _check_memory(
 
 @dataclass
 class _Pass:
-    """One pass over data: the sums so far, and the mask of the batch that runs.
+    """One pass over data: the sums so far, and the masks of the batch that runs.
 
-    Sums go by the number of the kind and the name of the weight. ``last`` is what a Linear layer
-    was given last.
+    Sums go by the number of the kind and the name of the weight. ``misfits`` are the names of the
+    weights whose inputs no mask fits; only of masks that nobody gave there are any. ``pixels``: whether
+    a batch had padding of another kind, which no layer's positions are.
+    ``last`` is what a Linear layer was given last.
     """
 
     kinds: tuple[type[Statistic], ...]
     dtype: torch.dtype
+    mask: PositionMask | None
     sums: dict[tuple[int, str], Sums] = field(default_factory=dict)
-    mask: Tensor | None = None
+    masks: tuple[Tensor, ...] = ()
+    misfits: dict[str, None] = field(default_factory=dict)
+    pixels: bool = False
     last: _Last | None = None
+
+    def begin(self, model: nn.Module, batch: Any) -> None:
+        """The masks of another batch."""
+        if self.mask is None:
+            return
+        self.masks = padding(batch) if self.mask is padding else masks_of(batch, self.mask)
+        self.pixels |= self.mask is padding and hides_pixels(batch)
+        if self.mask is padding and len(self.masks) == 1 and _is_encoder_decoder(model):
+            raise ValueError(
+                "this batch has a mask for the encoder and none for the decoder: add decoder_attention_mask or "
+                "decoder_input_ids to it, or say which positions count by mask=..."
+            )
+
+    def given(self, use: WeightUse, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Given:
+        """What a weight is given, where the mask that fits its input says that it counts.
+
+        Raises ``ValueError`` where none does, or several that differ; of masks that were found,
+        and not given, none fits then, and all of the input counts.
+        """
+        if not self.masks:
+            return use.given(args, kwargs, None)
+        found: list[Given] = []
+        for mask in self.masks:
+            try:
+                found.append(use.given(args, kwargs, mask))
+            except MisfitError:
+                if mask is self.masks[-1] and not found and self.mask is not padding:
+                    raise
+        if not found:
+            self.misfits[use.also] = None
+            return use.given(args, kwargs, None)
+        if any(not _count_alike(found[0], other) for other in found[1:]):
+            raise ValueError(
+                f"the masks of encoder and decoder have the same shape, {tuple(self.masks[0].shape)}, so which of them "
+                f"is that of {use.also!r} cannot be told: pad them to different lengths, or say by mask=..."
+            )
+        return found[0]
+
+    def say_what_did_not_fit(self) -> None:
+        """Log once which layers the masks that were found say nothing of."""
+        if self.misfits:
+            names = list(self.misfits)
+            _log.warning(
+                "all positions count in the inputs of %s%s, which are others than those of the attention mask; "
+                "to say which count, collect for them with mask=...",
+                *(", ".join(names[:3]), f" and {len(names) - 3} others" if len(names) > 3 else ""),
+            )
+        if self.pixels:
+            _log.warning(
+                "pixel_mask hides pixels, and layers see positions that are made of many: all of them count; to say "
+                "which do, give mask=..."
+            )
 
     def of_call(self, given: Given, inputs: Tensor | None) -> tuple[Sums, ...]:
         """What a call adds of each kind; ``inputs`` is the very tensor that a Linear layer was given."""
@@ -269,6 +344,17 @@ class _Last:
         return inputs is self.inputs and inputs._version == self.version and channel_dim == self.channel_dim
 
 
+def _count_alike(one: Given, other: Given) -> bool:
+    return all(
+        a is b or (a is not None and b is not None and torch.equal(a, b))
+        for a, b in zip(one.counted, other.counted, strict=True)
+    )
+
+
+def _is_encoder_decoder(model: nn.Module) -> bool:
+    return getattr(getattr(model, "config", None), "is_encoder_decoder", False) is True
+
+
 @dataclass(frozen=True)
 class _Hook:
     """Adds what one weight is given in a call of its module."""
@@ -277,8 +363,19 @@ class _Hook:
     use: WeightUse
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given, sums = self.use.given(args, kwargs, self.running.mask), self.running.sums
-        with torch.autocast(self.use.weight.device.type, enabled=False):  # it would multiply in half precision
+        own = module._parameters.get(self.use.own)
+        if own is not None and is_sharded(own):
+            raise ValueError(
+                f"weight {self.use.name!r} is split over processes while its layer runs (tensor "
+                "parallelism), so its inputs are too: collect statistics before parallelize_module"
+            )
+        given, sums = self.running.given(self.use, args, kwargs), self.running.sums
+        device = given.inputs[0].device
+        if device.type == "meta":
+            raise ValueError(
+                f"what {self.use.name!r} is given is on the meta device, without values: load the weights first"
+            )
+        with torch.autocast(device.type, enabled=False):  # it would multiply in half precision
             every = self.running.of_call(given, self.use.linear_input(args, kwargs))
             for number, found in enumerate(every):
                 known = sums.get((number, self.use.name))
@@ -319,10 +416,14 @@ def without_nested_tensors(model: nn.Module) -> Iterator[None]:
 
 
 def call(model: nn.Module, batch: Any) -> Any:
-    """What ``model`` returns for a batch that is what it takes."""
-    if isinstance(batch, Mapping):
-        return model(**batch)
-    return model(*batch) if isinstance(batch, (tuple, list)) else model(batch)
+    """What ``model`` returns for a batch, called as ``call_for`` says."""
+    args, kwargs = call_for(model, batch)
+    return model(*args, **kwargs)
+
+
+def _named(model: nn.Module, batch: Any, mask: PositionMask | None) -> Any:
+    """What ``mask`` is asked of: the batch, or where padding is looked for what ``forward`` calls its parts."""
+    return arguments(model, batch) if mask is padding else batch
 
 
 # --------------------------------------------------------------------------------------------------------------- ranks

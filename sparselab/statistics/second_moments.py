@@ -180,6 +180,28 @@ def reconstruction_error(weight: Tensor, new_weight: Tensor, moments: SecondMome
     return 100 * max(lost, 0.0) / whole
 
 
+def cross_moments(given: Given, other: Given, dtype: torch.dtype = torch.float32) -> Tensor:
+    """``sum of x y^T``, ``(groups, d, d)`` or one for all, of two calls that belong together.
+
+    ``x`` is what a weight was ``given`` at a place of the data, ``y`` what it was given there in the
+    ``other`` call: of another model, or of the same one with other weights before it. Positions that
+    do not count in ``given`` count for nothing.
+    """
+    found = []
+    for number in range(len(given.inputs)):
+        pairs = zip(_matrices(given, number), _matrices(other, number), strict=True)
+        sums = [
+            _counted(x, those, dtype).permute(1, 2, 0) @ y.to(dtype).transpose(0, 1) for (x, those), (y, _) in pairs
+        ]
+        found.append(torch.stack(sums).sum(0))
+    return torch.cat(found)
+
+
+def _counted(seen: Tensor, counted: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """``seen``, ``(x, groups, d)``, with zeros where it does not count."""
+    return seen.to(dtype) if counted is None else torch.where(counted[:, None, None], seen.to(dtype), 0)
+
+
 def _energy(rows: Tensor, moments: SecondMoments) -> float:
     """The sum of squares of what ``rows`` give for the inputs of ``moments``."""
     return float(((rows @ moments.sums.double()) * rows).sum())
@@ -192,8 +214,9 @@ def _matrices(given: Given, number: int) -> Iterator[tuple[Tensor, Tensor | None
         for windows, those in given.windows.pieces(inputs, counted):
             yield windows.reshape(len(windows), given.layer.groups, -1), those
         return
-    vectors, flags = inputs.reshape(-1, 1, inputs.shape[-1]), None if counted is None else counted.reshape(-1)
-    step = max(1, PIECE // inputs.shape[-1])
+    positions, channels = inputs.shape[:-1].numel(), inputs.shape[-1]
+    vectors, flags = inputs.reshape(positions, 1, channels), None if counted is None else counted.reshape(-1)
+    step = max(1, PIECE // max(1, channels))
     for start in range(0, len(vectors), step):
         part = slice(start, start + step)
         yield vectors[part], None if flags is None else flags[part]
@@ -207,9 +230,7 @@ def _product(given: Given, number: int, dtype: torch.dtype) -> tuple[Tensor, Ten
     total = torch.zeros((groups, columns, columns), dtype=dtype, device=device)
     count = torch.zeros(1, dtype=torch.int64, device=device)
     for piece, counted in _matrices(given, number):
-        seen = piece.to(dtype)
-        if counted is not None:
-            seen = torch.where(counted[:, None, None], seen, 0)
+        seen = _counted(piece, counted, dtype)
         total.baddbmm_(seen.permute(1, 2, 0), seen.transpose(0, 1))
         count += len(seen) if counted is None else counted.sum()
     return total, count

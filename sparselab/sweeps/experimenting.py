@@ -45,7 +45,8 @@ def experiment(
     access, and returns a dict of numbers and strings, which become columns. A value that is a
     ``DataFrame`` is a time series: see ``history``; one that is a ``sl.tasks.Quantity`` (or a tuple
     of them) says of a column which way is better, and is no column itself. Every list, range,
-    generator or 1-d array among ``inputs`` is an axis; strings, tuples and scalars are one value.
+    generator, 1-d array (numpy, torch, pandas) or ``Enum`` among ``inputs`` is an axis; strings,
+    tuples and scalars are one value.
     ``trials`` are explicit inputs, each combined with the axes; ``where(trial)`` chooses. Trials
     that are equal run once.
 

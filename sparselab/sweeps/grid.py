@@ -1,12 +1,15 @@
-"""From keywords to trials: every list, range or generator is an axis, anything else one value."""
+"""From keywords to trials: every list, range, generator, 1-d array or Enum is an axis, anything else one value."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from enum import EnumType
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import torch
 
 from sparselab.sweeps.trial import Trial
 
@@ -15,20 +18,26 @@ MAX_TRIALS = 1_000_000
 # What the frame says about a trial besides its inputs and metrics: no input may bear such a name.
 RESERVED = ("task", "state", "error", "traceback", "key")
 
+_ARRAYS = (np.ndarray, torch.Tensor, pd.Series, pd.Index, pd.api.extensions.ExtensionArray)
+
 
 def axis(name: str, value: object) -> list[Any]:
-    """The values of an axis: those of a list, range, generator or 1-d numpy array; ``[value]`` for all else.
+    """The values of an axis; ``[value]`` for what is one value.
 
-    Strings, tuples, mappings and scalars are one value. Raises ``ValueError`` for an axis without values, without an
-    order (a set) or without an end.
+    An axis is a list, a range, a generator, an array with one dimension (numpy's, torch's, a pandas
+    ``Series`` or ``Index``: its values are Python's own) or an ``Enum`` (its members). Strings,
+    tuples, mappings, scalars and other arrays are one value. Raises ``ValueError`` for an axis
+    without values, without an order (a set) or without an end.
 
-    >>> axis("x", range(3)), axis("x", (1, 2)), axis("x", "2:4")
-    ([0, 1, 2], [(1, 2)], ['2:4'])
+    >>> axis("x", range(3)), axis("x", (1, 2)), axis("x", "2:4"), axis("x", torch.linspace(0, 1, 3))
+    ([0, 1, 2], [(1, 2)], ['2:4'], [0.0, 0.5, 1.0])
     """
     if isinstance(value, (set, frozenset)):
         raise ValueError(f"{name}={value!r} has no order, so rows would come in another order every time: use a list")
-    if isinstance(value, np.ndarray) and value.ndim == 1:
+    if isinstance(value, _ARRAYS) and value.ndim == 1:
         value = value.tolist()
+    if isinstance(value, EnumType):
+        value = list(value)
     if not isinstance(value, (list, range, Iterator)):
         return [value]
     values = list(itertools.islice(value, MAX_TRIALS + 1))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sparselab.core.fingerprint import digest
 from sparselab.core.folders import cache_dir
+from sparselab.core.models import as_module
 from sparselab.metrics.metric import Means, Metric, as_metrics
 from sparselab.tasks.loop import evaluate, train
 from sparselab.tasks.task import Task
@@ -61,7 +62,7 @@ def fresh_model(task: Task, seed: int = 0) -> nn.Module:
     """A new network of the task: the same ``seed``, the same weights. Torch's global generator is left as it was."""
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        return task.model()
+        return as_module(task.model(), f"the model of task {task.name!r}")
 
 
 def fingerprint(task: Task, model: nn.Module, seed: int = 0, steps: int | None = None, trained_on: str = "cpu") -> str:

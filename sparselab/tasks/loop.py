@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from sparselab.core.models import cuda_devices, evaluating, to_device
+from sparselab.core.models import as_module, cuda_devices, device_of, evaluating, running, to_device
 from sparselab.metrics import measure
 from sparselab.metrics.metric import Batch, as_metrics
 from sparselab.saliency import ActivationNorms
@@ -72,7 +72,13 @@ def train(
         raise ValueError(f"steps={total} must be at least 0, checkpoint_every={checkpoint_every} at least 1")
     if not len(task.train_data):
         raise ValueError(f"task {task.name!r} has no examples to train on")
-    optimizer = OPTIMIZERS.resolve(recipe.optimizer)(p for p in model.parameters() if p.requires_grad)
+    weights = [parameter for parameter in as_module(model, "train").parameters() if parameter.requires_grad]
+    if not weights:
+        raise ValueError(
+            f"task {task.name!r}: no parameter of this {type(model).__name__} requires a gradient, so there is "
+            "nothing to train: requires_grad_() thaws a frozen model"
+        )
+    optimizer = OPTIMIZERS.resolve(recipe.optimizer)(weights)
     run = _Run(task, model, recipe, total, seed, optimizer, sparsifier, tuple(trackers))
     file = None if checkpoint is None else Path(checkpoint)
     with run.attached(), _own_randomness(seed, model):
@@ -124,8 +130,9 @@ class _Run:
     def go(self, first: int, file: Path | None, every: int, progress: bool) -> None:
         """Steps ``first`` to ``total``."""
         rates = [group["lr"] for group in self.optimizer.param_groups]
-        device = next(self.model.parameters()).device
-        self.model.train()
+        device = device_of(self.model)
+        with running(self.model, "train()", "To be trained it has to go into training mode"):
+            self.model.train()
         bar = tqdm(total=self.total, initial=first, desc=self.task.name, disable=not progress, leave=False)
         with bar, _interrupted_between_steps() as interrupted:
             for done in range(first, self.total):
@@ -148,9 +155,17 @@ class _Run:
             raise FloatingPointError(
                 f"{self.task.name}: the loss is {float(loss.detach())} at step {done} of {self.total}; lower the learning rate"
             )
+        if not loss.requires_grad:
+            raise ValueError(
+                f"{self.task.name}: the loss does not depend on a parameter that requires a gradient, so no step can "
+                "be taken: is the model run without gradients, or frozen where it matters?"
+            )
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
+        with running(
+            self.model, f"step {done}", "Its parameters have to be plain tensors, which an optimizer can move"
+        ):
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
 
     def _batch(self, done: int) -> Batch:
         """Batch number ``done``: each epoch has an order of its own, which follows from the seed."""
@@ -219,7 +234,7 @@ def evaluate(
     The network runs once on every batch, of the task's ``evaluation_batch`` unless ``batch_size`` says
     otherwise, however many metrics look at its answer.
     """
-    device = next(model.parameters()).device
+    device = device_of(as_module(model, "evaluate"))
     total = len(task.eval_data)
     if not total:
         raise ValueError(f"task {task.name!r} has no examples to evaluate on")
@@ -257,7 +272,7 @@ def statistics(
     """
     chosen = _order(len(task.train_data), seed, 0)[:examples]
     batches = (task.train_data[indices] for indices in torch.split(chosen, max(64, task.recipe.batch_size)))
-    device = next(model.parameters()).device
+    device = device_of(as_module(model, "statistics"))
     return collect(model, batches, kinds, device=device, forward=task.loss)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from sparselab.core.folders import data_dir
+from sparselab.core.models import as_module, device_of
 from sparselab.metrics import Top1, measure
 from sparselab.tasks.efficientnet_lite import PICTURE_SIZE, scale_pixels
 
@@ -84,7 +85,7 @@ def _centre_square(image: Image) -> Tensor:
 
 def top1(model: nn.Module, pictures: LabelledPictures, *, progress: bool = False) -> float:
     """Percent of pictures whose highest logit is their label. The model should be in evaluation mode."""
-    device = next(model.parameters()).device
+    device = device_of(as_module(model, "top1"))
     bar = tqdm(pictures.batches(), desc="top-1", total=-(-len(pictures) // BATCH), disable=not progress, leave=False)
     batches = (((inputs.to(device), labels.to(device)), len(labels)) for inputs, labels in bar)
     (percent,) = measure([Top1()], model, batches).values()

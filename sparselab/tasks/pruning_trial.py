@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from sparselab.core.models import to_device
+from sparselab.core.models import device_of, to_device
 from sparselab.layerwise import PruneReport, prune
 from sparselab.network.plan import Plan
 from sparselab.permutation.strategy import Strategy
@@ -121,7 +121,7 @@ class PruningTrial:
             schedule=self.schedule,
             keep_pruned=self.keep_pruned,
             permutation=self.permutation,
-            example_inputs=to_device(task.example_inputs, next(model.parameters()).device),
+            example_inputs=to_device(task.example_inputs, device_of(model)),
         )
         if not sparsifier.masks:
             raise ValueError(f"pattern {self.pattern} fits no layer of {task.name}; sl.magnitude_report says why")

@@ -82,6 +82,23 @@ class PrunerContract:
         )
         assert error <= alone * (1 + 1e-6)
 
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+    def test_other_dtypes_come_back_as_they_were(
+        self, pruner: Pruner, layer: nn.Linear, inputs: Tensor, statistic: Any, dtype: torch.dtype
+    ) -> None:
+        """And no row is farther off than its mask alone would leave it, rounding included."""
+        weight = layer.weight.detach().to(dtype)
+        found = pruner(weight, calculator_of("2:4"), statistic)
+        assert found.weight.dtype == dtype
+        assert calculator_of("2:4").violations(found.weight[None]).count == 0
+        if pruner.needs is None:
+            return
+        error, alone = (
+            (inputs.double() @ (weight - kept).double().T).square().sum(0)
+            for kept in (found.weight, weight * found.mask)
+        )
+        assert bool((error <= alone * (1 + 1e-4)).all())
+
     def test_a_transposed_weight_is_pruned_alike(self, pruner: Pruner, layer: nn.Linear, inputs: Tensor) -> None:
         """Where input channels come first, as in GPT-2's layers."""
         if pruner.needs is not None:

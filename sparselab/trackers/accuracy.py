@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sparselab.core.models import as_module, device_of, to_device
 from sparselab.metrics import CrossEntropy, Top1, TopK, measure
+from sparselab.metrics.classification import split
 from sparselab.trackers.tracker import Tracker, as_in_evaluation
 
 
@@ -29,14 +31,14 @@ class AccuracyTracker(Tracker):
         super().__init__(every)
         if k < 2:
             raise ValueError(f"AccuracyTracker(k={k}): top-1 is always there; k must be at least 2")
-        self.model, self.batches, self.k = model, batches, k
+        self.model, self.batches, self.k = as_module(model, "AccuracyTracker"), batches, k
         self.metrics = (Top1(), TopK(k), CrossEntropy())
         self.columns = tuple(metric.name for metric in self.metrics)
 
     def observe(self) -> Iterator[Mapping[str, Any]]:
-        """One pass over the batches. Raises ``ValueError`` where they are used up."""
-        device = next(self.model.parameters()).device
-        batches = (((x.to(device), labels.to(device)), len(labels)) for x, labels in self.batches)
+        """One pass over the batches. Raises ``ValueError`` where they are used up, or the model's answer has no logits."""
+        device = device_of(self.model)
+        batches = ((to_device(batch, device), len(split(batch)[1])) for batch in self.batches)
         with as_in_evaluation(self.model):
             yield measure(self.metrics, self.model, batches)
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from sparselab.core import measures
+from sparselab.core.sharding import whole
 from sparselab.trackers.tracker import Tracker
 from sparselab.training.sparsifier import Sparsifier
 
@@ -31,7 +32,7 @@ class MagnitudeTracker(Tracker):
             dense = weights.dense(layer)
             scores = dense.abs()
             total = float(scores.double().sum())
-            retained = measures.retained(scores, self.sparsifier.masks[layer.name])
+            retained = measures.retained(scores, whole(self.sparsifier.masks[layer.name]))
             yield {
                 "layer": layer.name,
                 "total": total,

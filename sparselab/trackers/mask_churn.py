@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sparselab.core.sharding import whole
 from sparselab.trackers.tracker import Tracker
 from sparselab.training.sparsifier import Sparsifier
 
@@ -37,7 +38,7 @@ class MaskChurnTracker(Tracker):
         if weights.generation == self._generation or not weights.any_masked():
             return
         self._generation = weights.generation
-        now = {name: mask.clone() for name, mask in weights.masks.items()}
+        now = {name: whole(mask).clone() for name, mask in weights.masks.items()}
         if self._last:
             yield from (self._row(name, mask) for name, mask in now.items())
         self._first = self._first or now

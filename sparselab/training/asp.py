@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparselab.core.layers import Custom, model_weights
-from sparselab.core.models import unwrap
+from sparselab.core.models import as_eager, unwrap
+from sparselab.core.sharding import is_sharded
 from sparselab.masks import MaskCalculator
 from sparselab.permutation.strategy import Strategy
 from sparselab.training.inputs import HOW_TO_PASS, InputWatcher, infer_inputs
@@ -76,6 +77,7 @@ class ASP:
         strategy. Raises ``RuntimeError`` for the model that is initialised already, and ``ValueError`` for an unknown
         pattern or strategy.
         """
+        as_eager(model, "ASP")
         if cls._sparsifier is not None and cls._sparsifier.model is unwrap(model):
             raise RuntimeError("ASP has been initialized with this model already; ASP.reset() lets go of it")
         custom = dict(custom_layer_dict or {})
@@ -226,6 +228,10 @@ class ASP:
             return None
         seen = cls._watcher.seen if cls._watcher is not None else None
         cls._stop_watching()
+        if example_inputs is None and any(is_sharded(layer.weight) for layer in sparsifier.weights.layers):
+            cls._warn("channels are not permuted: the model is sharded; compute masks before it is")
+            sparsifier.example_inputs = None
+            return None
         for inputs in (example_inputs, sparsifier.example_inputs, seen):
             if inputs is not None:
                 return inputs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -16,10 +17,11 @@ from sparselab.core import measures
 from sparselab.core.entries import mask_name, pruned_name
 from sparselab.core.layers import LayerWeight
 from sparselab.core.moves import Move
+from sparselab.core.readable import why_unreadable
 from sparselab.core.registry import unknown_name
+from sparselab.core.sharding import gathered, is_sharded, laid_out_like, local, whole
 from sparselab.masks import MaskCalculator
 from sparselab.network.plan import Plan, moves_name
-from sparselab.pruners import Pruned
 from sparselab.training.choice import Choice
 
 
@@ -34,6 +36,19 @@ class MaskState(Enum):
     REMOVED = "removed"  # the buffers are gone and the model is a plain one
 
 
+@dataclass(frozen=True, eq=False)
+class _Decided:
+    """What is to become of one weight, ``dense`` as it is: this process's part, where it is sharded.
+
+    ``share`` is what the mask keeps of the magnitude of the whole weight.
+    """
+
+    dense: Tensor
+    mask: Tensor
+    weight: Tensor
+    share: float
+
+
 class MaskedWeights:
     """The sparse weights of a model, each with a bool mask buffer, and the state that they are in.
 
@@ -42,6 +57,10 @@ class MaskedWeights:
     ``compute``. ``keep_pruned`` adds a buffer on the CPU with what pruning took: values where the
     mask is False, and where it is True what the pruner took off (0, if it changes no weight).
     ``before_first`` is called before the first masks are computed.
+
+    Where weights are sharded (``DTensor``), their buffers are sharded alike, from the moment when
+    they are first used. Masks are chosen from whole weights, gathered one after the other; all else
+    is done to the part that each process holds. So every process has to make the same calls.
 
     A schedule acts through ``compute``, ``unmask``, ``restore_dense``, ``apply``,
     ``apply_to_gradients`` and ``decay_pruned``. The ``Sparsifier`` reports everything else that
@@ -82,14 +101,21 @@ class MaskedWeights:
             weight = layer.weight.detach()
             layer.module.register_buffer(mask_buffer(layer), torch.ones_like(weight, dtype=torch.bool))
             if self.keep_pruned:
-                layer.module.register_buffer(pruned_buffer(layer), torch.zeros_like(weight, device="cpu"))
+                where = None if is_sharded(weight) else "cpu"  # a part stays where its process group looks for it
+                layer.module.register_buffer(pruned_buffer(layer), torch.zeros_like(weight, device=where))
+
+    def lay_out(self) -> None:
+        """Have every buffer sharded as its weight is by now, as a state to be loaded has them."""
+        for layer in self.layers:
+            for name in self._names(layer):
+                _beside(layer, name)
 
     # -------------------------------------------------------------------------------------------------- what is there
 
     @property
     def masks(self) -> dict[str, Tensor]:
         """The mask of every sparse weight by name (the buffers themselves, not copies)."""
-        return {layer.name: _mask(layer) for layer in self.layers}
+        return {layer.name: _beside(layer, mask_buffer(layer)) for layer in self.layers}
 
     def mask_of(self, layer: LayerWeight) -> Tensor:
         """The mask of one of ``layers`` (the buffer itself)."""
@@ -102,18 +128,21 @@ class MaskedWeights:
 
     def any_masked(self) -> bool:
         """Whether any mask takes anything."""
-        return any(not bool(_mask(layer).all()) for layer in self.layers)
+        return any(not bool(whole(mask).all()) for mask in self.masks.values())
 
     def all_pruned(self) -> bool:
         """Whether every mask takes something and every weight is zero where its mask says so."""
-        return bool(self.layers) and all(
-            not bool(_mask(layer).all()) and not bool(layer.weight.detach().masked_select(~_mask(layer)).any())
-            for layer in self.layers
-        )
+        return bool(self.layers) and all(_is_pruned(layer) for layer in self.layers)
 
     def dense(self, layer: LayerWeight) -> Tensor:
-        """The weight with its pruned values back, and a pruner's changes undone, as far as they were kept."""
-        weight = layer.weight.detach()
+        """The weight with its pruned values back, and a pruner's changes undone, as far as they were kept.
+
+        Whole, where it is sharded.
+        """
+        return gathered(self._dense(layer), layer.weight)
+
+    def _dense(self, layer: LayerWeight) -> Tensor:
+        weight = _weight(layer).detach()
         if not self.keep_pruned or self.state is MaskState.RESTORED:
             return weight
         taken = _taken(layer)
@@ -134,9 +163,7 @@ class MaskedWeights:
         # Masks that a checkpoint brought belong to weights that are where they should be.
         if self.state is MaskState.DENSE and not self.any_masked():
             self._before_first()
-        weights = [self.dense(layer) for layer in self.layers]
-        pruned = [self.choice(layer, weight, stage) for layer, weight in zip(self.layers, weights)]
-        self._put(weights, pruned, vanish)
+        self._put([self._decide(layer, stage) for layer in self.layers], vanish)
 
     def unmask(self) -> None:
         """Turn masks off (all ones): kept pruned values come back, others start again from zero.
@@ -144,13 +171,13 @@ class MaskedWeights:
         ``RuntimeError`` after ``remove``.
         """
         self.require_buffers()
-        dense = [self.dense(layer) for layer in self.layers]
+        dense = [self._dense(layer) for layer in self.layers]
         with torch.no_grad(), self._all_or_nothing():
             for layer, weight in zip(self.layers, dense):
-                layer.weight.copy_(weight)
+                _weight(layer).copy_(weight)
                 _mask(layer).fill_(True)
                 if self.keep_pruned:
-                    getattr(layer.module, pruned_buffer(layer)).zero_()
+                    _kept(layer).zero_()
         self.shares = {}
         if self.state is not MaskState.DENSE:
             self.state = MaskState.UNMASKED
@@ -175,7 +202,7 @@ class MaskedWeights:
             return
         with torch.no_grad():
             for layer in self.layers:
-                layer.weight.copy_(self.dense(layer))
+                _weight(layer).copy_(self._dense(layer))
         self.state = MaskState.RESTORED
 
     def apply(self, fade: float = 0.0) -> None:
@@ -192,14 +219,15 @@ class MaskedWeights:
             )
         with torch.no_grad():
             for layer in self.layers:
+                weight, mask = _weight(layer), _mask(layer)
                 if restored:
-                    mask, taken = _mask(layer), _taken(layer)
-                    getattr(layer.module, pruned_buffer(layer)).copy_(torch.where(mask, taken, layer.weight))
-                    layer.weight.sub_(torch.where(mask, taken, 0))
+                    taken = _taken(layer)
+                    _kept(layer).copy_(torch.where(mask, taken, weight))
+                    weight.sub_(torch.where(mask, taken, 0))
                 if fade:
-                    layer.weight.mul_(torch.where(_mask(layer), 1.0, fade))
+                    weight.mul_(torch.where(mask, 1.0, fade))
                 else:
-                    layer.weight.mul_(_mask(layer))
+                    weight.mul_(mask)
         if self.state in (MaskState.PRUNED, MaskState.FADING, MaskState.RESTORED):
             self.state = MaskState.FADING if fade else MaskState.PRUNED
 
@@ -207,7 +235,7 @@ class MaskedWeights:
         """Zero the gradients of pruned weights, so that norms and momenta do not see them either."""
         for layer in self.layers:
             if (gradient := layer.weight.grad) is not None:
-                gradient.mul_(_mask(layer))
+                local(gradient).mul_(_mask(layer))
 
     def decay_pruned(self, decay: float) -> None:
         """Add ``decay`` times each pruned weight to its gradient, so that a step draws it towards zero.
@@ -217,7 +245,7 @@ class MaskedWeights:
         factor = decay if self._gradient_scale is None else decay * float(self._gradient_scale)
         for layer in self.layers:
             if (gradient := layer.weight.grad) is not None:
-                gradient.add_(torch.where(_mask(layer), 0, self.dense(layer)), alpha=factor)
+                local(gradient).add_(torch.where(_mask(layer), 0, self._dense(layer)), alpha=factor)
 
     # ------------------------------------------------------------------ what the Sparsifier reports
 
@@ -336,15 +364,15 @@ class MaskedWeights:
             delattr(module, name)
 
     def _buffers(self) -> list[tuple[nn.Module, str]]:
-        return [
-            (layer.module, name)
-            for layer in self.layers
-            for name in ((mask_buffer(layer), pruned_buffer(layer)) if self.keep_pruned else (mask_buffer(layer),))
-        ]
+        return [(layer.module, name) for layer in self.layers for name in self._names(layer)]
+
+    def _names(self, layer: LayerWeight) -> tuple[str, ...]:
+        return (mask_buffer(layer), pruned_buffer(layer)) if self.keep_pruned else (mask_buffer(layer),)
 
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
-        tensors = [getattr(module, name) for module, name in self._buffers()] + [layer.weight for layer in self.layers]
+        buffers = [local(getattr(module, name)) for module, name in self._buffers()]
+        tensors = buffers + [_weight(layer) for layer in self.layers]
         before = [tensor.detach().clone() for tensor in tensors]
         try:
             yield
@@ -353,17 +381,24 @@ class MaskedWeights:
                 tensor.copy_(old)
             raise
 
-    def _put(self, weights: Sequence[Tensor], pruned: Sequence[Pruned], vanish: bool) -> None:
-        """Put what was decided for the dense ``weights`` in place: all or, on any failure, none."""
-        decided = list(zip(self.layers, weights, pruned))
-        shares = {layer.name: _share(weight, found.mask) for layer, weight, found in decided}
+    def _decide(self, layer: LayerWeight, stage: MaskCalculator | None) -> _Decided:
+        """What is to become of a weight; nothing is changed, and the whole of a sharded one is let go of."""
+        dense = self._dense(layer)
+        everything = gathered(dense, layer.weight)
+        pruned = self.choice(layer, everything, stage)
+        mask, weight = (local(laid_out_like(each, layer.weight)) for each in (pruned.mask, pruned.weight))
+        return _Decided(dense, mask, weight, _share(everything, pruned.mask))
+
+    def _put(self, decided: Sequence[_Decided], vanish: bool) -> None:
+        """Put what was decided in place: all or, on any failure, none."""
         with torch.no_grad(), self._all_or_nothing():
-            for layer, weight, found in decided:
+            for layer, found in zip(self.layers, decided):
                 if self.keep_pruned:
-                    getattr(layer.module, pruned_buffer(layer)).copy_(weight - found.weight)
+                    _kept(layer).copy_(found.dense - found.weight)
                 _mask(layer).copy_(found.mask)
-                layer.weight.copy_(found.weight if vanish else torch.where(found.mask, found.weight, weight))
-        self.shares, self.state = shares, MaskState.PRUNED if vanish else MaskState.FADING
+                _weight(layer).copy_(found.weight if vanish else torch.where(found.mask, found.weight, found.dense))
+        self.shares = {layer.name: found.share for layer, found in zip(self.layers, decided)}
+        self.state = MaskState.PRUNED if vanish else MaskState.FADING
         self.generation += 1
 
     def new_mask(self, layer: LayerWeight, weight: Tensor) -> Tensor:
@@ -405,12 +440,42 @@ def pruned_buffer(layer: LayerWeight) -> str:
     return pruned_name(layer.attribute)
 
 
-def _taken(layer: LayerWeight) -> Tensor:
-    """What pruning took off the weight, as the weight is stored."""
-    kept: Tensor = getattr(layer.module, pruned_buffer(layer))
-    return kept.to(layer.weight.device, layer.weight.dtype)
+def _is_pruned(layer: LayerWeight) -> bool:
+    """Whether the mask takes something, and the weight, which can be read, is zero where it says so."""
+    if why_unreadable(layer.weight) is not None:
+        return False
+    mask, weight = (whole(tensor) for tensor in (_beside(layer, mask_buffer(layer)), layer.weight.detach()))
+    return mask.shape == weight.shape and not bool(mask.all()) and not bool(weight.masked_select(~mask).any())
+
+
+# What follows is the part that this process holds, where a weight is sharded.
+
+
+def _weight(layer: LayerWeight) -> Tensor:
+    """The weight, to be changed in place."""
+    return local(layer.weight)
 
 
 def _mask(layer: LayerWeight) -> Tensor:
-    mask: Tensor = getattr(layer.module, mask_buffer(layer))
-    return mask
+    return local(_beside(layer, mask_buffer(layer)))
+
+
+def _kept(layer: LayerWeight) -> Tensor:
+    """The buffer with what pruning took off the weight."""
+    return local(_beside(layer, pruned_buffer(layer)))
+
+
+def _taken(layer: LayerWeight) -> Tensor:
+    """What pruning took off the weight, as the weight is stored."""
+    weight = _weight(layer)
+    return _kept(layer).to(weight.device, weight.dtype)
+
+
+def _beside(layer: LayerWeight, name: str) -> Tensor:
+    """A buffer of the weight's shape, which is sharded as soon as the weight is found to be."""
+    buffer: Tensor = getattr(layer.module, name)
+    weight = layer.weight
+    if is_sharded(weight) and (laid_out := laid_out_like(buffer, weight)) is not buffer:
+        setattr(layer.module, name, laid_out)
+        return laid_out
+    return buffer

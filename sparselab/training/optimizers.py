@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sparselab.core.layers import LayerWeight, is_wrapped
@@ -72,6 +73,6 @@ def _places(tensors: Iterable[Tensor]) -> set[int]:
 
 def _place(tensor: Tensor) -> int:
     """The memory of a tensor: a flat buffer that an optimizer moves has the weights that lie in it."""
-    if is_wrapped(tensor) or tensor.is_meta or tensor.numel() == 0:
+    if is_wrapped(tensor) or tensor.is_meta or tensor.numel() == 0 or tensor.layout is not torch.strided:
         return id(tensor)
     return tensor.untyped_storage().data_ptr() or id(tensor)

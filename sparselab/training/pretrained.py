@@ -28,6 +28,7 @@ def _lists(model: nn.Module, buffers: Iterable[str]) -> Iterator[tuple[Any, set[
     """The modules in ``model`` that keep such a list, each with the names that the buffers have in it."""
     buffers = list(buffers)
     for prefix, module in model.named_modules():
-        if hasattr(module, "_keys_to_ignore_on_save") and hasattr(module, "save_pretrained"):
+        kind = type(module)  # a module itself may pass on whatever it is asked for
+        if hasattr(kind, "_keys_to_ignore_on_save") and hasattr(kind, "save_pretrained"):
             start = f"{prefix}." if prefix else ""
             yield module, {name.removeprefix(start) for name in buffers if name.startswith(start)}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sparselab.core.layers import is_wrapped
 from sparselab.core.optimizers import Keepers, Kept
+from sparselab.core.sharding import local
 from sparselab.training.masked import MaskedWeights, MaskState
 
 # What optimizers call the weights that they keep. Where a name does not say it alone (``z`` is a sum
@@ -67,9 +68,10 @@ class SecondCopies:
                 if not self._is_copy(kept, keepers.owners, layer.weight.detach(), mask, straight_through):
                     continue
                 with torch.no_grad():
+                    copy, weight = local(kept.tensor), local(layer.weight)
                     if anew:
-                        kept.tensor.copy_(torch.where(mask & (kept.tensor == 0), layer.weight, kept.tensor))
-                    kept.tensor.mul_(mask)
+                        copy.copy_(torch.where(mask & (copy == 0), weight, copy))
+                    copy.mul_(mask)
 
     def _is_copy(self, kept: Kept, owners: Iterable[str], weight: Tensor, mask: Tensor, straight_through: bool) -> bool:
         """Whether ``kept`` is to be masked: judged, and said if need be, when such a tensor is first met."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from sparselab.core.layers import Custom, ModelWeight, Names, TiedWeight, model_weights
+from sparselab.core.readable import why_no_arithmetic
 from sparselab.masks import MaskCalculator
 from sparselab.masks.eligibility import why_not_pruned
 
@@ -43,4 +44,4 @@ class Selection:
         listed = self.layer_types is None or isinstance(weight, TiedWeight)
         if not listed and not isinstance(weight.module, self.layer_types or ()):
             return f"{type(weight.module).__name__} is not among the layer types to prune"
-        return why_not_pruned(weight, calculator, self.rule, self.names)
+        return why_not_pruned(weight, calculator, self.rule, self.names) or why_no_arithmetic(weight.weight)

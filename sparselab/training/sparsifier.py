@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparselab.core.layers import Custom, LayerWeight, ModelWeight, Names, is_wrapped, layer_weights, model_weights
-from sparselab.core.models import unwrap
+from sparselab.core.layers import Custom, LayerWeight, ModelWeight, Names, layer_weights, model_weights
+from sparselab.core.models import as_eager, unwrap
 from sparselab.core.optimizers import innermost, lasting, levels, takes_hooks
+from sparselab.core.readable import refuse_flattened, require_some_values, shape_of, why_no_arithmetic, why_unreadable
+from sparselab.core.sharding import laid_out_like, local, reshard, whole
 from sparselab.masks import AnyPattern
 from sparselab.masks.eligibility import is_adapter, may_be_packed
 from sparselab.permutation.strategy import Strategy
@@ -28,6 +30,7 @@ from sparselab.training.pretrained import leave_out, put_back
 from sparselab.training.schedules import SCHEDULES, Schedule
 from sparselab.training.second_copies import SecondCopies
 from sparselab.training.selection import Selection
+from sparselab.training.sharding import ready_for_masks, require_steps
 from sparselab.training.step_hooks import StepHooks
 
 if TYPE_CHECKING:
@@ -49,7 +52,9 @@ class Sparsifier:
     before ``compute()``, which starts the ``schedule``: ``"one_shot"``, ``"recompute,100"``,
     ``"gradual,100,500"``, ``"decay,0,500"``, ``"sr_ste,0.0002"``, ``"transposable"`` or an object.
 
-    ``model`` may be wrapped (``torch.compile``, ``DistributedDataParallel``). ``pattern`` is a
+    ``model`` may be wrapped (``torch.compile``, ``DistributedDataParallel``) or sharded, before
+    or after ``compute()`` (FSDP2's ``fully_shard``, tensor parallelism): then every process has to
+    make the same calls, ``frame()`` and ``enabled`` included. ``pattern`` is a
     pattern, a mask calculator or a function ``weight -> mask``. ``include`` and ``exclude`` are
     names of weights or modules, ``*`` and ``?`` allowed. ``saliency`` is a name, a callable, a
     tensor, or a mapping from weight name to any of these. In place of it ``pruner`` (a name with
@@ -105,7 +110,7 @@ class Sparsifier:
         layer_types: Sequence[type[nn.Module]] | None = None,
         custom: Custom | None = None,
     ) -> None:
-        self.model = unwrap(model)
+        self.model = unwrap(as_eager(model, "Sparsifier"))
         self.schedule = _schedule(schedule)
         choice = Choice.of(pattern, saliency, pruner, statistics)
         self.schedule.check(choice.calculator)
@@ -158,6 +163,7 @@ class Sparsifier:
         True after loading the checkpoint of a pruned model; false while weights fade or grow, after a step that failed
         half-way, and when a layer with a mask is no longer in the model (replaced by a quantised one, say).
         """
+        reshard(self.model)
         modules = {id(module) for module in self.model.modules()}
         return self.weights.all_pruned() and all(id(layer.module) in modules for layer in self.weights.layers)
 
@@ -165,23 +171,26 @@ class Sparsifier:
         """One row per weight: ``layer, shape, eligible, reason, density, retained_percent, permutation, note``.
 
         Weights are the floating-point parameters of two or more dimensions. ``density`` is the
-        share of one that is not zero now (NaN where none can be read), ``retained_percent`` the
+        share of one that is not zero now (NaN where PyTorch cannot count them: not loaded,
+        offloaded, quantised, float8), ``retained_percent`` the
         share of its magnitude that the mask kept when it was computed (100 without a mask, NaN
         where that was in another process). ``permutation`` says what became of its input channels
         when the first masks were computed: ``permuted``, or why not (empty before that, and for
         masks that came with a checkpoint). ``note`` says what was decided for an eligible one and
         may surprise: how the input channels of packed experts are known, that an embedding is tied.
         """
+        reshard(self.model)
         masked = self.weights.any_masked()
         orders = self._orders()
         rows = []
         for layer in self._choose.weights(self.model):
             reason = self._reasons.get(layer.name, "added after the Sparsifier was made")
-            shape = () if nn.parameter.is_lazy(layer.weight) else tuple(layer.weight.shape)
+            shape = shape_of(layer.weight)
             unknown = float("nan") if masked and reason is None else 1.0
             retained = 100 * self.weights.shares.get(layer.name, unknown)
-            density = _density(layer.weight)
+            density = _density(layer)
             order = orders.get(layer.name, self._not_permuted) if reason is None else ""
+            reason = reason or why_unreadable(layer.weight, layer.module)  # wrapped since
             rows.append((layer.name, shape, reason is None, reason or "", density, retained, order, _note(layer)))
         return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -196,6 +205,7 @@ class Sparsifier:
     def state_dict(self) -> dict[str, Any]:
         """Where the schedule is, and what was permuted. The masks are in the model's own ``state_dict``; save both, and
         the optimizer's."""
+        self._ready()
         self.weights.settle()
         return {"step": self.step, **self.weights.state_dict()}
 
@@ -219,10 +229,13 @@ class Sparsifier:
 
         Called again, it computes new masks now; kept pruned values return first. All masks are
         computed before the first weight changes, so an error leaves the model as it was. Raises
-        ``ValueError`` naming the layer for weights that are not finite, and ``RuntimeError`` when
-        the model is pruned already and the pruned values were not kept.
+        ``ValueError`` naming the layer for weights that are not finite or not as their masks are,
+        where no weight is there yet (lazy layers, the meta device), and for a model that FSDP1 has
+        flattened; and ``RuntimeError`` when the model is pruned already and the pruned values were
+        not kept.
         """
         self.weights.require_buffers()
+        self._require_weights()
         self.weights.settle()
         if not self.keep_pruned and self.weights.any_masked():
             raise RuntimeError(
@@ -243,6 +256,7 @@ class Sparsifier:
         """
         if not self.keep_pruned:
             raise RuntimeError("pruned values were not kept: use keep_pruned=True (ASP: allow_recompute_mask=True)")
+        self._ready()
         self.weights.settle()
         self.weights.unmask()
         self._prune_copies()
@@ -255,12 +269,18 @@ class Sparsifier:
         time it is called. One that wraps another (accelerate's, Lightning's, Lookahead) is looked
         into, and a second copy of the weights that it keeps is pruned too. The first optimizer
         attached, of those that still are, is the schedule's clock. Attaching twice changes nothing.
+        Where weights are sharded (``DTensor``), masks are sharded alike here at the latest.
 
         Raises ``ValueError`` for an optimizer that moves other tensors than those of the model, and
         for a second one where the schedule lets the first move the dense weights. Weights that no
-        attached optimizer moves are named in the log when the first step begins.
+        attached optimizer moves are named in the log when the first step begins. ``ValueError`` too
+        for weights that FSDP1 has flattened or that are not as their masks are, and for steps that
+        no hook sees.
         """
         self.weights.require_buffers()
+        refuse_flattened(self.model)
+        require_steps(optimizer)
+        self._ready()
         moving = innermost(optimizer)
         require_weights(optimizer, self.model, self.weights.layers)
         known = {id(each) for each in (*self.optimizers, *moving)}
@@ -268,6 +288,7 @@ class Sparsifier:
             raise ValueError(
                 f"{self.schedule} works with one optimizer: give it all the parameters, in groups if need be"
             )
+        self.weights.lay_out()
         for each in moving:
             self._hooks.add(each)
         for level in levels(optimizer):
@@ -293,16 +314,23 @@ class Sparsifier:
 
         Raises ``ValueError``, and changes nothing, when the copy lacks a weight or has it in another shape.
         """
-        parameters = dict(unwrap(copy).named_parameters(remove_duplicate=False))
+        copy = unwrap(as_eager(copy, "apply_to"))
+        reshard(copy)
+        parameters = dict(copy.named_parameters(remove_duplicate=False))
         for name, mask in self.masks.items():
-            if name not in parameters or parameters[name].shape != mask.shape:
+            if name not in parameters or shape_of(parameters[name]) != mask.shape:
                 raise ValueError(f"not a copy of the model: it has no {name!r} of shape {tuple(mask.shape)}")
+            reason = why_unreadable(parameters[name]) or why_no_arithmetic(parameters[name])
+            if reason is not None:
+                raise ValueError(f"{name!r} of the copy cannot be pruned: it is {reason}")
         with torch.no_grad():
             for name, mask in self.masks.items():
-                parameters[name].mul_(mask.to(parameters[name].device))
+                weight = parameters[name]
+                local(weight).mul_(local(laid_out_like(mask, weight)).to(weight.device))
 
     def finalize(self) -> None:
         """Leave a plain model: zeros stay in the weights, optimizer hooks and mask buffers go."""
+        self._ready()
         self.weights.apply()
         self._prune_copies()
         self._hooks.clear()
@@ -310,6 +338,18 @@ class Sparsifier:
         self._attached.clear()
         put_back(self.model, self.weights.buffer_names())
         self.weights.remove()
+
+    def _ready(self) -> None:
+        """The masked weights where an optimizer moves them; ``ValueError`` where they cannot be found there."""
+        ready_for_masks(self.model, self.weights.layers)
+
+    def _require_weights(self) -> None:
+        """Raise ``ValueError`` where masks cannot be put on weights, or there are no weights yet to choose from."""
+        refuse_flattened(self.model)
+        self._ready()
+        if not self.weights.layers:
+            require_some_values(layer_weights(self.model, self._choose.custom))
+            _log.warning("compute() has no weight to prune: the reasons are in the column `reason` of frame()")
 
     def __getstate__(self) -> dict[str, Any]:
         # What only hands calls on need not be copied, and mostly cannot be.
@@ -321,6 +361,7 @@ class Sparsifier:
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        self._ready()
         self._say_what_is_not_moved()
         self.weights.begin_step(optimizer)
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
@@ -397,6 +438,7 @@ class Sparsifier:
             return
         from sparselab.network.permuting import permute
 
+        _require_finite(layers)  # before anything moves: their masks would be refused afterwards
         with self.weights.without_buffers():
             self.permutation_report = permute(
                 self.model,
@@ -430,6 +472,15 @@ class Sparsifier:
         rows = self.permutation_report.weights
         said = [f"{status}: {reason}" if reason else status for status, reason in zip(rows["status"], rows["reason"])]
         return dict(zip(rows["weight"], said))
+
+
+def _require_finite(layers: Iterable[LayerWeight]) -> None:
+    """Raise ``ValueError`` naming the first layer whose weight has a number that is not finite."""
+    for layer in layers:
+        if not bool(layer.weight.detach().isfinite().all()):
+            raise ValueError(
+                f"layer {layer.name!r}: NaN or infinite weights: a mask would be arbitrary there; find where they diverged"
+            )
 
 
 def _packed_by_trace(model: nn.Module, example_inputs: Any, custom: Custom | None) -> dict[str, int]:
@@ -486,8 +537,9 @@ def _strategy(permutation: str | Strategy | None) -> Strategy | None:
     return STRATEGIES.resolve(permutation)
 
 
-def _density(weight: Tensor) -> float:
-    """The share of non-zeros; NaN for weights without plain values: not initialised yet, quantised, sharded, meta."""
-    if nn.parameter.is_lazy(weight) or is_wrapped(weight) or weight.is_meta:
+def _density(layer: ModelWeight) -> float:
+    """The share of non-zeros; NaN for weights without plain values: not initialised yet, quantised, meta, float8."""
+    weight = layer.weight
+    if why_unreadable(weight, layer.module) or why_no_arithmetic(weight):
         return float("nan")
-    return float(weight.detach().count_nonzero()) / max(1, weight.numel())
+    return float(whole(weight.detach()).count_nonzero()) / max(1, weight.numel())

@@ -14,6 +14,7 @@ from sparselab import saliency as saliency_module
 from sparselab.core import measures
 from sparselab.core.layers import LayerWeight, layer_weights
 from sparselab.core.patterns import Pattern
+from sparselab.core.readable import require_some_values, why_unreadable
 from sparselab.core.weight_matrix import to_matrix
 from sparselab.masks import CALCULATORS, calculator, create_mask
 from sparselab.masks.eligibility import why_not
@@ -57,9 +58,16 @@ def pattern_text(pattern: str) -> str:
 
 def choosable_layers(model: nn.Module) -> dict[str, LayerWeight]:
     """The layers with more than one input channel, by the name of their weight; ``ValueError`` when there are none."""
-    layers = {layer.name: layer for layer in layer_weights(model) if layer.weight.shape[layer.channel_dim] > 1}
+    found = list(layer_weights(model))
+    require_some_values(found)
+    readable = [layer for layer in found if why_unreadable(layer.weight, layer.module) is None]
+    layers = {layer.name: layer for layer in readable if layer.weight.shape[layer.channel_dim] > 1}
     if not layers:
-        raise ValueError("the model has no Linear, convolution or attention layer with more than one input channel")
+        others = {why_unreadable(layer.weight, layer.module) for layer in found} - {None}
+        raise ValueError(
+            "the model has no Linear, convolution or attention layer with more than one input channel"
+            + "".join(f"; others are {reason}" for reason in sorted(filter(None, others)))
+        )
     return layers
 
 

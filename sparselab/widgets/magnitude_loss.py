@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from sparselab.core import measures
+from sparselab.core.models import as_eager
 from sparselab.core.registry import unknown_name
 from sparselab.plots import matrices
 from sparselab.reports import magnitude_report
@@ -45,7 +46,7 @@ class MagnitudeLoss(Panel):
         layer: str | None = None,
         saliencies: Mapping[str, ModelSaliency] | None = None,
     ) -> None:
-        self._model, self._layers = model, logic.choosable_layers(model)
+        self._model, self._layers = model, logic.choosable_layers(as_eager(model, "MagnitudeLoss"))
         self._saliencies: dict[str, ModelSaliency] = {"magnitude": "magnitude", **(saliencies or {})}
         self._reports: dict[tuple[str, str], pd.DataFrame] = {}
         self._job: Job | None = None

@@ -12,6 +12,7 @@ import traitlets
 from matplotlib.figure import Figure
 from torch import nn
 
+from sparselab.core.models import as_eager
 from sparselab.plots import matrices
 from sparselab.tasks import Task, dense_baseline, get_task
 from sparselab.widgets import recomputing as logic
@@ -47,7 +48,7 @@ class MaskRecomputation(WorkingPanel):
         dense: nn.Module | None = None,
     ) -> None:
         self.task = get_task(task)
-        self._dense = dense
+        self._dense = None if dense is None else as_eager(dense, "MaskRecomputation(dense=...)")
         self._runs: list[logic.Run] = []
         self._status, self._picture = numbers(), Picture()
         text = pattern_text(pattern)

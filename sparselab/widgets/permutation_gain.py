@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sparselab.core.layers import LayerWeight
+from sparselab.core.models import as_eager
 from sparselab.core.patterns import Pattern
 from sparselab.core.registry import unknown_name
 from sparselab.network.named_axes import NetworkAxes
@@ -67,12 +68,14 @@ class PermutationGain(WorkingPanel):
     ) -> None:
         self._model = model_or_matrix if isinstance(model_or_matrix, nn.Module) else None
         self._saliency = saliency
-        self._axes = None if not self._model or example_inputs is None else NetworkAxes.of(self._model, example_inputs)
+        self._axes = (
+            None if self._model is None or example_inputs is None else NetworkAxes.of(self._model, example_inputs)
+        )
         self._matrices = _choices(model_or_matrix, saliency, self._axes)
         self._matrix: tuple[tuple[str, str], logic.Matrix] | None = None
         self._traces: list[logic.Trace] = []
         self._network = logic.NetworkSearch()
-        first = layer or (first_choice(choosable_layers(self._model), pattern) if self._model else _MATRIX)
+        first = layer or (_MATRIX if self._model is None else first_choice(choosable_layers(self._model), pattern))
         self._about, self._status, self._best_line, self._layers_line = (numbers() for _ in range(4))
         self._traces_picture, self._consumers_picture, self._layers_picture = (Picture() for _ in range(3))
         self._order_picture, self._moves_picture = Picture(), Picture()
@@ -242,7 +245,7 @@ class PermutationGain(WorkingPanel):
 
     def _parts(self) -> list[ipywidgets.Widget]:
         wanted = ("layer", "pattern", "seconds", "seed")
-        buttons = [self._run, self._stop, *([self._all] if self._model else []), self._save, self._file]
+        buttons = [self._run, self._stop, *([] if self._model is None else [self._all]), self._save, self._file]
         return [
             controls(*(self._controls[name] for name in wanted)),
             controls(ipywidgets.Label("Strategies:"), *self._checks.values()),
@@ -345,10 +348,9 @@ def _choices(
     model_or_matrix: nn.Module | torch.Tensor | NDArray[Any], saliency: ModelSaliency, axes: NetworkAxes | None
 ) -> dict[str, Callable[[str], logic.Matrix | None]]:
     """What can be searched, by name: a function of the pattern for each, called when it is chosen."""
-    if isinstance(model_or_matrix, nn.Module):
-        layers = {
-            name: partial(_layer_matrix, layer, saliency) for name, layer in choosable_layers(model_or_matrix).items()
-        }
+    if not isinstance(model_or_matrix, (torch.Tensor, np.ndarray)):
+        model = as_eager(model_or_matrix, "PermutationGain, if not a weight as a tensor or an array,")
+        layers = {name: partial(_layer_matrix, layer, saliency) for name, layer in choosable_layers(model).items()}
         shared = (
             {name: partial(logic.Matrix.of_axis, axes, name, saliency=saliency) for name in axes.named} if axes else {}
         )

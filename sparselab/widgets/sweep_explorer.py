@@ -98,8 +98,10 @@ class SweepExplorer(Panel):
             self._redraw()
 
     def _make_canvas(self) -> Any:
-        from ipympl.backend_nbagg import Canvas, FigureManager
-
+        try:
+            from ipympl.backend_nbagg import Canvas, FigureManager
+        except ModuleNotFoundError:
+            raise ModuleNotFoundError('SweepExplorer needs ipympl: pip install "sparselab[lab]"') from None
         canvas = Canvas(PlainFigure(figsize=(_WIDTH / 100, 4.0), dpi=100))
         self._manager = FigureManager(canvas, 0)
         canvas.header_visible = canvas.footer_visible = canvas.toolbar_visible = canvas.resizable = False

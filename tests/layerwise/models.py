@@ -41,6 +41,16 @@ def gemma():
     return transformers.Gemma3ForCausalLM(config).eval()
 
 
+def mixtral():
+    """Experts in packed weights, each given the tokens that are routed to it."""
+    transformers = _transformers()
+    config = transformers.MixtralConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, num_local_experts=2, num_experts_per_tok=2,
+    )  # fmt: skip
+    return transformers.MixtralForCausalLM(config).eval()
+
+
 def bert():
     transformers = _transformers()
     config = transformers.BertConfig(

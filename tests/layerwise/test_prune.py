@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import sparselab as sl
-from sparselab.core.layers import layer_weights
+from sparselab.core.layers import layer_weights, model_weights
 from sparselab.masks import calculator, create_mask
 from sparselab.pruners import Pruned, get_pruner
 from sparselab.statistics import SecondMoments, collect
@@ -19,6 +19,7 @@ BLOCKS = {  # model, batches, the first name of its blocks and how many there ar
     "llama": (models.llama, models.tokens, "model.layers.0", 2),
     "padded": (models.llama, lambda: models.tokens(padded=True), "model.layers.0", 2),
     "gemma": (models.gemma, models.tokens, "model.layers.0", 4),
+    "mixtral": (models.mixtral, models.tokens, "model.layers.0", 2),
     "bert": (models.bert, lambda: models.tokens(padded=True), "bert.encoder.layer.0", 2),
     "t5": (models.t5, models.t5_batches, "decoder.block.0", 2),
     "vit": (models.vit, models.pictures, None, 2),
@@ -80,7 +81,7 @@ def test_as_the_whole_model_run_for_every_weight(name, sequential):
     report = sl.prune(model, iter(batches), pruner=pruner, sequential=sequential, progress=False)
     assert len(report.blocks) == count
     assert first is None or report.blocks[0] == first
-    names = list(report.frame.query("eligible")["layer"])
+    names = report.layers
     pruned_naively(naive, batches, pruner, names, sequential=sequential)
     for (key, found), expected in zip(model.state_dict().items(), naive.state_dict().values()):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6, msg=key)
@@ -94,11 +95,12 @@ def test_what_the_frame_says():
     dense = copy.deepcopy(model)
     report = sl.prune(model, batches, pruner="wanda", exclude="*.0.*.q_proj", progress=False)
     frame = report.frame.set_index("layer")
-    assert list(frame.index) == [layer.name for layer in layer_weights(model)]
+    assert list(frame.index) == [layer.name for layer in model_weights(model)]
     reasons = frame[~frame["eligible"]]["reason"].to_dict()
     assert reasons == {
         "model.layers.0.self_attn.q_proj.weight": "in exclude",
         "lm_head.weight": "tied to model.embed_tokens.weight",
+        "model.embed_tokens.weight": "tied: the same tensor as lm_head.weight, which has a row of its own",
     }
     name = "model.layers.1.mlp.down_proj.weight"
     row = frame.loc[name]
@@ -191,7 +193,7 @@ def test_blocks_that_read_more_than_the_one_before():
     naive = copy.deepcopy(model)
     report = sl.prune(model, batches, pruner="wanda", progress=False)
     assert report.blocks == ("",)
-    pruned_naively(naive, batches, get_pruner("wanda"), list(report.frame["layer"]), sequential=True)
+    pruned_naively(naive, batches, get_pruner("wanda"), report.layers, sequential=True)
     assert torch.equal(model.blocks[2].weight, naive.blocks[2].weight)
 
 
@@ -247,7 +249,7 @@ def test_only_the_blocks_that_are_asked_for(sequential):
     report = sl.prune(
         model, batches, pruner=Shifted(), include="model.layers.1.*", sequential=sequential, progress=False
     )
-    names = list(report.frame.query("eligible")["layer"])
+    names = report.layers
     assert len(names) == 7
     pruned_naively(naive, batches, Shifted(), names, sequential=sequential)
     assert all(torch.equal(*pair) for pair in zip(model.state_dict().values(), naive.state_dict().values()))

@@ -13,7 +13,17 @@ from sparselab.pruners.by_function import ByFunction
 from sparselab.statistics import InputNorms, SecondMoments, collect, reconstruction_error
 from sparselab.testing import PrunerContract
 
-SPECS = ["by_saliency", "by_saliency,wanda", "magnitude", "wanda", "ria,power=0.3", "sparsegpt", "admm", "alps"]
+SPECS = [
+    "by_saliency",
+    "by_saliency,wanda",
+    "magnitude",
+    "wanda",
+    "ria,power=0.3",
+    "sparsegpt",
+    "admm",
+    "alps",
+    "swaps",
+]
 
 
 class TestContract(PrunerContract):

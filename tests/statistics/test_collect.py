@@ -275,7 +275,8 @@ def test_padding_counts_for_nothing(make):
     assert set(together[SecondMoments][next(iter(together[SecondMoments]))].counts) == {19}
     if make is bert:
         assert together[SecondMoments]["pooler.dense.weight"].counts == (4,)
-    without = collect(model, [padded(some, 9)], KINDS, dtype=torch.float64)
+    assert_same(collect(model, [padded(some, 9)], KINDS, dtype=torch.float64), alone)  # found without being told
+    without = collect(model, [padded(some, 9)], KINDS, mask=None, dtype=torch.float64)
     name = next(iter(without[SecondMoments]))
     assert not torch.allclose(without[SecondMoments][name].sums, alone[SecondMoments][name].sums)
 

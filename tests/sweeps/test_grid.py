@@ -1,11 +1,15 @@
+import enum
 import itertools
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sparselab.sweeps.experimenting import experiment
 from sparselab.sweeps.grid import axis, check_names, chosen, grid
 from sparselab.sweeps.trial import Trial
 
@@ -26,9 +30,47 @@ def test_what_is_an_axis():
         assert axis("x", value) == [value]
 
 
+class Kind(enum.Enum):
+    ONE, TWO, PAIR = 1, "two", (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("values", "seen", "rows"),
+    [
+        (torch.linspace(0, 1, 3), [0.0, 0.5, 1.0], [0.0, 0.5, 1.0]),
+        (torch.arange(3), [0, 1, 2], [0, 1, 2]),
+        (np.linspace(0, 1, 3), [0.0, 0.5, 1.0], [0.0, 0.5, 1.0]),
+        (pd.Series([1, 2], index=["a", "b"]), [1, 2], [1, 2]),
+        (pd.Index(["1:4", "2:4"]), ["1:4", "2:4"], ["1:4", "2:4"]),
+        (pd.Categorical(["b", "a"]), ["b", "a"], ["b", "a"]),
+        (Kind, list(Kind), [1, "two", "PAIR"]),
+        ([Kind.TWO, np.float32(0.5)], [Kind.TWO, np.float32(0.5)], ["two", 0.5]),
+    ],
+)
+def test_arrays_and_enums_are_axes_and_rows_have_plain_values(values, seen, rows):
+    met = []
+
+    def task(trial):
+        met.append(trial.x)
+        return {"y": 1}
+
+    frame = experiment(task, x=values, progress=False)
+    assert met == seen
+    assert [type(value) for value in met] == [type(value) for value in seen]
+    assert frame["x"].tolist() == rows
+    assert {type(value) for value in frame["x"].tolist()} <= {int, float, str}
+    assert len(set(frame["key"])) == len(rows)
+
+
+def test_arrays_of_other_dimensions_are_one_value():
+    for value in (torch.zeros(2, 2), torch.tensor(1.0), np.zeros((2, 2)), pd.DataFrame({"a": [1]})):
+        assert [id(one) for one in axis("x", value)] == [id(value)]
+
+
 def test_axes_that_are_none():
-    with pytest.raises(ValueError, match="x is an axis without values"):
-        axis("x", [])
+    for nothing in ([], torch.zeros(0), pd.Series([], dtype=float), enum.Enum("Nobody", [])):
+        with pytest.raises(ValueError, match="x is an axis without values"):
+            axis("x", nothing)
     with pytest.raises(ValueError, match="generator without an end"):
         axis("x", itertools.count())
     with pytest.raises(ValueError, match=r"has no order.*use a list"):

@@ -12,6 +12,7 @@ Arrays are uint8 ``(count, width)``, C-contiguous, ``width`` a multiple of ``WID
 from __future__ import annotations
 
 import platform
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,22 +29,35 @@ Sums = NDArray[np.int32]
 
 WIDTH = 64
 TILE = 4
-_CACHED = 2**18  # bytes of rows that stay in a core's second-level cache while others stream past
+_CACHED = 2**14  # bytes of rows that stay in a core's first-level cache while others stream past
 
 _CGUTILS: Any = cgutils  # untyped
+
+
+@dataclass(frozen=True)
+class _Instruction:
+    """An instruction of the processor's ``feature``: LLVM's ``name`` of it, the bytes it takes at a time, and how many
+    columns of a tile are summed at once, so that the sums of all stay in registers (32 with AVX-512, else 16)."""
+
+    feature: str
+    name: str
+    step: int
+    columns: int
+
+
 _INSTRUCTIONS = (
-    ("avx512bw", 64, "llvm.x86.avx512.psad.bw.512"),
-    ("avx2", 32, "llvm.x86.avx2.psad.bw"),
-    ("sse2", 16, "llvm.x86.sse2.psad.bw"),
+    _Instruction("avx512bw", "llvm.x86.avx512.psad.bw.512", 64, TILE),
+    _Instruction("avx2", "llvm.x86.avx2.psad.bw", 32, TILE // 2),
+    _Instruction("sse2", "llvm.x86.sse2.psad.bw", 16, TILE // 2),
 )
 
 
-def _instruction() -> tuple[int, str] | None:
-    """Bytes a step and LLVM's name of the widest instruction this processor has, or ``None``."""
+def _instruction() -> _Instruction | None:
+    """The widest that this processor has, or ``None``."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return None
     features = binding.get_host_cpu_features()
-    return next(((step, name) for feature, step, name in _INSTRUCTIONS if features.get(feature)), None)
+    return next((each for each in _INSTRUCTIONS if features.get(each.feature)), None)
 
 
 def _emit_tile(builder: Any, step: int, name: str, left: list[Any], right: list[Any], width: Any) -> list[Any]:
@@ -93,8 +107,9 @@ def _pointers(context: Any, builder: Any, kind: Any, array: Any, first: Any, cou
     return [builder.gep(view.data, [builder.mul(row, width)]) for row in rows], width
 
 
-def _by_instruction(step: int, name: str) -> tuple[Any, Any]:
-    """``pair`` and ``tile`` by LLVM's instruction ``name``, which takes ``step`` bytes."""
+def _by_instruction(chosen: _Instruction) -> tuple[Any, Any]:
+    """``pair`` and ``tile`` by one of the instructions."""
+    step, name = chosen.step, chosen.name
 
     @intrinsic
     def pair(typing: Any, left: Any, i: Any, right: Any, j: Any) -> Any:
@@ -112,11 +127,13 @@ def _by_instruction(step: int, name: str) -> tuple[Any, Any]:
             lefts, width = _pointers(context, builder, kinds[0], args[0], args[1], TILE)
             rights, _ = _pointers(context, builder, kinds[2], args[2], args[3], TILE)
             targets, _ = _pointers(context, builder, kinds[4], args[4], args[1], TILE)
-            sums = iter(_emit_tile(builder, step, name, lefts, rights, width))
-            for target in targets:
-                for x in range(TILE):
-                    column = builder.add(args[3], ir.Constant(ir.IntType(64), x))
-                    builder.store(next(sums), builder.gep(target, [column]))
+            for start in range(0, TILE, chosen.columns):
+                columns = range(start, start + chosen.columns)
+                sums = iter(_emit_tile(builder, step, name, lefts, [rights[x] for x in columns], width))
+                for target in targets:
+                    for x in columns:
+                        column = builder.add(args[3], ir.Constant(ir.IntType(64), x))
+                        builder.store(next(sums), builder.gep(target, [column]))
             return context.get_dummy_value()
 
         return types.void(left, types.intp, right, types.intp, out), generate
@@ -142,7 +159,7 @@ def plain_tile(left: Bytes, i: int, right: Bytes, j: int, out: Sums) -> None:
 
 
 _found = _instruction()
-pair, tile = (plain_pair, plain_tile) if _found is None else _by_instruction(*_found)
+pair, tile = (plain_pair, plain_tile) if _found is None else _by_instruction(_found)
 
 
 @jit

@@ -1,0 +1,169 @@
+"""Where a model belongs and something else is given: what is taken, what was given, and what to do."""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+import sparselab as sl
+from sparselab.network.control import random_plan
+from sparselab.sweeps.runners import runner
+
+X = torch.randn(2, 8)
+
+
+def model() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+
+
+def task(made: Any) -> sl.tasks.Task:
+    data = torch.utils.data.TensorDataset(X, torch.zeros(2, dtype=torch.int64))
+    return sl.tasks.Task("mine", lambda: made, data, data, example_inputs=X)
+
+
+FUNCTIONS: dict[str, Callable[[Any], object]] = {
+    "magnitude_report": lambda given: sl.magnitude_report(given, "2:4"),
+    "Sparsifier": lambda given: sl.Sparsifier(given),
+    "apply_to": lambda given: sl.Sparsifier(model()).apply_to(given),
+    "ASP": lambda given: sl.ASP.init_model_for_pruning(given),
+    "permute": lambda given: sl.permute(given, X),
+    "random_plan": lambda given: random_plan(given, X),
+    "Plan.apply": lambda given: sl.Plan().apply(given),
+    "collect": lambda given: sl.statistics.collect(given, [X]),
+    "recalibrate_batchnorm": lambda given: sl.recalibrate_batchnorm(given, [X]),
+    "AccuracyTracker": lambda given: sl.trackers.AccuracyTracker(given, []),
+    "evaluate": lambda given: sl.tasks.evaluate(task(given), given),
+    "train": lambda given: sl.tasks.train(task(given), given),
+    "the model of task 'mine'": lambda given: sl.tasks.fresh_model(task(given)),
+}
+GIVEN = {
+    "None: does the function that makes the model return it?": None,
+    "a OrderedDict: load a state dict into its model first, model.load_state_dict(state)": model().state_dict(),
+    "the path 'model.pt': make the model and load the file into it first": Path("model.pt"),
+    "the path 'model.safetensors': make the model and load the file into it first": "model.safetensors",
+    "the class Linear: make a model of it, Linear(...)": nn.Linear,
+    "a list: put its modules together first, torch.nn.Sequential(*modules)": [nn.Linear(8, 8)],
+    "the function model: give the model that it makes or calls": model,
+    "the function partial: give the model that it makes or calls": functools.partial(nn.Linear, 8, 8),
+    "a tensor of shape (2, 8): give the model that holds it": X,
+    "3, a int": 3,
+}
+
+
+@pytest.mark.parametrize("taker", FUNCTIONS)
+@pytest.mark.parametrize("words", GIVEN)
+def test_what_is_no_module_is_refused(taker, words):
+    with pytest.raises(ValueError, match=re.escape(f"{taker} takes a torch.nn.Module, got {words}")):
+        FUNCTIONS[taker](GIVEN[words])
+
+
+@pytest.mark.parametrize("words", GIVEN)
+def test_widgets_take_modules_too(words):
+    pytest.importorskip("ipywidgets", reason="needs the extra 'lab'")
+    with pytest.raises(ValueError, match=re.escape(f"MagnitudeLoss takes a torch.nn.Module, got {words}")):
+        sl.widgets.MagnitudeLoss(GIVEN[words])
+    if GIVEN[words] is not None:
+        with pytest.raises(ValueError, match=re.escape(f"(dense=...) takes a torch.nn.Module, got {words}")):
+            sl.widgets.MaskRecomputation(task(model()), dense=GIVEN[words])
+    if GIVEN[words] is not X:
+        with pytest.raises(ValueError, match=re.escape(f"or an array, takes a torch.nn.Module, got {words}")):
+            sl.widgets.PermutationGain(GIVEN[words])
+
+
+def test_the_explorer_says_which_extra_it_needs(monkeypatch):
+    pytest.importorskip("ipywidgets", reason="needs the extra 'lab'")
+    monkeypatch.setitem(sys.modules, "ipympl.backend_nbagg", None)
+    frame = pd.DataFrame({"x": [1, 2], "y": [1.0, 2.0], "state": "done"})
+    with pytest.raises(ModuleNotFoundError, match=r'SweepExplorer needs ipympl: pip install "sparselab\[lab\]"'):
+        sl.widgets.SweepExplorer(frame)
+
+
+@pytest.fixture(scope="module")
+def not_python() -> dict[str, nn.Module]:
+    around = nn.Sequential(nn.Linear(8, 8))
+    around[0].add_module("back", around)
+    return {
+        "a module in Python, got a scripted or traced one": torch.jit.script(model()),
+        "a module with its layers, got an exported program": torch.export.export(model(), (X,)).module(),
+        "a module with an end, got one that is inside itself, as '0.back'": around,
+    }
+
+
+@pytest.mark.parametrize(
+    "taker",
+    ["Sparsifier", "apply_to", "ASP", "permute", "random_plan", "Plan.apply", "collect", "recalibrate_batchnorm"],
+)
+def test_what_cannot_be_changed_or_hooked_is_refused(taker, not_python):
+    for words, given in not_python.items():
+        with pytest.raises(ValueError, match=re.escape(f"{taker} takes {words}")):
+            FUNCTIONS[taker](given)
+
+
+def test_exported_programs_and_unfinished_modules_are_told():
+    class Unfinished(nn.Module):
+        def __init__(self):
+            self.width = 3
+
+    with pytest.raises(
+        ValueError, match=r"got a Unfinished that is none yet: call super\(\).__init__\(\) in its __init__"
+    ):
+        sl.Sparsifier(Unfinished())
+    program = torch.export.export(model(), (X,))
+    with pytest.raises(
+        ValueError, match="got an exported program: give the model that it was made of, and export that"
+    ):
+        sl.permute(program, X)
+
+
+def test_models_without_parameters_are_measured():
+    """A bare StopIteration it was, which ends whatever loop is around."""
+    doubled = nn.Hardtanh()
+    labels = X.argmax(1)
+    data = torch.utils.data.TensorDataset(X, labels)
+    measured = sl.tasks.evaluate(sl.tasks.Task("mine", lambda: doubled, data, data), doubled)
+    assert measured["top1"] == 100 * float((doubled(X).argmax(1) == labels).double().mean())
+    tracker = sl.trackers.AccuracyTracker(doubled, [(X, labels)])
+    tracker.record()
+    assert tracker.frame["top1"].tolist() == [measured["top1"]]
+    with pytest.raises(
+        ValueError, match="no parameter of this Hardtanh requires a gradient, so there is nothing to train"
+    ):
+        sl.tasks.train(sl.tasks.Task("mine", lambda: doubled, data, data), doubled)
+    frozen_where_it_matters = nn.Sequential(nn.Linear(8, 8).requires_grad_(False), nn.LazyLinear(3))
+    frozen_where_it_matters.forward = frozen_where_it_matters[0].forward
+    with pytest.raises(ValueError, match="the loss does not depend on a parameter that requires a gradient"):
+        sl.tasks.train(sl.tasks.Task("mine", lambda: None, data, data), frozen_where_it_matters, steps=1)
+
+
+def test_answers_that_choose_no_class_are_refused():
+    for answer, words in (
+        (nn.Flatten(0), r"float32 of shape \(16,\)"),
+        (nn.Linear(8, 0), r"float32 of shape \(2, 0\)"),
+        (nn.LSTM(8, 8), "a tuple"),
+    ):
+        tracker = sl.trackers.AccuracyTracker(answer, [(X, torch.zeros(2, dtype=torch.int64))])
+        with pytest.raises(
+            ValueError,
+            match=rf"classes are chosen by logits .* here of shape \(2,\); the model answered {words}: give a loss and",
+        ):
+            tracker.record()
+    for batch, kind in ((X, "Tensor"), ({"input": X}, "dict"), ((X,), "tuple")):
+        with pytest.raises(ValueError, match=rf"A batch is \(inputs, labels\), .* or a dict with labels; got a {kind}"):
+            sl.trackers.AccuracyTracker(nn.Linear(8, 8), [batch]).record()
+
+
+def test_a_task_whose_model_is_none_is_refused_by_experiment():
+    made = runner(lambda: task(None))
+    assert made is not None
+    frame = sl.experiment(task=task(None), steps=0, progress=False)
+    assert frame["state"].tolist() == ["failed"]
+    assert "the model of task 'mine' takes a torch.nn.Module, got None" in frame["error"][0]
