@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -65,17 +66,13 @@ class Comparison:
             "steps": 0,
             "seed": 0,
         }
-        for seed in range(self.seeds):
-            for windows in self.windows:
-                for pattern in self.patterns:
-                    for pruner in self.pruners:
-                        for channels in self.channels:
-                            for steps in self.steps:
-                                told = pruner != "magnitude" or (seed == 0 and windows == self.windows[0])
-                                ordered = channels == AS_TRAINED or not pattern.startswith("unstructured")
-                                if told and ordered:
-                                    how = {"pattern": pattern, "pruner": pruner, "channels": channels}
-                                    yield {**shared, **how, "calibration": windows, "steps": steps, "seed": seed}
+        each = product(range(self.seeds), self.windows, self.patterns, self.pruners, self.channels, self.steps)
+        for seed, windows, pattern, pruner, channels, steps in each:
+            told = pruner != "magnitude" or (seed == 0 and windows == self.windows[0])
+            ordered = channels == AS_TRAINED or not pattern.startswith("unstructured")
+            if told and ordered:
+                how = {"pattern": pattern, "pruner": pruner, "channels": channels}
+                yield {**shared, **how, "calibration": windows, "steps": steps, "seed": seed}
 
 
 FULL = (
