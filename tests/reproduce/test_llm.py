@@ -54,7 +54,6 @@ def task():
 def frame(task, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(llm, "loaded_task", lambda name: task)
-        patch.setenv("SPARSELAB_CACHE", str(tmp_path_factory.mktemp("cache")))
         settings = Settings(progress=False, device="cpu", store=tmp_path_factory.mktemp("store") / "trials.sqlite")
         return trials(COMPARISONS, settings)
 
