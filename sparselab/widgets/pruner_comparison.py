@@ -103,7 +103,10 @@ class PrunerComparison(WorkingPanel):
     @property
     def window_figure(self) -> Figure:
         """The window onto what each pruner left. Raises ``ValueError`` before one is done."""
-        made = {each.pruner: (each.mask, each.weights) for each in self.results}
+        return self._windows_of(self.results)
+
+    def _windows_of(self, found: Sequence[logic.PrunedLayer]) -> Figure:
+        made = {each.pruner: (each.mask, each.weights) for each in found}
         groups = calculator(self.pattern).nm
         weights = logic.weights_of(self._layers[self.layer])
         at = {"row": self.row, "channel": self.channel}
@@ -185,7 +188,7 @@ class PrunerComparison(WorkingPanel):
         if change["name"] == "layer":
             self._fit_window()
         with self.problems_shown():
-            self._draw()
+            self._draw(self.results)
             self._status.value = "Done." if self.results else ""
             self.run()
 
@@ -200,32 +203,31 @@ class PrunerComparison(WorkingPanel):
 
     def _moved(self, _: Any) -> None:
         with self.problems_shown():
-            self._draw()
+            self._draw(self.results)
 
     def _show(self, job: Job) -> None:
         if job is not self._job:  # another took its place
             return
-        self._draw()
-        done, of = len(self.results), len(self.pruners)
+        state, found = state_of(job), self.results  # as they are now: the work goes on while this is drawn
+        self._draw(found)
         statistics = self._statistics
-        doing = f", now {self._doing}" if job.running and self._doing else ""
+        doing = f", now {self._doing}" if state == "Running" and self._doing else ""
         self._status.value = html.escape(
-            f"{state_of(job)}: {done} of {of} pruners{doing}, {job.seconds:.1f} s; inputs of the layer: "
+            f"{state}: {len(found)} of {len(self.pruners)} pruners{doing}, {job.seconds:.1f} s; inputs of the layer: "
             f"{statistics.done} of {len(statistics.batches)} batches seen."
         )
 
-    def _draw(self) -> None:
+    def _draw(self, found: Sequence[logic.PrunedLayer]) -> None:
         """The pictures, where there is something new to see."""
-        found = self.results
         if not found:
             self._bars.clear()
             self._windows.clear()
             return
         key = self.layer, self.pattern, tuple(each.pruner for each in found)
         said = f"{self.layer} at {self.pattern}, reconstruction error: {logic.in_short(found)}"
-        self._bars.show_of(key, lambda: self.figure, said)
+        self._bars.show_of(key, lambda: pictures_of.pruner_bars(logic.comparison_frame(found)), said)
         self._windows.show_of(
             (*key, self.row, self.channel),
-            lambda: self.window_figure,
+            lambda: self._windows_of(found),
             f"Weights from row {self.row} and channel {self.channel} on as each pruner leaves them, and their change",
         )

@@ -8,6 +8,7 @@ from torch import nn
 
 pytest.importorskip("ipywidgets", reason="needs the extra 'lab'")
 import sparselab as sl
+from sparselab.plots import pruners as pictures_of
 from sparselab.statistics import SecondMoments
 from sparselab.widgets import pruning as logic
 from sparselab.widgets.layers import choosable_layers
@@ -173,6 +174,23 @@ def test_stop_and_go_on(model, batches, monkeypatch):
     panel._run.click()
     panel.wait(60)
     assert list(panel.frame["pruner"]) == ["magnitude", "wanda"]
+
+
+def test_done_is_said_when_all_is_drawn(panel, monkeypatch):
+    """What ends while the pictures are drawn is for the next time."""
+    kept = panel._found.pop(("middle.weight", "2:4", "sparsegpt"))
+    draw = pictures_of.pruner_bars
+
+    def ending_meanwhile(frame):
+        panel._found["middle.weight", "2:4", "sparsegpt"] = kept
+        return draw(frame)
+
+    monkeypatch.setattr(pictures_of, "pruner_bars", ending_meanwhile)
+    panel._show(panel._job)
+    assert "2 of 3 pruners" in panel._status.value
+    assert "sparsegpt" not in panel._bars.value.partition("src=")[0]
+    panel._show(panel._job)
+    assert "3 of 3 pruners" in panel._status.value
 
 
 def test_errors_are_shown_in_words(panel, model, batches):
