@@ -14,7 +14,7 @@ from sparselab._version import __version__ as __version__
 if TYPE_CHECKING:
     from sparselab import measures, plots, saliency, statistics, tasks, trackers, widgets
     from sparselab.core.patterns import Pattern
-    from sparselab.layerwise import PruneReport, prune
+    from sparselab.layerwise import PruneReport, prune, reconstruct
     from sparselab.masks import create_mask
     from sparselab.network.permuting import permute
     from sparselab.network.plan import Plan
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sparselab.reports import check, magnitude_report
     from sparselab.sweeps.experimenting import experiment
     from sparselab.sweeps.frames import history, load
+    from sparselab.training.adapters import mask_lora
     from sparselab.training.asp import ASP
     from sparselab.training.batchnorm import recalibrate_batchnorm
     from sparselab.training.finalizing import finalized
@@ -45,9 +46,11 @@ _HOMES = {
     "history": "sparselab.sweeps.frames",
     "load": "sparselab.sweeps.frames",
     "magnitude_report": "sparselab.reports",
+    "mask_lora": "sparselab.training.adapters",
     "permute": "sparselab.network.permuting",
     "prune": "sparselab.layerwise",
     "recalibrate_batchnorm": "sparselab.training.batchnorm",
+    "reconstruct": "sparselab.layerwise",
     "search_permutation": "sparselab.permutation",
     "search_permutations": "sparselab.permutation",
 }
@@ -69,11 +72,13 @@ __all__ = [
     "history",
     "load",
     "magnitude_report",
+    "mask_lora",
     "measures",
     "permute",
     "plots",
     "prune",
     "recalibrate_batchnorm",
+    "reconstruct",
     "saliency",
     "search_permutation",
     "search_permutations",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sparselab.layerwise.pruning import prune
+from sparselab.layerwise.reconstructing import reconstruct
 from sparselab.layerwise.report import PruneReport
 
-__all__ = ["PruneReport", "prune"]
+__all__ = ["PruneReport", "prune", "reconstruct"]

@@ -145,6 +145,26 @@ def chain_of(model: nn.Module, blocks: Sequence[str], batch: Any, device: torch.
     return Chain(model, chain.blocks, device)
 
 
+def chain_by(
+    model: nn.Module, blocks: str | Sequence[str] | None, batch: Any, device: torch.device | str | None = None
+) -> Chain:
+    """The chain that ``blocks`` says, as ``prune`` takes them; found ones that are none give way to the whole model.
+
+    Raises ``ValueError`` for names of no module, and as ``chain_of`` does.
+    """
+    if blocks != "auto":
+        names = [blocks] if isinstance(blocks, str) else list(blocks or ())
+        known = {name for name, _ in model.named_modules()}
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise ValueError(f"blocks names {unknown[0]!r}, which is no module of the model")
+        return chain_of(model, names, batch, device)
+    try:
+        return chain_of(model, found_blocks(model), batch, device)
+    except ValueError:
+        return chain_of(model, (), batch, device)
+
+
 def found_blocks(model: nn.Module) -> tuple[str, ...]:
     """The names of the longest list of equal layers in ``model``; none where there is no such list.
 

@@ -20,7 +20,7 @@ from sparselab.core.fingerprint import digest
 from sparselab.core.layers import LayerWeight, Names
 from sparselab.core.models import evaluating, to_device, unwrap
 from sparselab.layerwise.block import BlockWork, Method
-from sparselab.layerwise.chain import Chain, chain_of, found_blocks, without_cache
+from sparselab.layerwise.chain import Chain, chain_by, without_cache
 from sparselab.layerwise.choosing import Chosen, chosen
 from sparselab.layerwise.journal import begin
 from sparselab.layerwise.report import PruneReport, frame_of
@@ -127,7 +127,7 @@ def prune(
     with ExitStack() as stack:
         for context in (torch.no_grad(), evaluating(inner), without_cache(inner), without_nested_tensors(inner)):
             stack.enter_context(context)
-        chain = _chain(inner, blocks, batches[0], device)
+        chain = chain_by(inner, blocks, batches[0], device)
         weights = chosen(chain, Names.of(include, exclude), method)
         run = _Run(chain, weights, batches, method, mask)
         protocol = run.protocol(strategy, seed)
@@ -140,23 +140,6 @@ def prune(
     frame = frame_of(weights, chain, rows, protocol)
     names = tuple(block.name for block in chain.blocks)
     return PruneReport(frame, protocol, names, report, resumed, time.perf_counter() - started)
-
-
-def _chain(
-    model: nn.Module, blocks: str | Sequence[str] | None, batch: Any, device: torch.device | str | None
-) -> Chain:
-    """The chain that ``blocks`` says; found ones that are none give way to the whole model."""
-    if blocks != "auto":
-        names = [blocks] if isinstance(blocks, str) else list(blocks or ())
-        known = {name for name, _ in model.named_modules()}
-        unknown = [name for name in names if name not in known]
-        if unknown:
-            raise ValueError(f"blocks names {unknown[0]!r}, which is no module of the model")
-        return chain_of(model, names, batch, device)
-    try:
-        return chain_of(model, found_blocks(model), batch, device)
-    except ValueError:
-        return chain_of(model, (), batch, device)
 
 
 # ---------------------------------------------------------------------------------------------------------------- a run

@@ -67,7 +67,7 @@ class Divergence(Mean):
     name, label, higher_is_better = "kl", "KL to dense (nats)", False
 
     def __init__(self, reference: Callable[[], nn.Module]) -> None:
-        self.reference = _Kept(reference)
+        self.reference = reference if isinstance(reference, DenseReference) else DenseReference(reference)
 
     def sums(self, model: nn.Module, batch: Batch) -> tuple[float, int]:
         """Divergence and tokens of a batch."""
@@ -83,8 +83,8 @@ class Divergence(Mean):
         return [type(self).__module__, type(self).__qualname__]
 
 
-class _Kept:
-    """A model that is made once, however often the metric is copied."""
+class DenseReference:
+    """A model that others are compared with: it is made once, however often what refers to it is copied."""
 
     def __init__(self, make: Callable[[], nn.Module]) -> None:
         self.make = make
@@ -96,7 +96,11 @@ class _Kept:
             self.model = self.make().eval()
         return self.model.to(device)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Kept:
+    def __call__(self) -> nn.Module:
+        """Another one like it."""
+        return self.make()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DenseReference:
         return self
 
     def __getstate__(self) -> dict[str, Any]:

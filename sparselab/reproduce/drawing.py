@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 import pandas as pd
 
 from sparselab.plots import require_columns
-from sparselab.plots.style import COLOURS, MARKERS, Figure, style
+from sparselab.plots.style import COLOURS, MARKERS, Figure, looks, style
 
 
 def layers_succeeding(frame: pd.DataFrame) -> Figure:
@@ -111,4 +113,31 @@ def efficacy_and_bound(frame: pd.DataFrame) -> Figure:
             axes.set_xlabel("efficacy, %; dashed: no order above")
         figure.axes[0].set_yticks(range(len(strategies)), strategies)
         figure.axes[0].set_ylim(len(strategies) - 0.5, -0.5)
+    return figure
+
+
+def perplexity_by_calibration(frame: pd.DataFrame, caption: str) -> Figure:
+    """Perplexity against the number of calibration windows: a line of means per pruner, a mark per seed.
+
+    ``caption`` is the protocol, which stands below. ``frame`` has ``pruner, calibration, perplexity``.
+    """
+    require_columns(frame, ("pruner", "calibration", "perplexity"), "perplexity_by_calibration")
+    sizes = sorted(frame["calibration"].unique())
+    with style():
+        figure = Figure(figsize=(7.0, 4.2), layout="constrained")
+        axes = figure.add_subplot()
+        for (pruner, rows), (colour, marker) in zip(frame.groupby("pruner", sort=False), looks(), strict=False):
+            means = rows.groupby("calibration")["perplexity"].mean()
+            axes.plot(rows["calibration"], rows["perplexity"], marker, color=colour, ms=4, alpha=0.35)
+            axes.plot(means.index, means, color=colour, marker=marker, ms=5, lw=1.6, label=str(pruner))
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.yaxis.set_major_formatter("{x:.0f}")
+        axes.yaxis.set_minor_formatter("{x:.0f}")
+        axes.set_xlabel("windows of calibration")
+        axes.set_ylabel("perplexity")
+        axes.set_title("How much calibration a pruner needs, 2:4 as trained")
+        axes.legend()
+        figure.supxlabel(textwrap.fill(caption, 120), fontsize=7, color="#666666")
     return figure

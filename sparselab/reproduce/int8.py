@@ -24,11 +24,16 @@ def quantise_int8(model: nn.Module, batches: Iterable[Any]) -> None:
     """
     layers = [module for module in model.modules() if isinstance(module, LAYERS)]
     largest = _largest_inputs(model, layers, batches)
-    with torch.no_grad():
-        for layer in layers:
-            scale = layer.weight.abs().flatten(1).amax(1) / LARGEST
-            layer.weight.copy_(rounded(layer.weight, scale.reshape(-1, *[1] * (layer.weight.ndim - 1))))
-            layer.register_forward_pre_hook(_rounding(largest[layer] / LARGEST))
+    round_weights(layer.weight.detach() for layer in layers)
+    for layer in layers:
+        layer.register_forward_pre_hook(_rounding(largest[layer] / LARGEST))
+
+
+def round_weights(weights: Iterable[Tensor]) -> None:
+    """Round ``weights`` of layers to int8, in place, each with a scale for each output (dimension 0)."""
+    for weight in weights:
+        scale = weight.abs().flatten(1).amax(1) / LARGEST
+        weight.copy_(rounded(weight, scale.reshape(-1, *[1] * (weight.ndim - 1))))
 
 
 def rounded(values: Tensor, scale: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ PARTS: Mapping[str, str] = {
     "architectures": "sparselab.reproduce.architectures",
     "transformers": "sparselab.reproduce.transformers",
     "schedules": "sparselab.reproduce.schedules",
+    "llm": "sparselab.reproduce.llm",
 }
 """Every part by name, in the order of the report; each module has ``run(settings) -> Section``."""
 

@@ -10,7 +10,9 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from sparselab.metrics.language import Divergence, Perplexity, next_token_loss
+from sparselab.core.registry import unknown_name
+from sparselab.metrics.language import DenseReference, Divergence, Perplexity, next_token_loss
+from sparselab.tasks.distillation import Distillation
 from sparselab.tasks.task import Recipe, Task
 from sparselab.tasks.text import Text, Tokenizer, Windows, texts
 
@@ -63,6 +65,10 @@ FINETUNING = Recipe("adamw,1e-4", "cosine", epochs=0, batch_size=2, warmup=0.1)
 """Of decoders on a CPU: some tens of steps of two windows each; without ``steps`` there are none."""
 
 
+LOSSES = ("next_token", "distil")
+"""What fine-tuning may make small."""
+
+
 def language_model_task(
     model: nn.Module | Callable[[], nn.Module],
     tokenizer: Tokenizer,
@@ -74,6 +80,7 @@ def language_model_task(
     stride: int | None = None,
     include: tuple[str, ...] | None = None,
     recipe: Recipe | None = None,
+    loss: str = "next_token",
     folder: str | None = None,
 ) -> LanguageModelTask:
     """A decoder of your own as a task: perplexity and the divergence from the dense model.
@@ -84,16 +91,22 @@ def language_model_task(
     (``sparselab.tasks.text.texts``), or a pair: what to judge on, what to calibrate and train on.
     Judged are the first ``windows`` (``None``: all) of ``context`` tokens, each ``stride`` (default:
     ``context``) after the one before. ``include`` are the layers to prune, ``recipe`` is that of
-    fine-tuning; sweeps do not fine-tune unless told how many ``steps``.
+    fine-tuning; sweeps do not fine-tune unless told how many ``steps``. ``loss`` is what it makes
+    small: ``"next_token"``, the cross-entropy of the text, or ``"distil"``, the divergence from the
+    dense model (``Distillation``).
 
-    Raises ``ValueError`` for a text that is too short, ``FileNotFoundError`` for one that is missing.
+    Raises ``ValueError`` for a text that is too short and an unknown loss, ``FileNotFoundError`` for a
+    text that is missing.
     """
+    if loss not in LOSSES:
+        raise unknown_name("loss", loss, LOSSES)
     make = model if not isinstance(model, nn.Module) else _Copies(copy.deepcopy(model))
     judged, other = (
         texts(text, folder)
         if isinstance(text, str)
         else (_as_text(text[0], "text"), _as_text(text[1], "calibration text"))
     )
+    dense = DenseReference(make)
     held = Windows(judged.tokens(tokenizer), context, stride).first(windows)
     training = Windows(other.tokens(tokenizer), context)
     return LanguageModelTask(
@@ -101,8 +114,8 @@ def language_model_task(
         model=make,
         train_data=training,
         eval_data=held,
-        loss=next_token_loss,
-        metrics=(Perplexity(), Divergence(make)),
+        loss=Distillation(dense) if loss == "distil" else next_token_loss,
+        metrics=(Perplexity(), Divergence(dense)),
         example_inputs={"input_ids": held[torch.arange(1)]["input_ids"]},
         recipe=recipe or FINETUNING,
         include=include,

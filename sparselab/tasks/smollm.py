@@ -33,7 +33,8 @@ class SmolLM2:
     as ``dtype`` (``"float32"``, ``"bfloat16"``). ``text`` is ``"wikitext-2"`` (in ``folder``, by
     default in the data folder), ``"python"`` or ``"auto"``; see ``sparselab.tasks.text.texts``. The
     first ``windows`` of ``context`` tokens are judged, each ``stride`` (default: ``context``) after
-    the one before. The 210 matrices of the blocks are pruned; embedding and head are one tensor and
+    the one before. ``loss`` is what fine-tuning makes small, ``"next_token"`` or ``"distil"``
+    (``language_model_task``). The 210 matrices of the blocks are pruned; embedding and head are one tensor and
     stay.
     """
 
@@ -42,6 +43,7 @@ class SmolLM2:
     context: int = 512
     stride: int | None = None
     dtype: str = "float32"
+    loss: str = "next_token"
     folder: str | None = None
 
     def __call__(self) -> LanguageModelTask:
@@ -56,6 +58,7 @@ class SmolLM2:
             stride=self.stride,
             include=("model.layers.*",),
             recipe=FINETUNING,
+            loss=self.loss,
             folder=self.folder,
         )
 
@@ -67,6 +70,7 @@ def smollm2(
     context: int = 512,
     stride: int | None = None,
     dtype: str = "float32",
+    loss: str = "next_token",
     folder: str | None = None,
 ) -> LanguageModelTask:
     """The task ``"smollm2"``: a real decoder, its tokenizer, and text to judge and calibrate it on.
@@ -76,7 +80,7 @@ def smollm2(
     Unpacking the weights takes half a minute, once: they are kept in sparselab's cache folder (540
     MB). Raises ``FileNotFoundError`` or ``ModuleNotFoundError`` saying what is missing.
     """
-    return SmolLM2(text, windows, context, stride, dtype, folder)()
+    return SmolLM2(text, windows, context, stride, dtype, loss, folder)()
 
 
 @dataclass(frozen=True)
