@@ -208,7 +208,7 @@ def test_smollm2():
     pytest.importorskip("gguf")
     task = sl.tasks.smollm2("python", windows=2, context=128)
     model = task.model()
-    assert task.answer(model, "The capital of France is", tokens=3).endswith("is Paris.")
+    assert "is Paris" in task.answer(model, "The capital of France is", tokens=8)
     dense = evaluate(task, model)
     assert dense["kl"] == pytest.approx(0, abs=1e-5)
     assert 5 < dense["perplexity"] < 60
