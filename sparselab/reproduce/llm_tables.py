@@ -114,7 +114,7 @@ def _ratio(rows: pd.DataFrame, pruner: str, channels: str) -> Estimate | None:
         return None
     nats = [np.array([_unpacked(each[seed]) for seed in seeds]).mean(0) for each in (moved, kept)]
     found = estimate(nats[0] - nats[1])
-    return Estimate(*(math.exp(each) for each in (found.mean, found.low, found.high)), found.p)
+    return Estimate(math.exp(found.mean), math.exp(found.low), math.exp(found.high), found.p)
 
 
 def _unpacked(nats: str) -> list[float]:

@@ -37,7 +37,7 @@ class Distillation:
         those = labels != IGNORED
         if not bool(those.all()):
             logits, expected = logits[those], expected[those]
-        found: Tensor = _Divergence.apply(logits, expected.to(logits.dtype))
+        found: Tensor = _Divergence.apply(logits, expected.to(logits.dtype))  # type: ignore[no-untyped-call]
         return found
 
 
@@ -57,7 +57,7 @@ class _Divergence(torch.autograd.Function):
         return (total / len(logits)).to(logits.dtype)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (gradient,) = ctx.saved_tensors
         return gradient * grad, None

@@ -109,5 +109,5 @@ def _weight(layer: Any) -> Tensor:
 def _adapted(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """The layers of peft that hold LoRA adapters of a weight (embeddings hold theirs under other names)."""
     for name, module in model.named_modules():
-        if isinstance(getattr(module, "lora_A", None), nn.ModuleDict) and len(module.lora_A):  # type: ignore[arg-type]
+        if isinstance(getattr(module, "lora_A", None), nn.ModuleDict) and len(module.lora_A):
             yield name, module
