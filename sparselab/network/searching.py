@@ -23,8 +23,8 @@ from sparselab.permutation.search import check_backend
 from sparselab.permutation.strategy import Callback, Strategy
 from sparselab.saliency import ModelSaliency
 
-# Axes keep the threads busy, so a search needs no second chain: one that is a quarter longer finds as much.
-_ONE_OF_MANY = Auto(chains=1, effort=1.25)
+# Axes keep the threads busy, so a search needs no second chain: one that is half longer finds as much.
+_ONE_OF_MANY = Auto(chains=1, effort=1.5)
 _AT_ONCE = 4  # axes searched side by side: each holds its scores in memory
 
 

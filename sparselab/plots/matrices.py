@@ -36,7 +36,7 @@ def mask_view(
         figure.subplots_adjust(left=0.055, right=0.99, bottom=0.15, top=0.9, wspace=0.25)
         rows, channels = _windows(weights, row, channel)
         _draw_whole(whole, weights, rows, channels)
-        _draw_window(window, weights, mask, rows, channels, m)
+        draw_window(window, weights, mask, rows, channels, m)
         _draw_sizes(sizes, weights, mask)
     return figure
 
@@ -59,7 +59,7 @@ def mask_window(
     with style():
         figure = Figure(figsize=(4.1, 3.5), dpi=100)
         axes = figure.add_axes((0.09, 0.15, 0.9, 0.75))
-        _draw_window(axes, weights, mask, *_windows(weights, row, channel), m)
+        draw_window(axes, weights, mask, *_windows(weights, row, channel), m)
     return figure
 
 
@@ -85,10 +85,11 @@ _CELLS = 120  # a side of a matrix drawn as a whole: enough for the picture's pi
 
 def _windows(weights: NDArray[Any], row: int, channel: int) -> tuple[slice, slice]:
     """The rows and the channels of the window that starts at ``row`` and ``channel``, or as near to it as it fits."""
-    return _window(row, weights.shape[0], WINDOW[0]), _window(channel, weights.shape[1], WINDOW[1])
+    return window_of(row, weights.shape[0], WINDOW[0]), window_of(channel, weights.shape[1], WINDOW[1])
 
 
-def _window(start: int, size: int, most: int) -> slice:
+def window_of(start: int, size: int, most: int) -> slice:
+    """The ``most`` places of ``size`` from ``start`` on, or as near to it as they fit."""
     start = max(0, min(start, size - most))
     return slice(start, min(size, start + most))
 
@@ -120,11 +121,21 @@ def _draw_whole(axes: Axes, weights: NDArray[Any], rows: slice, channels: slice)
     axes.set(title="Mean |w|, all of it", xlabel="input channel", ylabel="row")
 
 
-def _draw_window(
-    axes: Axes, weights: NDArray[Any], mask: NDArray[np.bool_], rows: slice, channels: slice, m: int | None
+def draw_window(
+    axes: Axes,
+    weights: NDArray[Any],
+    mask: NDArray[np.bool_],
+    rows: slice,
+    channels: slice,
+    m: int | None,
+    scale: float | None = None,
 ) -> None:
+    """Each weight of a window: purple above 0, orange below, pale with a dot where the mask takes it.
+
+    ``scale`` is the size of weights of full colour, by default of the largest in the window.
+    """
     part, kept = weights[rows, channels], mask[rows, channels]
-    near = float(np.abs(part).max()) or 1.0
+    near = scale or float(np.abs(part).max()) or 1.0
     colours = mpl.colormaps["PuOr"]((part / near + 1) / 2)
     colours[~kept, :3] += 0.8 * (1 - colours[~kept, :3])
     axes.imshow(
@@ -174,13 +185,13 @@ def order_view(
             f"order_view needs masks of the weights' shape and an order of their channels, got weights {weights.shape}, "
             f"masks {before.shape} and {after.shape}, order {order.shape}"
         )
-    rows, channels = _window(0, weights.shape[0], WINDOW[0]), _window(0, weights.shape[1], WINDOW[1] * 2 // 3)
+    rows, channels = window_of(0, weights.shape[0], WINDOW[0]), window_of(0, weights.shape[1], WINDOW[1] * 2 // 3)
     with style():
         figure = Figure(figsize=(6.4, 3.5), dpi=100)
         left, right = figure.subplots(1, 2)
         figure.subplots_adjust(left=0.085, right=0.99, bottom=0.15, top=0.9, wspace=0.14)
-        _draw_window(left, weights, before, rows, channels, m)
-        _draw_window(right, weights[:, order], after, rows, channels, m)
+        draw_window(left, weights, before, rows, channels, m)
+        draw_window(right, weights[:, order], after, rows, channels, m)
         left.set(title="As trained", ylabel="row")
         right.set(title="Channels permuted", xlabel="place of the channel")
     return figure
@@ -210,11 +221,22 @@ def loss_strip(frame: pd.DataFrame, layer: str | None = None, title: str = "Lost
     with style():
         figure = Figure(figsize=(6.4, 2.0), dpi=100)
         axes = figure.add_axes((0.09, 0.24, 0.9, 0.62))
-        axes.bar(places, drawn["lost_percent"], color=np.where(chosen, COLOURS[1], "#8FB8D6").tolist(), width=0.75)
+        many = len(drawn) > _MOST_APART
+        axes.bar(
+            places,
+            drawn["lost_percent"],
+            color=np.where(chosen, COLOURS[1], "#8FB8D6").tolist(),
+            width=1.0 if many else 0.75,
+        )
         if "permuted_lost_percent" in drawn:
-            axes.plot(places, drawn["permuted_lost_percent"], "o", color=COLOURS[0], ms=4, label="channels permuted")
+            size = 2 if many else 4
+            axes.plot(places, drawn["permuted_lost_percent"], "o", color=COLOURS[0], ms=size, label="channels permuted")
         best = drawn["ideal_lost_percent"]
-        axes.hlines(best, places - 0.4, places + 0.4, color="#000000", lw=1.2, label="ideal: as dense, no structure")
+        half, line = (0.5, 0.8) if many else (0.4, 1.2)
+        axes.hlines(best, places - half, places + half, color="#000000", lw=line, label="ideal: as dense, no structure")
+        if many and chosen.any():  # a bar of two pixels is not found by its colour
+            above = drawn["lost_percent"][chosen] + 0.07 * float(drawn["lost_percent"].max())
+            axes.plot(places[chosen], above, "v", color=COLOURS[1], ms=6)
         axes.set_xlim(-0.7, len(drawn) - 0.3)
         axes.set_ylim(0, 1.4 * max(1e-9, float(drawn["lost_percent"].max())))
         if len(drawn) <= _MOST_NAMED:
@@ -225,22 +247,24 @@ def loss_strip(frame: pd.DataFrame, layer: str | None = None, title: str = "Lost
             axes.set_xlabel("prunable layers, in the order of the network")
         axes.set_ylabel("lost, % of the sum")
         axes.set_title(
-            title + (f" ({_end_of(str(layer).removesuffix('.weight'), 34)} in orange)" if chosen.any() else "")
+            title + (f" ({end_of(str(layer).removesuffix('.weight'), 34)} in orange)" if chosen.any() else "")
         )
         axes.legend(loc="upper right", borderaxespad=0.0, ncols=2)
     return figure
 
 
 _MOST_NAMED = 6  # bars that have room for a name
+_MOST_APART = 100  # bars that have room between them
 
 
 def _in_two_lines(name: str) -> str:
     """``blocks.4.expand.weight`` as ``blocks.4`` over ``expand``, each cut from the left where it is long."""
     lines = name.removesuffix(".weight").rsplit(".", 1)
-    return "\n".join(_end_of(line, 14) for line in lines)
+    return "\n".join(end_of(line, 14) for line in lines)
 
 
-def _end_of(name: str, most: int) -> str:
+def end_of(name: str, most: int) -> str:
+    """``name``, cut from the left where it has more than so many letters."""
     return name if len(name) <= most else f"...{name[3 - most :]}"
 
 
@@ -259,7 +283,7 @@ def running_searches(frame: pd.DataFrame, bound: float | None = None) -> Figure:
             seconds, last = rows["seconds"].clip(lower=1e-2), float(rows["efficacy"].iloc[-1])
             axes.step(seconds, rows["efficacy"], where="post", color=colour, lw=1.6)
             axes.plot(
-                seconds.iloc[-1:], [last], marker, color=colour, ms=6, label=f"{_end_of(str(strategy), 20)}: {last:.1f}"
+                seconds.iloc[-1:], [last], marker, color=colour, ms=6, label=f"{end_of(str(strategy), 20)}: {last:.1f}"
             )
         if bound is not None:
             axes.axhline(bound, color="#666666", lw=1, ls="--", label=f"upper bound: {bound:.1f}")

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from sparselab.reports.audit import check
-from sparselab.reports.magnitude import magnitude_report
+from sparselab.reports.magnitude import Counted, magnitude_report
 
-__all__ = ["check", "magnitude_report"]
+__all__ = ["Counted", "check", "magnitude_report"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import pandas as pd
 import torch
@@ -20,6 +21,9 @@ from sparselab.masks.eligibility import why_not_pruned
 from sparselab.reports.values import values_of
 from sparselab.saliency import ModelSaliency
 
+Counted: TypeAlias = Callable[[int, int], object]
+"""Is called after each weight with how many are done, and of how many."""
+
 
 def magnitude_report(
     model: nn.Module,
@@ -28,6 +32,7 @@ def magnitude_report(
     saliency: ModelSaliency = "magnitude",
     rule: str = "divisible",
     custom: Custom | None = None,
+    callback: Counted | None = None,
 ) -> pd.DataFrame:
     """What ``pattern`` would keep of every weight: one row per weight, in the order of the modules. Changes nothing.
 
@@ -40,7 +45,8 @@ def magnitude_report(
     ``frame.attrs["whole_model"]`` has the sums over the eligible layers and the share of weights that they hold.
     ``saliency`` may be a mapping from weight name to saliency. A weight that cannot be read (quantised, offloaded, not
     loaded yet) has a row with the reason, and its ``total`` is NaN too. One that is sharded (``DTensor``) is gathered,
-    so every process has to call this. Raises ``ValueError`` naming the layer for weights that are not finite, and where
+    so every process has to call this. ``callback`` is called after each weight with how many are done, and of how many;
+    what it raises ends the report. Raises ``ValueError`` naming the layer for weights that are not finite, and where
     no weight is there yet (lazy layers, the meta device).
 
     >>> magnitude_report(nn.Linear(8, 4), "2:4")[["layer", "channels", "eligible"]].to_dict("records")
@@ -50,7 +56,11 @@ def magnitude_report(
     calculate = calculator(pattern)
     weights = list(model_weights(model, custom))
     require_some_values(weights)
-    rows = [_row(weight, calculate, saliency, rule) for weight in weights]
+    rows = []
+    for weight in weights:
+        rows.append(_row(weight, calculate, saliency, rule))
+        if callback is not None:
+            callback(len(rows), len(weights))
     frame = pd.DataFrame(rows, columns=_COLUMNS).astype({"eligible": bool})
     frame["lost_percent"] = measures.lost_percent(frame["retained"], frame["total"])
     once = [not isinstance(weight, TiedWeight) for weight in weights]

@@ -10,6 +10,7 @@ except ModuleNotFoundError:
 from sparselab.widgets.magnitude_loss import MagnitudeLoss
 from sparselab.widgets.mask_recomputation import MaskRecomputation
 from sparselab.widgets.permutation_gain import PermutationGain
+from sparselab.widgets.pruner_comparison import PrunerComparison
 from sparselab.widgets.sweep_explorer import SweepExplorer
 
-__all__ = ["MagnitudeLoss", "MaskRecomputation", "PermutationGain", "SweepExplorer"]
+__all__ = ["MagnitudeLoss", "MaskRecomputation", "PermutationGain", "PrunerComparison", "SweepExplorer"]

@@ -16,11 +16,12 @@ from sparselab.core import measures
 from sparselab.core.models import as_eager
 from sparselab.core.registry import unknown_name
 from sparselab.plots import matrices
-from sparselab.reports import magnitude_report
+from sparselab.reports import Counted, magnitude_report
 from sparselab.saliency import ModelSaliency
 from sparselab.widgets import layers as logic
+from sparselab.widgets.choosing import LayerChooser
 from sparselab.widgets.job import Job
-from sparselab.widgets.panel import LONG, Panel, Picture, controls, in_words, numbers, pictures, soon, wide
+from sparselab.widgets.panel import Panel, Picture, controls, in_words, numbers, pictures, soon, wide
 
 
 class MagnitudeLoss(Panel):
@@ -50,6 +51,7 @@ class MagnitudeLoss(Panel):
         self._saliencies: dict[str, ModelSaliency] = {"magnitude": "magnitude", **(saliencies or {})}
         self._reports: dict[tuple[str, str], pd.DataFrame] = {}
         self._job: Job | None = None
+        self._progress = (0, 0)
         self._scored: tuple[tuple[str, str], logic.ScoredLayer] | None = None
         self._seen: tuple[tuple[str, str, str], logic.MaskedLayer] | None = None
         self._drawn: tuple[object, ...] | None = None
@@ -113,15 +115,13 @@ class MagnitudeLoss(Panel):
 
     def _make_controls(self, pattern: str) -> dict[str, ipywidgets.Widget]:
         sizes = {name: " x ".join(map(str, layer.weight.shape)) for name, layer in self._layers.items()}
-        names = [(f"{name.removesuffix('.weight')}  ({size})", name) for name, size in sizes.items()]
+        labels = {name: f"{name.removesuffix('.weight')}  ({size})" for name, size in sizes.items()}
         patterns = list(dict.fromkeys([*logic.PATTERNS, pattern]))
         dropdown, slider = ipywidgets.Dropdown, ipywidgets.IntSlider
         plain = {"style": {"description_width": "initial"}}
         short = {"layout": {"width": "240px"}, **plain}
         return {
-            "layer": dropdown(
-                options=names, description="Layer", tooltip="The weight to look at", layout=LONG, **plain
-            ),
+            "layer": LayerChooser(labels, tooltip="The weight to look at"),
             "pattern": dropdown(options=patterns, value=pattern, description="Pattern", tooltip="Keep N of M", **short),
             "saliency": dropdown(options=list(self._saliencies), description="Saliency", tooltip="Score", **short),
             "row": slider(max=0, description="Window: row", readout=False, **wide(layout={"width": "290px"})),
@@ -191,8 +191,8 @@ class MagnitudeLoss(Panel):
             self._seen = key, self._scored[1].masked(self.pattern)
         return self._seen[1]
 
-    def _report(self, pattern: str, saliency: str) -> pd.DataFrame:
-        return magnitude_report(self._model, pattern, saliency=self._saliencies[saliency])
+    def _report(self, pattern: str, saliency: str, callback: Counted | None = None) -> pd.DataFrame:
+        return magnitude_report(self._model, pattern, saliency=self._saliencies[saliency], callback=callback)
 
     def _redraw_layers(self) -> None:
         """All layers: at once where they are known, else when a thread has gone through them."""
@@ -209,15 +209,30 @@ class MagnitudeLoss(Panel):
             else:
                 self._strip.clear()
         elif self._job is None or not self._job.running:
-            self._whole.value = "Whole network: counting ..."
-            key = self._key
-            self._job = Job(lambda job: self._reports.update({key: self._report(*key)}), self._counted).start()
+            self._count(self._key)
+        else:
+            self._job.stop()  # it counts for another pattern
+
+    def _count(self, key: tuple[str, str]) -> None:
+        """Go through all layers in a thread, saying how far it is."""
+        self._whole.value, self._progress = "Whole network: counting ...", (0, 0)
+
+        def work(job: Job) -> None:
+            def counted(done: int, of: int) -> None:
+                job.check()
+                self._progress = done, of
+
+            self._reports[key] = self._report(*key, callback=counted)
+
+        self._job = Job(work, self._counted).start()
 
     def _counted(self) -> None:
-        job = self._job
-        if job is None or job.running:
+        job, (done, of) = self._job, self._progress
+        if job is None:
             return
-        if job.error is not None:
+        if job.running:
+            self._whole.value = f"Whole network: counting, {done} of {of} layers ..." if done else self._whole.value
+        elif job.error is not None:
             self._whole.value = f"Whole network: {html.escape(in_words(job.error))}"
         else:
             self._redraw_layers()

@@ -26,9 +26,10 @@ from sparselab.permutation import STRATEGIES, SearchResult, warm_up
 from sparselab.plots import matrices
 from sparselab.saliency import ModelSaliency, for_layer
 from sparselab.widgets import searches as logic
+from sparselab.widgets.choosing import LayerChooser, Ticks
 from sparselab.widgets.job import Job
 from sparselab.widgets.layers import choosable_layers, first_choice
-from sparselab.widgets.panel import LONG, Picture, controls, numbers, pictures, wide
+from sparselab.widgets.panel import Picture, controls, numbers, pictures, wide
 from sparselab.widgets.working import WorkingPanel, state_of
 
 _MATRIX = "matrix"
@@ -80,19 +81,13 @@ class PermutationGain(WorkingPanel):
         self._traces_picture, self._consumers_picture, self._layers_picture = (Picture() for _ in range(3))
         self._order_picture, self._moves_picture = Picture(), Picture()
         self._make_controls(list(self._matrices), str(Pattern.parse(pattern)), strategies)
-        self._checks = {
-            name: ipywidgets.Checkbox(False, description=name, indent=False, layout={"width": "auto"})
-            for name in dict.fromkeys([*logic.STRATEGIES, *strategies])
-        }
+        self._ticks = Ticks("Strategies", list(dict.fromkeys([*logic.STRATEGIES, *strategies])))
         super().__init__(self._parts(), starters=[self._run, self._all], stopper=self._stop)
         self.layer, self.pattern, self.seconds, self.seed = first, str(Pattern.parse(pattern)), seconds, seed
         self.strategies = tuple(strategies)
         for name, control in self._controls.items():
             traitlets.link((self, name), (control, "value"))
-        for name, check in self._checks.items():
-            check.value = name in self.strategies
-            check.observe(self._checked, "value")
-        self.observe(self._tick_boxes, "strategies")
+        traitlets.link((self, "strategies"), (self._ticks, "value"))
         self.observe(self._forget, ["layer", "pattern"])
         self._forget()
 
@@ -209,16 +204,10 @@ class PermutationGain(WorkingPanel):
 
     def _make_controls(self, layers: list[str], pattern: str, strategies: Sequence[str]) -> None:
         plain = {"style": {"description_width": "initial"}}
-        names = [(self._label(name), name) for name in layers]
+        names = {name: self._label(name) for name in layers}
         patterns = list(dict.fromkeys([*logic.PATTERNS, pattern]))
         self._controls: dict[str, ipywidgets.Widget] = {
-            "layer": ipywidgets.Dropdown(
-                options=names,
-                description="Layer or axis" if self._axes else "Layer",
-                tooltip="What to permute",
-                layout=LONG,
-                **plain,
-            ),
+            "layer": LayerChooser(names, "Layer or axis" if self._axes else "Layer", tooltip="What to permute"),
             "pattern": ipywidgets.Dropdown(
                 options=patterns, description="Pattern", tooltip="Keep N of M", layout={"width": "140px"}, **plain
             ),
@@ -248,7 +237,7 @@ class PermutationGain(WorkingPanel):
         buttons = [self._run, self._stop, *([] if self._model is None else [self._all]), self._save, self._file]
         return [
             controls(*(self._controls[name] for name in wanted)),
-            controls(ipywidgets.Label("Strategies:"), *self._checks.values()),
+            self._ticks,
             controls(*buttons),
             self._about,
             self._status,
@@ -314,15 +303,6 @@ class PermutationGain(WorkingPanel):
             f"<b>{means['permuted_lost_percent']:.2f} %</b> permuted."
         )
         self._layers_picture.show(self.layers_figure, "Magnitude lost by every layer before and after")
-
-    def _checked(self, change: Any) -> None:
-        name, others = change["owner"].description, [n for n in self.strategies if n != change["owner"].description]
-        if change["new"] != (name in self.strategies):
-            self.strategies = (*others, name) if change["new"] else tuple(others)
-
-    def _tick_boxes(self, _: Any) -> None:
-        for name, check in self._checks.items():
-            check.value = name in self.strategies
 
     def _forget(self, _: Any = None) -> None:
         """Another layer or pattern: what was found belongs to the one before."""

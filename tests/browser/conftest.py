@@ -21,6 +21,17 @@ torch.set_num_threads(1)
 sl.widgets.MaskRecomputation("digits", schedules=["one_shot", "recompute,every=5"], steps=40)
 """
 
+COMPARISON = """
+import torch
+from torch import nn
+
+import sparselab as sl
+
+torch.manual_seed(0)
+model = nn.Sequential(*(nn.Linear(32, 32) for _ in range(30)))
+sl.widgets.PrunerComparison(model, [torch.randn(64, 32)], layer="0.weight", pruners=["magnitude", "wanda", "sparsegpt"])
+"""
+
 
 SWEEP = """
 import sparselab as sl
@@ -62,6 +73,7 @@ def jupyter(tmp_path_factory):
     home = tmp_path_factory.mktemp("lab")
     shutil.copytree(ROOT / "notebooks", home / "notebooks")
     write_notebook(home / "notebooks" / "training.ipynb", TRAINING)
+    write_notebook(home / "notebooks" / "comparison.ipynb", COMPARISON)
     write_notebook(home / "notebooks" / "sweep.ipynb", SWEEP, RUN_SWEEP)
     with serving(home, "jupyter", "lab", *UNLOCKED) as address:
         yield address

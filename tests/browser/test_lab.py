@@ -118,6 +118,29 @@ def test_mask_recomputation(lab):
     window.assert_quiet()
 
 
+def test_pruner_comparison(lab):
+    window = lab(width=900).open("comparison.ipynb")
+    window.run_all()
+    page, panel = window.page, window.widget()
+    wait_for_text(page, panel, r"Done: 3 of 3 pruners")
+    panel.get_by_text("30 of 30").wait_for()
+    before = picture(panel)
+    panel.get_by_label("Find").fill("27.")
+    panel.get_by_label("Find").press("Enter")
+    panel.get_by_text("1 of 30").wait_for()
+    wait_for_other_picture(page, panel, before)
+    assert "27.weight at 2:4" in panel.locator("img").first.get_attribute("alt")
+
+    panel.get_by_label("admm", exact=True).check()
+    wait_for_text(page, panel, r"Done: 4 of 4 pruners")
+    before = picture(panel, 1)
+    panel.get_by_label("Window: row").fill("16")
+    panel.get_by_label("Window: row").press("Enter")
+    wait_for_other_picture(page, panel, before, 1)
+    window.assert_readable(panel)
+    window.assert_quiet()
+
+
 def test_sweep_explorer(lab):
     window = lab(width=900, theme="dark").open("sweep.ipynb")
     window.run_all()

@@ -460,3 +460,15 @@ def test_the_proof_in_the_models_own_dtype_copies_nothing(monkeypatch) -> None:
     assert 0 <= report.max_rel_error <= report.tolerance == verify_module.TOLERANCE[torch.bfloat16]
     with pytest.raises(ValueError, match="verify is True, False or 'own_dtype', got 'own'"):
         permute(model, x, verify="own")
+
+
+def test_orders_do_not_depend_on_how_many_axes_are_searched_side_by_side() -> None:
+    model, x = net()
+    threads, plans = torch.get_num_threads(), []
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            plans.append(permute(copy.deepcopy(model), x).plan.to_json())
+    finally:
+        torch.set_num_threads(threads)
+    assert plans[0] == plans[1]

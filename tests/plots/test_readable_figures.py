@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 
 from sparselab import plots
-from sparselab.plots import matrices
+from sparselab.plots import matrices, pruners
 from sparselab.plots import trials as trial_plots
 from sparselab.plots.trials import View
 
@@ -60,7 +60,33 @@ def order():
     return matrices.order_view(w, rng.permutation(96), (mask, mask), 4)
 
 
+def pruned(*names):
+    w, masks = weights(64, 96), rng.random((len(names), 64, 96)) < 0.5
+    return {
+        name: (mask, np.where(mask, w * (1 + (k > 1) * 0.1), 0)) for k, (name, mask) in enumerate(zip(names, masks))
+    }, w
+
+
+def pruner_bars(*names):
+    numbers = {"dense_error_percent": 21.34, "mask_error_percent": 28.12, "change_percent": 31.57, "seconds": 0.123}
+    return pruners.pruner_bars(pd.DataFrame({"pruner": list(names), **numbers}))
+
+
+def pruner_windows(*names):
+    made, w = pruned(*names)
+    return pruners.pruner_windows(w, made, 4, row=48, channel=80)
+
+
+PRUNERS = ["magnitude", "wanda", "ria,power=0.3", "sparsegpt,damping=0.05", "admm", "alps"]
+
 FIGURES = {
+    "pruners": lambda: pruner_bars(*PRUNERS),
+    "one pruner": lambda: pruner_bars("magnitude"),
+    "windows of pruners": lambda: pruner_windows(*PRUNERS),
+    "window of a pruner": lambda: pruner_windows("magnitude"),
+    "strip of a language model": lambda: matrices.loss_strip(
+        layers(210, permuted_lost_percent=25.0), layers(210)["layer"][7]
+    ),
     "whole": lambda: matrices.whole_matrix(weights()),
     "window": lambda: matrices.mask_window(weights(), weights() > 0, 4, row=976, channel=1232),
     "sizes": lambda: matrices.weight_sizes(weights(), weights() > 0),

@@ -1,4 +1,5 @@
 import re
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -136,6 +137,35 @@ def test_all_layers_are_counted_in_a_thread(panel):
     whole = panel.frame.attrs["whole_model"]
     assert f"<b>{whole['lost_percent']:.2f} %</b>" in panel._whole.value
     assert "<img" in panel._strip.value
+
+
+def test_counting_says_how_far_it_is_and_ends_for_another_pattern(model, monkeypatch):
+    panel = sl.widgets.MagnitudeLoss(model)
+    panel._job.wait(30)
+    first, go_on, patterns = threading.Event(), threading.Event(), []
+    report = panel._report
+
+    def slow(pattern, saliency, callback=None):
+        def counted(done, of):
+            callback(done, of)
+            patterns.append(pattern)
+            if pattern == "1:4":
+                first.set()
+                go_on.wait(30)
+
+        return report(pattern, saliency, counted)
+
+    monkeypatch.setattr(panel, "_report", slow)
+    panel.pattern = "1:4"
+    assert first.wait(30)
+    panel._counted()
+    assert panel._whole.value == "Whole network: counting, 1 of 4 layers ..."
+    panel.pattern = "4:8"
+    go_on.set()
+    panel._job.wait(30)  # of 1:4, whose end starts that of 4:8
+    panel._job.wait(30)
+    assert patterns == ["1:4", *["4:8"] * 4]
+    assert "Whole network under 4:8" in panel._whole.value
 
 
 def test_named_saliencies(model):

@@ -94,13 +94,13 @@ def test_the_order_is_kept_in_words(panel, matrix, tmp_path):
 
 
 def test_boxes_and_state_go_together(panel):
-    ticked = [name for name, box in panel._checks.items() if box.value]
+    ticked = [name for name, box in panel._ticks.boxes.items() if box.value]
     assert sorted(ticked) == sorted(panel.strategies)
-    panel._checks["auto"].value = True
-    panel._checks["random"].value = False
+    panel._ticks.boxes["auto"].value = True
+    panel._ticks.boxes["random"].value = False
     assert panel.strategies == ("channel_swap", "auto")
     panel.strategies = ("stripe_groups",)
-    assert [name for name, box in panel._checks.items() if box.value] == ["stripe_groups"]
+    assert [name for name, box in panel._ticks.boxes.items() if box.value] == ["stripe_groups"]
 
 
 def test_errors_are_shown_in_words(panel):

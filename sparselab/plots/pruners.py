@@ -1,0 +1,143 @@
+"""Figures of one layer under several pruners: their numbers, and windows onto what they made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from sparselab.plots.columns import finite_rows
+from sparselab.plots.matrices import draw_window, window_of
+from sparselab.plots.style import COLOURS, Figure, style
+
+WINDOW = (16, 16)
+"""The most rows and channels that a window onto what a pruner made shows."""
+
+_SIDE_BY_SIDE = 4
+
+
+def pruner_bars(frame: pd.DataFrame) -> Figure:
+    """Reconstruction error, change of the weights kept and time of several pruners, with their numbers.
+
+    ``frame`` has ``pruner, dense_error_percent, mask_error_percent, change_percent, seconds``, one row
+    for each pruner. A line marks the error that its mask alone would have. Raises ``ValueError`` when
+    a column is missing or there is nothing to draw.
+    """
+    columns = ["dense_error_percent", "mask_error_percent", "change_percent", "seconds"]
+    drawn = finite_rows(frame, columns, "pruner_bars").reset_index(drop=True)
+    places = np.arange(len(drawn))
+    with style():
+        figure = Figure(figsize=(6.4, 1.35 + 0.27 * len(drawn)), dpi=100)
+        room = figure.get_figheight()
+        sides = figure.subplots(1, 3, sharey=True, width_ratios=(1.5, 1, 1))
+        figure.subplots_adjust(left=0.2, right=0.985, bottom=0.62 / room, top=1 - 0.33 / room, wspace=0.1)
+        error, change, seconds = sides
+        ends = drawn[["dense_error_percent", "mask_error_percent"]].max(axis=1)
+        _draw_bars(error, drawn["dense_error_percent"], ends, COLOURS[0], "{:.3g}")
+        error.vlines(
+            drawn["mask_error_percent"], places - 0.4, places + 0.4, color=COLOURS[1], lw=2, label="mask alone"
+        )
+        _draw_bars(change, drawn["change_percent"], drawn["change_percent"], COLOURS[2], "{:.3g}")
+        _draw_bars(seconds, drawn["seconds"], drawn["seconds"], "#666666", "{:.2g}")
+        error.set_yticks(places, [_start_of(str(name), 16) for name in drawn["pruner"]])
+        error.set_ylim(len(drawn) - 0.4, -0.6)
+        error.set(title="Reconstruction error", xlabel="%; orange: by the mask alone")
+        change.set(title="Change of kept", xlabel="% of their norm")
+        seconds.set(title="Time", xlabel="seconds")
+    return figure
+
+
+def _draw_bars(axes: Axes, values: pd.Series[float], ends: pd.Series[float], colour: str, form: str) -> None:
+    """Bars with their numbers behind them, from ``ends`` on."""
+    places = np.arange(len(values))
+    axes.barh(places, values, color=colour, height=0.62, alpha=0.55)
+    for place, value, end in zip(places, values, ends):
+        axes.annotate(
+            form.format(value), (end, place), (4, 0), textcoords="offset points", va="center", color="#000000"
+        )
+    axes.set_xlim(0, 1.45 * (float(ends.max()) or 1.0))
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    axes.locator_params(axis="x", nbins=4)
+
+
+def pruner_windows(
+    weights: NDArray[Any],
+    pruned: Mapping[str, tuple[NDArray[np.bool_], NDArray[Any]]],
+    m: int | None = None,
+    *,
+    row: int = 0,
+    channel: int = 0,
+) -> Figure:
+    """The same window onto a weight matrix as several pruners leave it, and how they changed what stays.
+
+    ``weights`` is float ``(rows, channels)``; ``pruned`` has for each pruner its mask and the new
+    weights, of that shape. Pruned weights are pale with a dot, lines stand between groups of ``m``
+    where it is given. Purple is above 0, orange below. All weights have one scale, up to the largest in
+    the window, and so have all changes; the left axes say up to what. Raises ``ValueError`` for other shapes and for no pruner.
+    """
+    wrong = [name for name, made in pruned.items() if any(each.shape != weights.shape for each in made)]
+    if weights.ndim != 2 or not weights.size or wrong or not pruned:
+        raise ValueError(
+            f"pruner_windows needs a matrix and for each pruner a mask and weights of its shape, {weights.shape}; "
+            f"{f'those of {wrong[0]} have others' if wrong else f'got {len(pruned)} pruners'}"
+        )
+    rows, channels = window_of(row, weights.shape[0], WINDOW[0]), window_of(channel, weights.shape[1], WINDOW[1])
+    changes = {name: np.where(mask, new - weights, 0) for name, (mask, new) in pruned.items()}
+    largest = _largest([weights, *(new for _, new in pruned.values())], rows, channels)
+    changed = _largest(changes.values(), rows, channels)
+    lines = -(-len(pruned) // _SIDE_BY_SIDE)
+    with style():
+        figure = Figure(figsize=(6.4, _LINE * lines), dpi=100)
+        for number, (name, (mask, new)) in enumerate(pruned.items()):
+            line, place = divmod(number, _SIDE_BY_SIDE)
+            above, below = _two_panels(figure, lines - 1 - line, place)
+            draw_window(above, np.where(mask, new, weights), mask, rows, channels, m, largest)
+            draw_window(below, changes[name], mask, rows, channels, m, changed)
+            above.set(title=_start_of(name, 15), xlabel="")
+            below.set(title="", xlabel="input channel")
+            if not changes[name].any():
+                _say_unchanged(below)
+            for axes, what in ((above, f"weights, to {largest:.2g}"), (below, f"change, to {changed:.2g}")):
+                axes.locator_params(nbins=4, integer=True)
+                axes.set_ylabel(f"row ({what})" if place == 0 else "")
+                axes.tick_params(labelleft=place == 0, labelbottom=axes is below)
+    return figure
+
+
+_LINE = 3.9  # inches of one line of pruners
+
+
+def _two_panels(figure: Figure, line: int, place: int) -> tuple[Axes, Axes]:
+    """Room for weights above their change, in a line counted from below."""
+    inches = figure.get_figheight()
+    left, width = 0.085 + 0.23 * place, 0.21
+    return (
+        figure.add_axes((left, (_LINE * line + 2.12) / inches, width, 1.5 / inches)),
+        figure.add_axes((left, (_LINE * line + 0.5) / inches, width, 1.5 / inches)),
+    )
+
+
+def _largest(matrices: Iterable[NDArray[Any]], rows: slice, channels: slice) -> float:
+    """The largest size in a window of any of ``matrices``."""
+    return max(float(np.abs(each[rows, channels]).max()) for each in matrices)
+
+
+def _say_unchanged(axes: Axes) -> None:
+    axes.text(
+        *(0.5, 0.5, "unchanged"),
+        transform=axes.transAxes,
+        ha="center",
+        va="center",
+        color="#222222",
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 3},
+    )
+
+
+def _start_of(name: str, most: int) -> str:
+    """A pruner's name, cut where its options are long."""
+    return name if len(name) <= most else f"{name[: most - 3]}..."

@@ -1,0 +1,106 @@
+"""Controls to choose with: one layer of hundreds, found by parts of its name, and some names of several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import ipywidgets
+import traitlets
+
+from sparselab.widgets.panel import LONG, wide
+
+FEW = 24
+"""So many names are looked through without a search."""
+
+
+def matching(names: Iterable[str], sought: str) -> list[str]:
+    """Those of ``names`` that have every word of ``sought`` somewhere, in any case; all for no word.
+
+    >>> matching(["layers.1.up", "layers.11.up", "layers.1.down"], "UP .1.")
+    ['layers.1.up']
+    """
+    words = sought.lower().split()
+    return [name for name in names if all(word in name.lower() for word in words)]
+
+
+class LayerChooser(ipywidgets.HBox):
+    """A list of layers, and where there are many a field that finds some of them.
+
+    ``labels`` has for each name what the list says. ``value`` is the name chosen. Words in the field
+    leave those in the list that have all of them; where the one chosen is not among these, the first
+    is chosen. A ``value`` set from outside that is not in the list brings all back.
+    """
+
+    value = traitlets.Unicode()
+
+    def __init__(self, labels: Mapping[str, str], description: str = "Layer", tooltip: str = "") -> None:
+        self._labels = dict(labels)
+        plain = {"style": {"description_width": "initial"}, "layout": LONG}
+        self._list = ipywidgets.Dropdown(
+            options=self._options(self._labels), description=description, tooltip=tooltip, **plain
+        )
+        self._find = ipywidgets.Text(
+            description="Find", placeholder="parts of a name", **wide(layout={"width": "230px"})
+        )
+        self._count = ipywidgets.Label()
+        many = len(self._labels) > FEW
+        super().__init__([self._list, *([self._find, self._count] if many else [])])
+        self.add_class("sparselab-controls")
+        self._link = traitlets.link((self._list, "value"), (self, "value"))
+        self._find.observe(self._sought, "value")
+        self._say(len(self._labels))
+
+    @property
+    def options(self) -> tuple[tuple[str, str], ...]:
+        """What the list offers now: what it says, and the name."""
+        return tuple(self._list.options)
+
+    @traitlets.validate("value")
+    def _brought_back(self, proposal: Any) -> str:
+        name = str(proposal["value"])
+        if name in self._labels and name not in dict(map(reversed, self._list.options)):
+            self._find.value = ""
+        return name
+
+    def _sought(self, change: Any) -> None:
+        names = matching(self._labels, change["new"])
+        self._say(len(names))
+        if not names:
+            return
+        self._link.unlink()  # a list that is changed chooses its first for a moment, which is nobody's choice
+        self._list.options = self._options(names)
+        self._list.value = self.value if self.value in names else names[0]
+        self._link.link()
+
+    def _say(self, count: int) -> None:
+        self._count.value = f"{count} of {len(self._labels)}"
+
+    def _options(self, names: Iterable[str]) -> list[tuple[str, str]]:
+        return [(self._labels[name], name) for name in names]
+
+
+class Ticks(ipywidgets.HBox):
+    """Boxes to tick, one for each of ``names``. ``value`` are the names ticked, in the order in which they were."""
+
+    value = traitlets.Tuple()
+
+    def __init__(self, description: str, names: Sequence[str]) -> None:
+        self.boxes = {
+            name: ipywidgets.Checkbox(False, description=name, indent=False, layout={"width": "auto"}) for name in names
+        }
+        super().__init__([ipywidgets.Label(f"{description}:"), *self.boxes.values()])
+        self.add_class("sparselab-controls")
+        for box in self.boxes.values():
+            box.observe(self._ticked, "value")
+        self.observe(self._tick, "value")
+
+    def _ticked(self, change: Any) -> None:
+        name = change["owner"].description
+        others = tuple(each for each in self.value if each != name)
+        if change["new"] != (name in self.value):
+            self.value = (*others, name) if change["new"] else others
+
+    def _tick(self, _: Any) -> None:
+        for name, box in self.boxes.items():
+            box.value = name in self.value
