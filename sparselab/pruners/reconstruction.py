@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from sparselab.core.weight_matrix import to_slices
+from sparselab.core.weight_matrix import is_packed, to_slices
 from sparselab.masks import MaskCalculator
 from sparselab.pruners.pruner import Pruned
 from sparselab.statistics import SecondMoments
@@ -77,10 +77,17 @@ class Reconstruction:
     @property
     def positions(self) -> int:
         """How many columns of the rows each input channel has: the places of a kernel."""
-        return self.weight.shape[2:].numel()
+        return 1 if self._packed else self.weight.shape[2:].numel()
+
+    @property
+    def _packed(self) -> bool:
+        """Whether the groups are experts, each with a matrix of its own."""
+        return is_packed(self.weight.ndim, self.moments.channel_dim)
 
     def mask(self, scores: Tensor) -> Tensor:
         """The mask of ``scores``, both ``(groups, outputs, d)``, or so many channels of all rows as there are."""
+        if self._packed:
+            return self.calculator(scores)
         groups, outputs, columns = scores.shape
         channels = columns // self.positions
         apart = scores.reshape(groups, outputs, channels, self.positions)

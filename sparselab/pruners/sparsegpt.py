@@ -70,7 +70,8 @@ def _pass(problem: Reconstruction, factors: Tensor, block: int) -> tuple[Tensor,
     columns, step = problem.rows.shape[-1], problem.step
     block = -(-block // step) * step
     sizes = factors.diagonal(dim1=1, dim2=2)[:, :, None]
-    rows = problem.rows.transpose(1, 2).contiguous()  # columns of the weight are contiguous now
+    # Columns of the weight are contiguous now; a copy also where they were (input channels first).
+    rows = problem.rows.transpose(1, 2).clone(memory_format=torch.contiguous_format)
     mask = torch.empty_like(rows, dtype=torch.bool)
     for start in range(0, columns, block):
         end = min(start + block, columns)

@@ -197,6 +197,41 @@ def test_layers_of_all_kinds(spec, name):
     assert spec == "swaps" or new.sum() < alone.sum()
 
 
+@pytest.mark.parametrize("spec", UPDATES)
+def test_input_channels_first_are_pruned_as_second(spec):
+    weight, moments = problem(rows=16, columns=32, seed=1)
+    turned = weight.T.contiguous()  # as the Conv1D of GPT-2 has it
+    own = SecondMoments(moments.sums, moments.counts, tuple(turned.shape), 0)
+    found = get_pruner(spec)(turned, calculator("2:4"), own, channel_dim=0)
+    expected = get_pruner(spec)(weight, calculator("2:4"), moments)
+    assert torch.equal(turned, weight.T)
+    assert torch.equal(found.mask.T, expected.mask)
+    np.testing.assert_allclose(found.weight.T, expected.weight, atol=1e-4)
+
+
+# Swaps of masks that do not have each row apart are taken or dropped for all experts at once.
+@pytest.mark.parametrize(
+    ("spec", "pattern"),
+    [(spec, "2:4") for spec in UPDATES]
+    + [(spec, pattern) for spec in UPDATES if spec != "swaps" for pattern in ("16:2:8", "m4n2_2d_best")],
+)
+@pytest.mark.parametrize("channel_dim", [-1, -2])
+def test_packed_experts_are_pruned_as_each_by_itself(spec, pattern, channel_dim):
+    apart = [problem(rows=16, columns=32, seed=seed) for seed in (1, 2, 3)]
+    packed = torch.stack([weight if channel_dim == -1 else weight.T for weight, _ in apart])
+    sums, counts = torch.cat([moments.sums for _, moments in apart]), (200,) * 3
+    moments = SecondMoments(sums, counts, tuple(packed.shape), channel_dim)
+    before = packed.clone()
+    found = get_pruner(spec)(packed, calculator(pattern), moments, channel_dim=channel_dim)
+    assert torch.equal(packed, before)
+    for number, (weight, own) in enumerate(apart):
+        expected = get_pruner(spec)(weight, calculator(pattern), own)
+        mask, new = (each[number] if channel_dim == -1 else each[number].T for each in (found.mask, found.weight))
+        assert torch.equal(mask, expected.mask)
+        np.testing.assert_allclose(new, expected.weight, atol=1e-4)
+        assert calculator(pattern).violations(new[None]).count == 0
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_masks_of_rows_are_those_of_the_weight(name):
     layer = LAYERS[name]
