@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from sparselab.core.layers import is_wrapped
 from sparselab.core.models import evaluating, in_mode
 from sparselab.core.writing import why_not_written
-from sparselab.network import rules_linear, rules_norm  # noqa: F401  (they register themselves)
+from sparselab.network import rules_experts, rules_linear, rules_norm, rules_scatter  # noqa: F401  (they register themselves)
 from sparselab.network.axes import Dim, fresh, pin
-from sparselab.network.dataflow import Dataflow, Dims, Value
+from sparselab.network.dataflow import Dataflow, Dims, Grouping, Notes, Value, live_nodes
 from sparselab.network.rules import RULES, pointwise
 from sparselab.network.tracing import Graph, UntraceableError, trace
+from sparselab.network.unpacking import unpack
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,14 @@ class Analysis:
     """What the walk over the graph found out.
 
     ``members`` are the parameters and buffers, ``values`` the dimensions of every value met on the
-    way (``free_axes`` reads them), and ``lowest`` is the lowest floating-point dtype that the
-    model's own code asks for.
+    way, and ``groupings`` what an index of one dimension tells of another (``free_axes`` reads
+    both). ``lowest`` is the lowest floating-point dtype that the model's own code asks for.
     """
 
     members: tuple[Member, ...]
     values: tuple[Dims, ...]
     lowest: torch.dtype | None = None
+    groupings: tuple[Grouping, ...] = ()
 
 
 def analyse(model: nn.Module, example_inputs: Any) -> Analysis:
@@ -64,13 +66,13 @@ def analyse(model: nn.Module, example_inputs: Any) -> Analysis:
     met: set[str] = set()
     with evaluating(model):
         graph = trace(model, example_inputs)
-    values = _walk(graph, by_name, met)
+    notes = _walk(graph, by_name, met)
     unused = [name for name, _ in model.named_parameters() if by_name[name].name not in met]
     if unused:
         try:
             with in_mode(model, training=True):
                 graph_in_training = trace(model, example_inputs)
-            values += _walk(graph_in_training, by_name, met)
+            notes += _walk(graph_in_training, by_name, met)
         except UntraceableError as error:
             raise UntraceableError(
                 f"In training mode, which may use {unused[0]} (evaluation does not): {error}"
@@ -79,12 +81,16 @@ def analyse(model: nn.Module, example_inputs: Any) -> Analysis:
         if member.name not in met:
             for dim in member.dims:
                 pin(dim, f"{member.name} is not used by the model on these inputs")
-    return Analysis(tuple(members), tuple(values + [member.dims for member in members]), _lowest_dtype(graph))
+    values = notes.values + [member.dims for member in members]
+    return Analysis(tuple(members), tuple(values), _lowest_dtype(graph), tuple(notes.groupings))
 
 
-def _walk(graph: Graph, by_name: dict[str, Member], met: set[str]) -> list[Dims]:
+def _walk(graph: Graph, by_name: dict[str, Member], met: set[str]) -> Notes:
+    unpack(graph.module)
+    live = live_nodes(graph.module)
     placeholders = [node for node in graph.module.graph.nodes if node.op == "placeholder"]
-    inputs = [_placeholder(node, graph, by_name, met) for node in placeholders]
+    met |= {by_name[name].name for node in placeholders if node in live and (name := graph.tensors.get(node.name))}
+    inputs = [_placeholder(node, graph, by_name) for node in placeholders]
     flow = Dataflow(RULES, pointwise)
     outputs = flow.run(graph.module, inputs)
     for position, output in enumerate(outputs):
@@ -92,14 +98,12 @@ def _walk(graph: Graph, by_name: dict[str, Member], met: set[str]) -> list[Dims]
         if isinstance(output, Value):
             for dim in output.dims:
                 pin(dim, f"the model's output {name}".rstrip())
-    return [value.dims for value in inputs] + flow.notes.values
+    return Notes([value.dims for value in inputs] + flow.notes.values, flow.notes.groupings)
 
 
-def _placeholder(node: Any, graph: Graph, by_name: dict[str, Member], met: set[str]) -> Value:
+def _placeholder(node: Any, graph: Graph, by_name: dict[str, Member]) -> Value:
     if (name := graph.tensors.get(node.name)) is not None:
         member = by_name[name]
-        if node.users:
-            met.add(member.name)
         return Value(member.dims, member.content)
     content = graph.constants.get(node.name)
     reason = "a constant of the model" if content is not None else f"the model's input {node.name}"
