@@ -39,9 +39,7 @@ class Leaf:
 
     __slots__ = ("copies", "link", "reason", "size")
 
-    def __init__(
-        self, size: int, *, link: Link | None = None, reason: str | None = None, copies: bool = False
-    ) -> None:
+    def __init__(self, size: int, *, link: Link | None = None, reason: str | None = None, copies: bool = False) -> None:
         self.size = size
         self.link = link
         self.reason = reason

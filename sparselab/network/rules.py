@@ -166,7 +166,9 @@ def transpose(call: Call) -> Result:
 def movedim(call: Call) -> Result:
     """Dimensions moved from ``source`` to ``destination``; the others stay in order."""
     dims = call.dims("self")
-    source, destination = ([axis % len(dims) for axis in _as_axes(call[name], ())] for name in ("source", "destination"))
+    source, destination = (
+        [axis % len(dims) for axis in _as_axes(call[name], ())] for name in ("source", "destination")
+    )
     order = [axis for axis in range(len(dims)) if axis not in source]
     for target, axis in sorted(zip(destination, source, strict=True)):
         order.insert(target, axis)

@@ -87,7 +87,7 @@ def _rewrite(graph: Graph, node: Node, packed: _Packed) -> None:
 
 def _packed(node: Node) -> _Packed | None:
     """Where the dimension that ``node`` cuts comes from; ``None`` where it is no part of a larger one."""
-    given = node.args[0]
+    given: Any = node.args[0]
     if not isinstance(given, Node) or not _is_static(given) or _argument(node, 4, "step") not in (None, 1):
         return None
     turned = tuple(range(len(_shape(given))))
