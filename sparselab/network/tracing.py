@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.export.graph_signature import InputKind
 from torch.fx import GraphModule
 
+from sparselab.network.implementations import traceable_experts
+
 _CONTAINERS = (dict, OrderedDict, list, set)
 _OUR_FOLDERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
@@ -99,7 +101,7 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
     wrapped = _TensorsOut(model, paths.append)
     wrapped.training = model.training  # without `train()`, which would reach into the model
     try:
-        with quietly(), restored(model), _no_fused_attention():
+        with quietly(), restored(model), _no_fused_attention(), traceable_experts(model):
             program = torch.export.export(wrapped, args, kwargs, strict=False)
     except Exception as error:  # anything that the user's code or torch.export raises
         raise UntraceableError(_explain(error)) from error
