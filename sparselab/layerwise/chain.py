@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from sparselab.core.layers import layer_weights
 from sparselab.core.models import to_device
+from sparselab.layerwise.standing_in import answering, copy_of
 from sparselab.statistics.collecting import call
 
 _SAMPLE = 4096
@@ -84,9 +85,9 @@ class Chain:
         with ExitStack() as stack:
             for place, (block, shape) in enumerate(zip(self.blocks[:number], past.shapes, strict=True)):
                 known = past.last if place == number - 1 else shape
-                stack.enter_context(_answering(block.module, _stand_in(known)))
+                stack.enter_context(answering(block.module, _stand_in(known)))
             module = self.blocks[number].module
-            stack.enter_context(_answering(module, self._last(module.forward)))
+            stack.enter_context(answering(module, self._last(module.forward)))
             try:
                 self._call(batch)
             except _Reached as reached:
@@ -96,7 +97,7 @@ class Chain:
     def whole(self, model: nn.Module, batch: Any) -> None:
         """``model`` on ``batch``, without what comes behind the last block."""
         module = self.blocks[-1].module
-        with _answering(module, self._last(module.forward)):
+        with answering(module, self._last(module.forward)):
             try:
                 self._call(batch)
             except _Reached:
@@ -224,29 +225,13 @@ def _home(model: nn.Module) -> torch.device | None:
     return next((parameter.device for parameter in model.parameters()), None)
 
 
-@contextmanager
-def _answering(module: nn.Module, answer: Callable[..., Any]) -> Iterator[None]:
-    """``answer`` is what runs in place of ``module.forward``, while it lasts."""
-    own = vars(module).get("forward")
-    module.forward = answer
-    try:
-        yield
-    finally:
-        if own is None:
-            del module.forward
-        else:
-            module.forward = own
-
-
 def _stand_in(known: Any) -> Callable[..., Any]:
-    """A function that returns a copy of what is ``known``: the model may change it in place."""
-    return lambda *args, **kwargs: tree_map(_copied, known)
+    """A function that returns a copy of what is ``known``."""
+    return lambda *args, **kwargs: copy_of(tree_map(_filled, known))
 
 
-def _copied(entry: Any) -> Any:
-    if isinstance(entry, _Shape):
-        return entry.zeros()
-    return entry.clone() if isinstance(entry, Tensor) else entry
+def _filled(entry: Any) -> Any:
+    return entry.zeros() if isinstance(entry, _Shape) else entry
 
 
 def _shape_of(entry: Any) -> Any:

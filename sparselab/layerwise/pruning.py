@@ -95,7 +95,8 @@ def prune(
     others as they were.
 
     Memory beside the model: what the last block returned for every batch, and of one block the
-    weights and the statistics of weights that are given the same. Blocks compute on ``device``, one
+    weights, the statistics of weights that are given the same, and up to 256 MiB of what parts of it
+    returned, so that they are not run again for each of its weights. Blocks compute on ``device``, one
     at a time, where given, else where the model is. Deterministic on one machine with one number of
     threads. The model is in evaluation mode meanwhile, Hugging Face models without their cache.
 
