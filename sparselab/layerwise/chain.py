@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
+from sparselab.core.batches import TAKES
 from sparselab.core.layers import layer_weights
-from sparselab.core.models import to_device
+from sparselab.core.models import running, to_device
+from sparselab.core.readable import blaming_weights
 from sparselab.layerwise.standing_in import answering, copy_of
 from sparselab.statistics.collecting import call
 
@@ -104,7 +106,7 @@ class Chain:
                 return
 
     def _call(self, batch: Any) -> None:
-        call(self.model, to_device(batch, _home(self.model)))
+        _run(self.model, to_device(batch, _home(self.model)))
 
     def _last(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         """``forward``, where blocks compute; the pass ends with it."""
@@ -258,8 +260,14 @@ def _given(model: nn.Module, modules: Mapping[str, nn.Module], batch: Any) -> di
         for name, module in modules.items():
             stack.enter_context(_noting(module, partial(note, name)))
         with suppress(_Reached):
-            call(model, batch)
+            _run(model, batch)
     return found
+
+
+def _run(model: nn.Module, batch: Any) -> None:
+    """``model`` on ``batch``. Raises ``CannotRunError`` with what it raised, and the likely reason."""
+    with blaming_weights(model), running(model, "a batch of the calibration", TAKES):
+        call(model, batch)
 
 
 @contextmanager

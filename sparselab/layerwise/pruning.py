@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
 from sparselab._version import __version__
+from sparselab.core.batches import calibration_batches
 from sparselab.core.fingerprint import digest
 from sparselab.core.layers import LayerWeight, Names
-from sparselab.core.models import evaluating, to_device, unwrap
+from sparselab.core.models import as_eager, evaluating, to_device, unwrap
 from sparselab.layerwise.block import BlockWork, Method
 from sparselab.layerwise.chain import Chain, chain_by, without_cache
 from sparselab.layerwise.choosing import Chosen, chosen
@@ -110,7 +111,7 @@ def prune(
     [['0.weight', 0.5], ['2.weight', 0.5]]
     """
     started = time.perf_counter()
-    inner = unwrap(model)
+    inner = unwrap(as_eager(model, "prune"))
     if correction and not (sequential and 0 < correction <= 1):
         raise ValueError(
             f"correction={correction:g} must lie between 0 and 1, and needs sequential=True: it is for what the "
@@ -120,11 +121,7 @@ def prune(
         raise ValueError("correction: what it sums is not added over ranks; leave it out, or run one process")
     method = Method(get_pruner(pruner), calculator(pattern), sequential, correction)
     strategy = None if permutation is None else STRATEGIES.resolve(permutation)
-    if isinstance(calibration, (Tensor, Mapping)):
-        raise ValueError(f"calibration is a {type(calibration).__name__}; give batches, [batch] if there is one only")
-    batches = list(calibration)
-    if not batches:
-        raise ValueError("no batch to calibrate on: the iterable was empty (used up?)")
+    batches = calibration_batches(calibration, "to calibrate on")
     with ExitStack() as stack:
         for context in (torch.no_grad(), evaluating(inner), without_cache(inner), without_nested_tensors(inner)):
             stack.enter_context(context)

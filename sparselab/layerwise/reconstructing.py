@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from tqdm.auto import tqdm
 
+from sparselab.core.batches import calibration_batches
 from sparselab.core.layers import layer_weights
-from sparselab.core.models import evaluating, unwrap
+from sparselab.core.models import as_eager, evaluating, unwrap
 from sparselab.layerwise.chain import chain_by, without_cache
 from sparselab.layerwise.stream import Stream
 from sparselab.statistics.collecting import without_nested_tensors
@@ -71,12 +72,10 @@ def reconstruct(
     >>> bool(frame["error_percent"][0] < frame["error_before_percent"][0]), int(model[0].weight.count_nonzero())
     (True, 64)
     """
-    batches = list(calibration)
-    if not batches:
-        raise ValueError("no batch to reconstruct on: the iterable was empty (used up?)")
+    model, dense = (unwrap(as_eager(each, "reconstruct")) for each in (model, dense))
+    batches = calibration_batches(calibration, "to reconstruct on")
     if steps < 1 or not learning_rate > 0:
         raise ValueError(f"steps={steps} must be at least 1, learning_rate={learning_rate} above 0")
-    model, dense = unwrap(model), unwrap(dense)
     _require_pair(model, dense)
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
