@@ -228,14 +228,8 @@ def _row(name: str, old: Tensor, found: _Found, dense_error: float, pruned_error
         "layer": name,
         "density": float(new.count_nonzero()) / new.numel(),
         "magnitude": float(old.abs().sum(dtype=torch.float64)),
-        "retained_percent": _retained(old, found.pruned.mask),
+        "retained_percent": measures.retained_percent(old, found.pruned.mask),
         "dense_error_percent": dense_error,
         "pruned_error_percent": pruned_error,
         "seconds": found.seconds,
     }
-
-
-def _retained(weight: Tensor, mask: Tensor) -> float:
-    """The share of the magnitude of ``weight`` that is where ``mask`` is True, in percent."""
-    sizes = weight.abs()
-    return 100 - measures.lost_percent(measures.retained(sizes, mask), float(sizes.sum(dtype=torch.float64)))

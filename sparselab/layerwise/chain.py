@@ -17,7 +17,7 @@ from sparselab.core.batches import TAKES
 from sparselab.core.layers import layer_weights
 from sparselab.core.models import running, to_device
 from sparselab.core.readable import blaming_weights
-from sparselab.layerwise.standing_in import answering, copy_of
+from sparselab.layerwise.standing_in import Reached, answering, copy_of
 from sparselab.statistics.collecting import call
 
 _SAMPLE = 4096
@@ -57,14 +57,6 @@ class _Shape:
         return torch.zeros(self.size, dtype=self.dtype, device=self.device)
 
 
-class _Reached(BaseException):
-    """Ends a forward pass once what it was for is done; no code that catches errors sees it."""
-
-    def __init__(self, output: Any = None) -> None:
-        super().__init__()
-        self.output = output
-
-
 @dataclass(frozen=True, eq=False)
 class Chain:
     """The ``blocks`` of ``model`` in the order in which it runs them, each on what the one before returned.
@@ -92,7 +84,7 @@ class Chain:
             stack.enter_context(answering(module, self._last(module.forward)))
             try:
                 self._call(batch)
-            except _Reached as reached:
+            except Reached as reached:
                 return reached.output
         raise ValueError(f"the model did not run its block {self.blocks[number].name!r} on a batch of the calibration")
 
@@ -102,7 +94,7 @@ class Chain:
         with answering(module, self._last(module.forward)):
             try:
                 self._call(batch)
-            except _Reached:
+            except Reached:
                 return
 
     def _call(self, batch: Any) -> None:
@@ -116,7 +108,7 @@ class Chain:
             home = next((each.device for each in tree_flatten((args, kwargs))[0] if isinstance(each, Tensor)), None)
             args, kwargs = to_device((args, kwargs), self.device)
             output = forward(*args, **kwargs)
-            raise _Reached(output if self.device is None else to_device(output, home))
+            raise Reached(output if self.device is None else to_device(output, home))
 
         return answer
 
@@ -199,7 +191,7 @@ def stopping_at(module: nn.Module) -> Iterator[None]:
     """Forward passes end when ``module`` is called, once hooks that are there already have seen it."""
 
     def stop(*_: Any) -> None:
-        raise _Reached
+        raise Reached
 
     handle = module.register_forward_pre_hook(stop)
     try:
@@ -254,12 +246,12 @@ def _given(model: nn.Module, modules: Mapping[str, nn.Module], batch: Any) -> di
             )
         found[name] = given
         if len(found) == len(modules):
-            raise _Reached
+            raise Reached
 
     with ExitStack() as stack:
         for name, module in modules.items():
             stack.enter_context(_noting(module, partial(note, name)))
-        with suppress(_Reached):
+        with suppress(Reached):
             _run(model, batch)
     return found
 

@@ -19,14 +19,14 @@ from sparselab._version import __version__
 from sparselab.core.batches import calibration_batches
 from sparselab.core.fingerprint import digest
 from sparselab.core.layers import LayerWeight, Names
-from sparselab.core.models import as_eager, evaluating, to_device, unwrap
+from sparselab.core.models import as_eager, device_of, evaluating, to_device, unwrap
 from sparselab.layerwise.block import BlockWork, Method
 from sparselab.layerwise.chain import Chain, chain_by, without_cache
 from sparselab.layerwise.choosing import Chosen, chosen
 from sparselab.layerwise.journal import begin
 from sparselab.layerwise.report import PruneReport, frame_of
 from sparselab.layerwise.store import BlockStore, DoneBlock
-from sparselab.layerwise.stream import Stream
+from sparselab.layerwise.stream import Stream, few_of
 from sparselab.masks import AnyPattern, calculator
 from sparselab.network.permuting import OWN_DTYPE, permute
 from sparselab.network.report import PermutationReport
@@ -36,9 +36,6 @@ from sparselab.saliency import ModelSaliency, from_statistics, needs
 from sparselab.statistics import PositionMask, collect
 from sparselab.statistics.collecting import without_nested_tensors
 from sparselab.statistics.positions import padding
-
-_MEASURED = 8
-"""Reconstruction errors are measured on one batch of so many, the first ones."""
 
 
 def prune(
@@ -189,7 +186,7 @@ class _Run:
                 self.chain.model, self.batches, [kind], layers=names, mask=self.mask, forward=self.chain.whole
             )
             saliency = from_statistics(saliency, found)
-        example = to_device(self.batches[0], next(self.chain.model.parameters()).device)
+        example = to_device(self.batches[0], device_of(self.chain.model))
         return permute(
             self.chain.model,
             example,
@@ -203,7 +200,7 @@ class _Run:
 
     def go(self, store: BlockStore | None, bar: Any) -> tuple[dict[str, dict[str, Any]], int]:
         """Prune all blocks that the ``store`` does not have; the rows of the frame by weight, and how many it had."""
-        measured = max(1, len(self.batches) // _MEASURED)
+        measured = few_of(self.batches)
         few = self.method.sequential and not self.method.correction
         dense = Stream(self.chain, self.batches[: measured if few else None], self.mask)
         pruned = Stream(self.chain, self.batches[: None if self.method.sequential else measured], self.mask)

@@ -19,6 +19,11 @@ from sparselab.statistics import PositionMask, Statistic, Statistics, collect
 from sparselab.statistics.layers import Given, WeightUse, weight_uses
 
 
+def few_of(batches: Sequence[Any]) -> int:
+    """On how many of the ``batches``, the first ones, errors are measured: an eighth, at least one."""
+    return max(1, len(batches) // 8)
+
+
 @dataclass(eq=False)
 class Stream:
     """``batches`` on their way through the blocks of ``chain``.
