@@ -192,7 +192,9 @@ class MagnitudeLoss(Panel):
         return self._seen[1]
 
     def _report(self, pattern: str, saliency: str, callback: Counted | None = None) -> pd.DataFrame:
-        return magnitude_report(self._model, pattern, saliency=self._saliencies[saliency], callback=callback)
+        return magnitude_report(
+            self._model, pattern, saliency=self._saliencies[saliency], callback=callback, progress=False
+        )
 
     def _redraw_layers(self) -> None:
         """All layers: at once where they are known, else when a thread has gone through them."""
