@@ -126,7 +126,8 @@ def prune(
     strategy = None if permutation is None else STRATEGIES.resolve(permutation)
     if strategy is None and objective is not None:
         raise ValueError(f"objective={objective!r} is what orders are searched for: give permutation='auto' too")
-    orders = None if strategy is None else _Orders(strategy, objective and OBJECTIVES.resolve(objective), seed)
+    searched = None if objective is None else OBJECTIVES.resolve(objective)
+    orders = None if strategy is None else _Orders(strategy, searched, seed)
     if isinstance(calibration, (Tensor, Mapping)):
         raise ValueError(f"calibration is a {type(calibration).__name__}; give batches, [batch] if there is one only")
     batches = list(calibration)

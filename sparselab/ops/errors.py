@@ -144,7 +144,7 @@ class ErrorMatrix(ReferenceErrors):
     def overhead(self) -> float:
         """See ``LoadedMatrix``."""
         groups = self.channels // self.m
-        return 1e-3 + 4e-10 * groups**2 * self.rows + 4e-8 * groups**2
+        return float(1e-3 + 4e-10 * groups**2 * self.rows + 4e-8 * groups**2)
 
     @property
     def side_by_side(self) -> int:  # type: ignore[override]

@@ -86,7 +86,7 @@ class Learned:
             spread = max(float(np.concatenate([each.ravel() for each in worth]).std()), 1e-30)
             loss = sum(-(each * torch.from_numpy(gain / spread).float()).sum() for each, gain in zip(soft, worth))
             adam.zero_grad()
-            torch.as_tensor(loss).backward()
+            torch.autograd.backward(torch.as_tensor(loss))
             adam.step()
 
 

@@ -30,6 +30,12 @@ class Error:
     ``P`` are the entries that a mask of the group may prune (six sets at 2:4), and ``H_PP`` is
     their own block of the second moments: what other groups lose is left out. A mask by the
     smallest ``w_i^2 H_ii``, as Wanda's, is the case of inputs that do not come together.
+
+    >>> import torch
+    >>> x = torch.tensor([[1.0, -1.0, 2.0, 2.0]])
+    >>> rows = Error()(SecondMoments((x.T @ x)[None], (1,), (3, 4)))
+    >>> rows.matrices.shape, rows.of.tolist()
+    ((1, 4, 4), [0, 0, 0])
     """
 
     def __call__(self, moments: SecondMoments) -> RowMoments:

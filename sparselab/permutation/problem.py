@@ -145,7 +145,7 @@ class SearchProblem:
             if known is None:
                 found[key] = _Consumer(saliency, (columns,), _as_weight(term.weight, number), term.moments)
                 if term.moments is not None:
-                    term.moments.check(*saliency.shape, f"term {number}")
+                    term.moments.check(saliency.shape[0], saliency.shape[1], f"term {number}")
             elif known.weight != term.weight:
                 raise ValueError(
                     f"term {number} shares its saliency with a term of weight {known.weight}, not {term.weight}"

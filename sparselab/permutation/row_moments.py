@@ -101,7 +101,8 @@ class RowMoments:
         related = np.clip(self.matrices * scales[:, :, None] * scales[:, None, :], -most, most)
         places = np.arange(related.shape[1])
         related[:, places, places] = 0
-        return related
+        found: Matrix = related
+        return found
 
 
 def forms(parts: Sequence[tuple[Matrix, RowMoments, float]], channels: int) -> Forms:
@@ -146,10 +147,14 @@ def _by_row(sums: Tensor, moments: SecondMoments) -> tuple[Matrix, Ints]:
         outputs = shape[-2] if moments.channel_dim % len(shape) == len(shape) - 1 else shape[-1]
         return _numpy(sums), np.repeat(np.arange(groups), outputs * (shape[0] // groups))
     positions = int(np.prod(shape[2:], dtype=np.int64))
-    apart = sums.unflatten(2, (-1, positions)).unflatten(1, (-1, positions))
+    channels = sums.shape[1] // positions
+    apart = sums.reshape(groups, channels, positions, channels, positions)
     blocks = apart.diagonal(dim1=2, dim2=4).permute(3, 0, 1, 2)  # (positions, groups, channels, channels)
     if moments.channel_dim == 0:
-        whole = torch.stack([torch.block_diag(*each) for each in blocks])  # channels of all groups side by side
+        whole = blocks.new_zeros(positions, groups, channels, groups, channels)  # of all groups side by side
+        each = torch.arange(groups)
+        whole[:, each, :, each] = blocks.transpose(0, 1)
+        whole = whole.flatten(3).flatten(1, 2)
         return _numpy(whole), np.repeat(np.arange(positions), shape[1])
     number = np.arange(positions)[:, None] * groups + np.repeat(np.arange(groups), shape[0] // groups)
     return _numpy(blocks.flatten(0, 1)), number.ravel()
