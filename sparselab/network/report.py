@@ -79,6 +79,9 @@ class PermutationReport:
         error, left = (float((searched["ideal"] - searched[one]).sum()) for one in ("baseline", "retained"))
         return f"{self.objective} {100 * (left / error - 1 if error else 0.0):+.2f}%"
 
+    def __repr__(self) -> str:
+        return f"<PermutationReport: {str(self).splitlines()[0]}>"
+
     def __str__(self) -> str:
         if self.untraceable:
             return f"Nothing was permuted. {self.untraceable}."
