@@ -14,7 +14,7 @@ from sparselab._version import __version__ as __version__
 if TYPE_CHECKING:
     from sparselab import deploy, measures, plots, saliency, statistics, tasks, trackers, widgets
     from sparselab.core.patterns import Pattern
-    from sparselab.deploy import load_into, save
+    from sparselab.deploy import load_into, save, to_semi_structured
     from sparselab.layerwise import PruneReport, prune, reconstruct
     from sparselab.masks import create_mask
     from sparselab.network.permuting import permute
@@ -56,6 +56,7 @@ _HOMES = {
     "save": "sparselab.deploy",
     "search_permutation": "sparselab.permutation",
     "search_permutations": "sparselab.permutation",
+    "to_semi_structured": "sparselab.deploy",
 }
 _MODULES = ("deploy", "measures", "plots", "saliency", "statistics", "tasks", "trackers", "widgets")
 
@@ -90,6 +91,7 @@ __all__ = [
     "search_permutations",
     "statistics",
     "tasks",
+    "to_semi_structured",
     "trackers",
     "widgets",
 ]
