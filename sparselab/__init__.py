@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from sparselab._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from sparselab import measures, plots, saliency, statistics, tasks, trackers, widgets
+    from sparselab import deploy, measures, plots, saliency, statistics, tasks, trackers, widgets
     from sparselab.core.patterns import Pattern
+    from sparselab.deploy import load_into, save, to_semi_structured
     from sparselab.layerwise import PruneReport, prune, reconstruct
     from sparselab.masks import create_mask
     from sparselab.network.permuting import permute
@@ -45,16 +46,19 @@ _HOMES = {
     "finalized": "sparselab.training.finalizing",
     "history": "sparselab.sweeps.frames",
     "load": "sparselab.sweeps.frames",
+    "load_into": "sparselab.deploy",
     "magnitude_report": "sparselab.reports",
     "mask_lora": "sparselab.training.adapters",
     "permute": "sparselab.network.permuting",
     "prune": "sparselab.layerwise",
     "recalibrate_batchnorm": "sparselab.training.batchnorm",
     "reconstruct": "sparselab.layerwise",
+    "save": "sparselab.deploy",
     "search_permutation": "sparselab.permutation",
     "search_permutations": "sparselab.permutation",
+    "to_semi_structured": "sparselab.deploy",
 }
-_MODULES = ("measures", "plots", "saliency", "statistics", "tasks", "trackers", "widgets")
+_MODULES = ("deploy", "measures", "plots", "saliency", "statistics", "tasks", "trackers", "widgets")
 
 __all__ = [
     "ASP",
@@ -67,10 +71,12 @@ __all__ = [
     "Sparsifier",
     "check",
     "create_mask",
+    "deploy",
     "experiment",
     "finalized",
     "history",
     "load",
+    "load_into",
     "magnitude_report",
     "mask_lora",
     "measures",
@@ -80,10 +86,12 @@ __all__ = [
     "recalibrate_batchnorm",
     "reconstruct",
     "saliency",
+    "save",
     "search_permutation",
     "search_permutations",
     "statistics",
     "tasks",
+    "to_semi_structured",
     "trackers",
     "widgets",
 ]
