@@ -14,6 +14,9 @@ from sparselab._version import __version__ as __version__
 if TYPE_CHECKING:
     from sparselab import measures, plots, saliency, statistics, tasks, trackers, widgets
     from sparselab.core.patterns import Pattern
+    from sparselab.deploy.forecasting import Forecast, forecast
+    from sparselab.deploy.measuring import benchmark
+    from sparselab.deploy.onnx_export import export_onnx
     from sparselab.layerwise import PruneReport, prune, reconstruct
     from sparselab.masks import create_mask
     from sparselab.network.permuting import permute
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ASP": "sparselab.training.asp",
+    "Forecast": "sparselab.deploy.forecasting",
     "Pattern": "sparselab.core.patterns",
     "PermutationReport": "sparselab.network.report",
     "Plan": "sparselab.network.plan",
@@ -39,10 +43,13 @@ _HOMES = {
     "SearchProblem": "sparselab.permutation",
     "SearchResult": "sparselab.permutation",
     "Sparsifier": "sparselab.training.sparsifier",
+    "benchmark": "sparselab.deploy.measuring",
     "check": "sparselab.reports",
     "create_mask": "sparselab.masks",
     "experiment": "sparselab.sweeps.experimenting",
+    "export_onnx": "sparselab.deploy.onnx_export",
     "finalized": "sparselab.training.finalizing",
+    "forecast": "sparselab.deploy.forecasting",
     "history": "sparselab.sweeps.frames",
     "load": "sparselab.sweeps.frames",
     "magnitude_report": "sparselab.reports",
@@ -58,6 +65,7 @@ _MODULES = ("measures", "plots", "saliency", "statistics", "tasks", "trackers", 
 
 __all__ = [
     "ASP",
+    "Forecast",
     "Pattern",
     "PermutationReport",
     "Plan",
@@ -65,10 +73,13 @@ __all__ = [
     "SearchProblem",
     "SearchResult",
     "Sparsifier",
+    "benchmark",
     "check",
     "create_mask",
     "experiment",
+    "export_onnx",
     "finalized",
+    "forecast",
     "history",
     "load",
     "magnitude_report",

@@ -26,6 +26,7 @@ LAYERS = [
     {"training", "metrics"},
     {"trackers", "plots"},
     {"layerwise"},
+    {"deploy"},
     {"tasks"},
     {"sweeps"},
     {"reproduce", "widgets"},

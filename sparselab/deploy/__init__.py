@@ -1,0 +1,1 @@
+"""A model on its way out of the workbench: files, kernels, ONNX, and whether it pays."""
