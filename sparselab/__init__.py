@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from sparselab._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from sparselab import measures, plots, saliency, statistics, tasks, trackers, widgets
+    from sparselab import deploy, measures, plots, saliency, statistics, tasks, trackers, widgets
     from sparselab.core.patterns import Pattern
+    from sparselab.deploy import load_into, save
     from sparselab.deploy.forecasting import Forecast, forecast
     from sparselab.deploy.measuring import benchmark
     from sparselab.deploy.onnx_export import export_onnx
@@ -52,16 +53,18 @@ _HOMES = {
     "forecast": "sparselab.deploy.forecasting",
     "history": "sparselab.sweeps.frames",
     "load": "sparselab.sweeps.frames",
+    "load_into": "sparselab.deploy",
     "magnitude_report": "sparselab.reports",
     "mask_lora": "sparselab.training.adapters",
     "permute": "sparselab.network.permuting",
     "prune": "sparselab.layerwise",
     "recalibrate_batchnorm": "sparselab.training.batchnorm",
     "reconstruct": "sparselab.layerwise",
+    "save": "sparselab.deploy",
     "search_permutation": "sparselab.permutation",
     "search_permutations": "sparselab.permutation",
 }
-_MODULES = ("measures", "plots", "saliency", "statistics", "tasks", "trackers", "widgets")
+_MODULES = ("deploy", "measures", "plots", "saliency", "statistics", "tasks", "trackers", "widgets")
 
 __all__ = [
     "ASP",
@@ -76,12 +79,14 @@ __all__ = [
     "benchmark",
     "check",
     "create_mask",
+    "deploy",
     "experiment",
     "export_onnx",
     "finalized",
     "forecast",
     "history",
     "load",
+    "load_into",
     "magnitude_report",
     "mask_lora",
     "measures",
@@ -91,6 +96,7 @@ __all__ = [
     "recalibrate_batchnorm",
     "reconstruct",
     "saliency",
+    "save",
     "search_permutation",
     "search_permutations",
     "statistics",

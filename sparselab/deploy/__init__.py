@@ -1,1 +1,9 @@
-"""A model on its way out of the workbench: files, kernels, ONNX, and whether it pays."""
+"""From a pruned network to what runs it: files that arrive, the layouts of kernels and their limits."""
+
+from __future__ import annotations
+
+from sparselab.deploy.artefact import Artefact
+from sparselab.deploy.loading import load_into
+from sparselab.deploy.saving import save
+
+__all__ = ["Artefact", "load_into", "save"]
