@@ -127,7 +127,7 @@ def exported(
     if dynamic_shapes is not None:  # by the names of the wrapper's own parameters
         dynamic_shapes = {"kwargs": dynamic_shapes} if kwargs else {"args": tuple(dynamic_shapes)}
     try:
-        with quietly(), restored(model), _no_fused_attention():
+        with quietly(), restored(model), no_fused_attention():
             program = torch.export.export(wrapped, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
     except Exception as error:  # anything that the user's code or torch.export raises
         raise UntraceableError(_explain(error)) from error
@@ -194,7 +194,7 @@ def restored(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _no_fused_attention() -> Iterator[None]:
+def no_fused_attention() -> Iterator[None]:
     """Attention as the operators that it consists of, not as one fused operator."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
