@@ -199,13 +199,24 @@ def _last(node: Any, ndim: int) -> int | None:
 
 
 _Channels = Callable[[Any, int], int | None]
+_PRODUCT: Mapping[int, _Channels] = {0: _left, 1: _right}
+_CONVOLUTION: Mapping[int, _Channels] = {1: _first}
+_RECURRENT: Mapping[int, _Channels] = {1: _last, 2: _last}
 _MULTIPLIES: Mapping[str, Mapping[int, _Channels]] = {
-    **dict.fromkeys(("Conv", "FusedConv", "ConvInteger"), {1: _first}),
+    "Conv": _CONVOLUTION,
+    "FusedConv": _CONVOLUTION,
+    "ConvInteger": _CONVOLUTION,
     "QLinearConv": {3: _first},
     "ConvTranspose": {1: _transposed},
-    **dict.fromkeys(("MatMul", "Gemm", "FusedMatMul", "FusedGemm", "MatMulInteger"), {0: _left, 1: _right}),
+    "MatMul": _PRODUCT,
+    "Gemm": _PRODUCT,
+    "FusedMatMul": _PRODUCT,
+    "FusedGemm": _PRODUCT,
+    "MatMulInteger": _PRODUCT,
     "QLinearMatMul": {0: _left, 3: _right},
-    **dict.fromkeys(("LSTM", "GRU", "RNN"), {1: _last, 2: _last}),
+    "LSTM": _RECURRENT,
+    "GRU": _RECURRENT,
+    "RNN": _RECURRENT,
 }
 """Operators that sum over input channels: which of their inputs may be weights, and where these have them."""
 
@@ -275,8 +286,7 @@ def _evaluated(node: Any, inputs: Mapping[str, NDArray[Any]], model: Any) -> lis
     made = [helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in node.output]
     graph = helper.make_graph([node], "constant", given, made)
     one = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
-    results: list[NDArray[Any]] = ReferenceEvaluator(one).run(None, dict(inputs))
-    return results
+    return [np.asarray(each) for each in ReferenceEvaluator(one).run(None, dict(inputs))]
 
 
 def as_tensor(array: NDArray[Any]) -> Tensor:

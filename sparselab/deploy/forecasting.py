@@ -133,7 +133,7 @@ def forecast(
     >>> from torch import empty
     >>> found = forecast(nn.Linear(4096, 4096), empty(1, 4096), hardware="a100", batch=[1, 2048])
     >>> found.frame[["batch", "bound", "kernel"]].to_dict("records")
-    [{'batch': 1, 'bound': 'memory', 'kernel': 'cuSPARSELt'}, {'batch': 2048, 'bound': 'arithmetic', 'kernel': 'cuSPARSELt'}]
+    [{'batch': 1, 'bound': 'memory', 'kernel': 'cusparselt'}, {'batch': 2048, 'bound': 'arithmetic', 'kernel': 'cusparselt'}]
     >>> bool(found.whole["speedup_upper"].max() <= 2)
     True
     """
@@ -198,7 +198,9 @@ def _of_batch(found: list[Operation], batch: int, reasons: Mapping[str, str], ro
     }
     others = {
         operation.name: _summed(
-            roof.times(each, corners, kernel=False) for each in found if each.layer is None and each.name == operation.name
+            roof.times(each, corners, kernel=False)
+            for each in found
+            if each.layer is None and each.name == operation.name
         )
         for operation in found
         if operation.layer is None
@@ -253,7 +255,7 @@ def _row(
         "bytes": moved,
         "intensity": flops / moved,
         "bound": "memory" if flops / moved < roof.ridge else "arithmetic",
-        "kernel": "" if reason else "cuSPARSELt",
+        "kernel": "" if reason else "cusparselt",
         "reason": reason,
         **_bounds(times),
         "share_percent": 100 * float(times.dense[best]) / total,
@@ -271,7 +273,11 @@ def _rest(
             what = _what(row)
             shares[what] = shares.get(what, 0.0) + row["share_percent"]
     for name, times in others.items():
-        what = "attention between activations" if "dot_product" in name or name == "bmm" else "what is done number by number"
+        what = (
+            "attention between activations"
+            if "dot_product" in name or name == "bmm"
+            else "what is done number by number"
+        )
         shares[what] = shares.get(what, 0.0) + 100 * float(times.dense[best]) / total
     return [{"batch": batch, "what": what, "share_percent": share} for what, share in shares.items()]
 

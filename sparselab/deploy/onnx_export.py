@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,12 +161,12 @@ def run_onnx(file: str | Path, example_inputs: Any) -> list[NDArray[Any]]:
     The tensors in ``example_inputs`` are handed over in their order. Raises ``ValueError`` where
     onnxruntime does not take the file, or wants another number of inputs.
     """
-    session = _session(Path(file))
-    wanted = [each.name for each in session.get_inputs()]
+    running = session(Path(file))
+    wanted = [each.name for each in running.get_inputs()]
     given = onnx_inputs(example_inputs)
     if len(wanted) != len(given):
         raise ValueError(f"{file} takes {len(wanted)} inputs ({', '.join(wanted)}), got {len(given)} tensors")
-    results: list[NDArray[Any]] = session.run(None, dict(zip(wanted, given)))
+    results: list[NDArray[Any]] = running.run(None, dict(zip(wanted, given)))
     return results
 
 
@@ -175,7 +176,8 @@ def onnx_inputs(example_inputs: Any) -> list[NDArray[Any]]:
     return [leaf.detach().cpu().numpy() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
 
 
-def _session(file: Path) -> Any:
+def session(file: Path) -> Any:
+    """The ``file`` in onnxruntime, on the CPU; ``ValueError`` where onnxruntime does not take it."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -276,7 +278,7 @@ def _lost(frame: pd.DataFrame, model: nn.Module, pattern: MaskCalculator) -> Ite
         rows = frame[frame["layer"] == layer.name]
         for row in rows[~rows["is_sparse"]].itertuples():
             yield f"{layer.name} (stored as {row.initializer}): {row.reason}"
-        same_size = unnamed["shape"].map(lambda shape, size=layer.weight.numel(): np.prod(shape) == size)
-        if not len(rows) and same_size.any():
-            dense = ", ".join(unnamed[same_size]["initializer"])
+        same_size = unnamed[unnamed["shape"].map(math.prod) == layer.weight.numel()]
+        if not len(rows) and len(same_size):
+            dense = ", ".join(same_size["initializer"])
             yield f"{layer.name} is not in the file by its name or its values; dense tensors of its size: {dense}"

@@ -21,9 +21,7 @@ _TORCH = {
 def refusal(layer: LayerWeight, pattern: MaskCalculator, dtype: str) -> str:
     """Why no kernel would take ``layer`` under ``pattern`` in ``dtype``; empty where one would."""
     fits = why_not(layer.module, layer.attribute, pattern, channel_dim=layer.channel_dim)
-    positions, outputs, channels = to_slices(
-        torch.empty(layer.weight.shape, device="meta"), layer.channel_dim
-    ).shape
+    positions, outputs, channels = to_slices(torch.empty(layer.weight.shape, device="meta"), layer.channel_dim).shape
     if fits is not None and "depthwise" in fits:
         return fits
     if pattern.nm is None or pattern.nm[1] != 4 or pattern.nm[0] > 2:

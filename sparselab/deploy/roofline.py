@@ -43,11 +43,10 @@ class Corners:
     @classmethod
     def of(cls, attained: Attained) -> Corners:
         """All combinations of the two ends of each."""
-        ends = (attained.compute, attained.memory, attained.sparse)
-        table = list(itertools.product(*ends, *[(False, True)] * 3))
-        shares = [np.array(column, dtype=np.float64) for column in list(zip(*table))[:3]]
-        flags = [np.array(column, dtype=np.bool_) for column in list(zip(*table))[3:]]
-        return cls(*shares, *flags)
+        shares = (attained.compute, attained.memory, attained.sparse)
+        table = np.array(list(itertools.product(*shares, *[(0.0, 1.0)] * 3)))
+        overlap, tiled, fused = table.T[3:].astype(np.bool_)
+        return cls(*table.T[:3], overlap=overlap, tiled=tiled, fused=fused)
 
 
 @dataclass(frozen=True, eq=False)

@@ -104,14 +104,16 @@ def _on_shapes(model: nn.Module, example_inputs: Any) -> list[Operation]:
         fakes = {id(tensor): _fake(tensor) for tensor in own.values()}
         held = {name: fakes[id(tensor)] for name, tensor in own.items()}
         args, kwargs = tree_map(lambda leaf: _fake(leaf) if isinstance(leaf, Tensor) else leaf, (args, kwargs))
-        with _Recording(_layers(model, fakes)) as recording, mode:
+        recording = _Recording(_layers(model, fakes))
+        with recording, mode:
             functional_call(model, held, args, kwargs, strict=False)
     return recording.found
 
 
 def _on_values(model: nn.Module, example_inputs: Any) -> list[Operation]:
     args, kwargs = as_call(example_inputs)
-    with _Recording(_layers(model, {})) as recording:
+    recording = _Recording(_layers(model, {}))
+    with recording:
         model(*args, **kwargs)
     return recording.found
 
@@ -131,14 +133,14 @@ def _layers(model: nn.Module, fakes: Mapping[int, Tensor]) -> dict[int, str]:
 
 
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
 
 
-class _Recording(TorchDispatchMode):
+class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes down every operator that reads or writes numbers."""
 
     def __init__(self, layers: Mapping[int, str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found: list[Operation] = []
         self._layers = layers
 
@@ -194,13 +196,31 @@ class _Recording(TorchDispatchMode):
         flops = 2.0 * tokens * kernel.numel()
         layer = self._layers.get(_storage(kernel))
         return Operation(
-            name, layer, flops, kernel.numel(), given.numel(), made.numel(), outputs, channels, tokens, positions, groups
+            name,
+            layer,
+            flops,
+            kernel.numel(),
+            given.numel(),
+            made.numel(),
+            outputs,
+            channels,
+            tokens,
+            positions,
+            groups,
         )
 
 
 _FACTORS = {"mm": (0, 1), "bmm": (0, 1), "addmm": (1, 2), "baddbmm": (1, 2)}
 """Matrix products, and which arguments are the factors."""
 
-_FREE = {"detach", "_unsafe_view", "empty", "empty_like", "sym_size", "_local_scalar_dense", "lift_fresh", "is_same_size"}
+_FREE = {
+    "detach",
+    "_unsafe_view",
+    "empty",
+    "empty_like",
+    "sym_size",
+    "_local_scalar_dense",
+    "lift_fresh",
+    "is_same_size",
+}
 """Operators that move nothing."""
-

@@ -39,6 +39,9 @@ FUNCTIONS: dict[str, Callable[[Any], object]] = {
     "random_plan": lambda given: random_plan(given, X),
     "Plan.apply": lambda given: sl.Plan().apply(given),
     "collect": lambda given: sl.statistics.collect(given, [X]),
+    "export_onnx": lambda given: sl.export_onnx(given, X, "model.onnx"),
+    "forecast": lambda given: sl.forecast(given, X),
+    "benchmark": lambda given: sl.benchmark(given, X),
     "recalibrate_batchnorm": lambda given: sl.recalibrate_batchnorm(given, [X]),
     "AccuracyTracker": lambda given: sl.trackers.AccuracyTracker(given, []),
     "evaluate": lambda given: sl.tasks.evaluate(task(given), given),
@@ -71,6 +74,8 @@ def test_widgets_take_modules_too(words):
     pytest.importorskip("ipywidgets", reason="needs the extra 'lab'")
     with pytest.raises(ValueError, match=re.escape(f"MagnitudeLoss takes a torch.nn.Module, got {words}")):
         sl.widgets.MagnitudeLoss(GIVEN[words])
+    with pytest.raises(ValueError, match=re.escape(f"SpeedForecast takes a torch.nn.Module, got {words}")):
+        sl.widgets.SpeedForecast(GIVEN[words], X)
     if GIVEN[words] is not None:
         with pytest.raises(ValueError, match=re.escape(f"(dense=...) takes a torch.nn.Module, got {words}")):
             sl.widgets.MaskRecomputation(task(model()), dense=GIVEN[words])
