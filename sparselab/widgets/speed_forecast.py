@@ -98,7 +98,7 @@ class SpeedForecast(Panel):
 def _made_controls(gpu: str, dtype: str, batch: int) -> dict[str, ipywidgets.Widget]:
     plain: dict[str, Any] = {"style": {"description_width": "initial"}}
     names = {hardware(name).name: name for name in hardware_names()}
-    dtypes = list(dict.fromkeys([*hardware(gpu).sparse, dtype]))
+    dtypes = list(dict.fromkeys([*(each for name in hardware_names() for each in hardware(name).sparse), dtype]))
     batches = sorted({*BATCHES, batch})
     return {
         "hardware": ipywidgets.Dropdown(options=names, value=gpu, description="GPU", **plain),

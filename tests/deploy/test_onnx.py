@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 
 import numpy as np
 import pytest
@@ -99,7 +98,7 @@ def test_the_file_runs_with_another_batch(made):
     with torch.no_grad():
         expected = model.eval()(x, tokens)
     np.testing.assert_allclose(found[0], expected["scores"].numpy(), atol=1e-4)
-    with pytest.raises(ValueError, match=re.escape("takes 2 inputs (") + ".*got 1 tensors"):
+    with pytest.raises(ValueError, match=r"takes 2 inputs \(.*got 1 tensors"):
         onnx_export.run_onnx(file, x)
 
 
