@@ -14,7 +14,7 @@ from sparselab._version import __version__ as __version__
 if TYPE_CHECKING:
     from sparselab import deploy, measures, plots, saliency, statistics, tasks, trackers, widgets
     from sparselab.core.patterns import Pattern
-    from sparselab.deploy import load_into, save
+    from sparselab.deploy import load_into, save, to_semi_structured
     from sparselab.deploy.forecasting import Forecast, forecast
     from sparselab.deploy.measuring import benchmark
     from sparselab.deploy.onnx_export import export_onnx
@@ -63,6 +63,7 @@ _HOMES = {
     "save": "sparselab.deploy",
     "search_permutation": "sparselab.permutation",
     "search_permutations": "sparselab.permutation",
+    "to_semi_structured": "sparselab.deploy",
 }
 _MODULES = ("deploy", "measures", "plots", "saliency", "statistics", "tasks", "trackers", "widgets")
 
@@ -101,6 +102,7 @@ __all__ = [
     "search_permutations",
     "statistics",
     "tasks",
+    "to_semi_structured",
     "trackers",
     "widgets",
 ]

@@ -115,6 +115,11 @@ class Artefact(TensorFile):
             self._files = {name: Safetensors(folder / name) for name in self.content["files"]}
         super().__init__(folder, list(self._entry_of))
 
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._entry_of:
+            raise KeyError(name)
+        return self._tensor(name)  # the files say themselves what is wrong with them
+
     def _tensor(self, name: str) -> Tensor:
         entry = self._entry_of[name]
         file = self._files[entry.file]

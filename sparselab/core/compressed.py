@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sparselab.core.weight_matrix import from_slices, matrix_dims
+from sparselab.core.weight_matrix import from_matrix, matrix_dims
 
 _GROUPS_AT_ONCE = 1 << 20  # a multiple of 8, so that every part ends with a whole byte
 
@@ -50,9 +50,14 @@ class Grid:
         return max(1, (self.m - 1).bit_length())
 
     @property
+    def by_index(self) -> bool:
+        """Whether kept values are told by their indices; else by one bit for each place, where that is less."""
+        return self.n * self.index_bits <= self.m
+
+    @property
     def group_bits(self) -> int:
-        """Bits that say which values of a group are kept: an index each, or one bit a place, whichever is less."""
-        return min(self.n * self.index_bits, self.m)
+        """Bits that say which values of a group are kept."""
+        return self.n * self.index_bits if self.by_index else self.m
 
     @property
     def place_bytes(self) -> int:
@@ -70,7 +75,7 @@ def packed_places(mask: Tensor, grid: Grid) -> Tensor:
 
 
 def _bits(mask: npt.NDArray[np.bool_], grid: Grid) -> npt.NDArray[np.bool_]:
-    if grid.group_bits == grid.m:
+    if not grid.by_index:
         return mask.reshape(-1)
     indices = np.flatnonzero(mask) % grid.m
     bits: npt.NDArray[np.bool_] = (indices[:, None] >> np.arange(grid.index_bits)) & 1 > 0
@@ -88,17 +93,15 @@ def restored(values: Tensor, places: Tensor, grid: Grid) -> Tensor:
             f"{grid.values} values and {grid.place_bytes} bytes of places make a {grid.n}:{grid.m} weight of shape "
             f"{grid.shape}; here are {values.numel()} and {places.numel()}: the file is damaged"
         )
-    rows = math.prod(grid.shape) // max(1, grid.channels)
+    if not math.prod(grid.shape):
+        return torch.empty(grid.shape, dtype=values.dtype)
     numbers = values.contiguous().reshape(-1).view(_INTEGERS[values.dtype.itemsize])
     dense = torch.zeros(grid.groups, grid.m, dtype=numbers.dtype)
     for start, mask in _masks(places, grid):
         stop = start + len(mask)
         dense[start:stop].masked_scatter_(mask, numbers[start * grid.n : stop * grid.n])
-    matrix = dense.view(rows, -1)[:, : grid.channels].view(values.dtype)
-    shape = torch.Size(grid.shape)
-    positions, outputs, channels = matrix_dims(len(shape), grid.channel_dim)
-    slices = matrix.reshape(math.prod(shape[dim] for dim in positions), shape[outputs], shape[channels])
-    return from_slices(slices, shape, grid.channel_dim).contiguous()
+    matrix = dense.view(math.prod(grid.shape) // grid.channels, -1)[:, : grid.channels]
+    return from_matrix(matrix.contiguous().view(values.dtype), torch.Size(grid.shape), grid.channel_dim).contiguous()
 
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -125,7 +128,7 @@ def _masks(places: Tensor, grid: Grid) -> Iterator[tuple[int, Tensor]]:
 
 
 def _mask(bits: npt.NDArray[np.uint8], grid: Grid) -> npt.NDArray[np.bool_]:
-    if grid.group_bits == grid.m:
+    if not grid.by_index:
         return bits.reshape(-1, grid.m).astype(bool)
     indices = bits.reshape(-1, grid.n, grid.index_bits).astype(np.int64) @ (1 << np.arange(grid.index_bits))
     if (indices >= grid.m).any():

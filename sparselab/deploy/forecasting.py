@@ -15,7 +15,7 @@ from sparselab.core.models import as_eager
 from sparselab.deploy.hardware import Hardware, attained, hardware
 from sparselab.deploy.onnx_export import grouped
 from sparselab.deploy.published import nearest
-from sparselab.deploy.refusals import refusal
+from sparselab.deploy.refusals import KERNEL, refusal
 from sparselab.deploy.roofline import Array, Corners, Roofline, Times, none
 from sparselab.deploy.workload import Operation, examples_in, operations
 from sparselab.masks import AnyPattern, MaskCalculator
@@ -255,7 +255,7 @@ def _row(
         "bytes": moved,
         "intensity": flops / moved,
         "bound": "memory" if flops / moved < roof.ridge else "arithmetic",
-        "kernel": "" if reason else "cusparselt",
+        "kernel": "" if reason else KERNEL,
         "reason": reason,
         **_bounds(times),
         "share_percent": 100 * float(times.dense[best]) / total,

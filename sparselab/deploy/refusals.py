@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import torch
-from torch.sparse import SparseSemiStructuredTensorCUSPARSELT
 
+from sparselab.core.kernel_limits import KERNEL_LIMITS
 from sparselab.core.layers import LayerWeight
 from sparselab.core.weight_matrix import to_slices
 from sparselab.masks.calculator import NOTHING_TO_CHOOSE, MaskCalculator
 
-_TORCH = {
+KERNEL = "cusparselt"
+"""The kernel that forecasts are for: the one that all GPUs of compute capability 8 and above have."""
+
+_DTYPES = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
     "int8": torch.int8,
@@ -29,10 +32,4 @@ def refusal(layer: LayerWeight, pattern: MaskCalculator, dtype: str) -> str:
         return "PyTorch's kernels multiply one matrix: a convolution wider than 1x1 needs TensorRT"
     if groups > 1:
         return "a convolution in groups is several matrices"
-    limits = SparseSemiStructuredTensorCUSPARSELT._DTYPE_SHAPE_CONSTRAINTS[_TORCH[dtype]]
-    if outputs % limits.sparse_min_rows or channels % limits.sparse_min_cols:
-        return (
-            f"{outputs} x {channels}: cuSPARSELt in {dtype} wants multiples of "
-            f"{limits.sparse_min_rows} x {limits.sparse_min_cols}"
-        )
-    return ""
+    return KERNEL_LIMITS[KERNEL][_DTYPES[dtype]].why_not(outputs, channels) or ""

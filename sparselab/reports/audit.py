@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from sparselab.core.kernel_limits import KERNEL_LIMITS
 from sparselab.core.layers import Custom, LayerWeight, TiedWeight, is_recurrent, model_weights
 from sparselab.core.onnx_files import onnx_stored
 from sparselab.core.readable import require_some_values, why_unreadable
@@ -123,10 +124,6 @@ def _judged(stored: StoredWeight, calculate: MaskCalculator) -> tuple[int, Viola
     return first, calculate.violations(to_slices(stored.weight, first))
 
 
-# What torch.sparse.to_sparse_semi_structured asks of a matrix through cuSPARSELt: rows and columns multiples of this.
-_KERNEL_MULTIPLE = {torch.float16: 16, torch.bfloat16: 16, torch.int8: 32, torch.float8_e4m3fn: 32}
-
-
 def _kernel_refusal(weight: Tensor, calculate: MaskCalculator, channel_dim: int) -> str | None:
     positions, rows, channels = to_slices(torch.empty(weight.shape, device="meta"), channel_dim).shape
     if calculate.nm is not None and channels <= calculate.nm[0]:
@@ -140,10 +137,8 @@ def _kernel_refusal(weight: Tensor, calculate: MaskCalculator, channel_dim: int)
         return "PyTorch's kernel multiplies one matrix: packed experts have to be taken apart for it"
     if positions > 1:
         return "PyTorch's kernel multiplies matrices: a convolution wider than 1x1 needs TensorRT"
-    multiple = _KERNEL_MULTIPLE.get(weight.dtype, 16)
-    if rows % multiple or channels % multiple:
-        return f"{rows} x {channels}: the kernel wants multiples of {multiple}"
-    return None
+    limits = KERNEL_LIMITS["cusparselt"]
+    return limits.get(weight.dtype, limits[torch.float16]).why_not(rows, channels)
 
 
 def _sizes(calculate: MaskCalculator) -> str:
