@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 
 from sparselab.core.kernel_limits import KERNEL_LIMITS
 from sparselab.core.layers import Custom, LayerWeight, TiedWeight, is_recurrent, model_weights
+from sparselab.core.onnx_files import onnx_stored
 from sparselab.core.progress import late_bar
 from sparselab.core.readable import require_some_values, why_unreadable
 from sparselab.core.stored import StoredWeight, packed_weights, state_in, stored_weights
@@ -35,7 +36,8 @@ def check(
     ``model``: a module, a state dict, an ``ExportedProgram``, or a checkpoint: a file
     (``.safetensors``, ``.pt2``, or what ``torch.save`` wrote, read with ``weights_only``), or a
     folder or ``*.index.json`` of a sharded one, of which one tensor at a time is in memory (of a
-    ``.bin`` shard, the shard). The state may lie in another mapping, as in ``{"net": state}``;
+    ``.bin`` shard, the shard). Of an ``.onnx`` file every weight is judged as its operator
+    multiplies with it (``docs/onnx.md``); that needs the extra ``onnx``. The state may lie in another mapping, as in ``{"net": state}``;
     ``entry`` says which is meant where several hold weights. ``docs/stored.md`` has the rules.
     Columns: ``layer, shape, dtype, channel_dim, density, groups, violations, sparse,
     is_sparse, kernel, reason``. ``violations`` counts the ``groups`` with more than N non-zeros (2d
@@ -154,6 +156,11 @@ def _stored_weights(model: Any, entry: str | None, custom: Custom | None) -> Ite
     if not isinstance(model, nn.Module):
         if custom is not None:
             raise ValueError(f"custom={custom!r} is for modules, whose types it names; got a {type(model).__name__}")
+        if isinstance(model, (str, Path)) and Path(model).suffix == ".onnx":
+            if entry is not None:
+                raise ValueError(f"entry={entry!r} is for states and files of them, and {str(model)!r} is an ONNX file")
+            yield from onnx_stored(Path(model))
+            return
         yield from stored_weights(state_in(model, entry))
         return
     if entry is not None:
