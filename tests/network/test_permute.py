@@ -495,7 +495,11 @@ def test_groups_that_straddle_are_searched_where_they_do_not() -> None:
     straddle = [column for column in range(40) if column // 4 * 4 // 10 != (column // 4 * 4 + 3) // 10]
     assert (came_from[straddle] == straddle).all()
     assert report.weights.set_index("weight").loc["3.weight", "status"] == "permuted"
-    row = report.frame[report.frame["consumers"].map(lambda names: "3.weight" in names)].dropna(subset=["baseline"]).iloc[0]
+    row = (
+        report.frame[report.frame["consumers"].map(lambda names: "3.weight" in names)]
+        .dropna(subset=["baseline"])
+        .iloc[0]
+    )
     assert row["retained"] - row["baseline"] == pytest.approx(retained(after) - retained(matrix), rel=1e-4)
     assert row["retained"] > row["baseline"]
 

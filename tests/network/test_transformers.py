@@ -63,6 +63,8 @@ def test_experts_in_a_loop_are_traced_as_grouped_products_and_compared_as_a_loop
     plan, axes, error = shuffled(model, tokens())
     assert error < 1e-5  # its norms compute in float32
     assert model.config._experts_implementation == "eager"
-    assert {4} == {axis.contexts for axis in axes if axis.size == 16 and len(axis.outer) == 1 and axis.outer[0].size == 4}
+    assert {4} == {
+        axis.contexts for axis in axes if axis.size == 16 and len(axis.outer) == 1 and axis.outer[0].size == 4
+    }
     moved_names = {name for move in plan.moves for name in move.names}
     assert any(name.endswith("down_proj") for name in moved_names)
