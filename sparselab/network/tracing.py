@@ -144,9 +144,23 @@ def _explain(error: Exception) -> str:
     where = f"{frames[-1].filename}:{frames[-1].lineno} (`{frames[-1].line}`)" if frames else "the model"
     return (
         f"torch.export stopped at {where}: {type(error).__name__}: {first[:300].rstrip('.')}. "
-        "If the model itself runs on these inputs, write that line so that it does not depend on "
-        "tensor values or on Python side effects, or pass a submodule without it"
+        f"{_MISSING if _is_missing(error) else _REWRITE}"
     )
+
+
+_REWRITE = (
+    "If the model itself runs on these inputs, write that line so that it does not depend on "
+    "tensor values or on Python side effects, or pass a submodule without it"
+)
+_MISSING = (
+    "An input is None there: give it too, an attention_mask of ones, say, for texts without padding; "
+    "pixel_values or decoder_input_ids where the model takes them"
+)
+
+
+def _is_missing(error: Exception) -> bool:
+    """Whether the model made use of an optional input that was not given."""
+    return isinstance(error, (AttributeError, TypeError)) and "'NoneType' object" in str(error)
 
 
 def _is_library(filename: str) -> bool:

@@ -535,3 +535,20 @@ def test_constants_that_move_are_in_the_state_dict_until_they_are_moved_back() -
     assert set(model.state_dict()) == keys
     assert set(vars(model)) == set(own)
     assert all(torch.equal(a, b) for a, b in zip(expected, outputs_of(model, x), strict=True))
+
+
+def test_an_input_that_was_not_given_is_asked_for() -> None:
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inp, self.last = nn.Linear(5, 16), nn.Linear(16, 3)
+
+        def forward(self, x, attention_mask=None):
+            return self.last(self.inp(x).relu() * attention_mask[..., None])
+
+    model, x = randomised(Masked()), torch.randn(2, 7, 5)
+    report = permute(model, {"x": x}, strategy="random,5", verify=False)
+    assert "test_permute.py" in report.untraceable
+    assert "give it too, an attention_mask of ones" in report.untraceable
+    report = permute(model, {"x": x, "attention_mask": torch.ones(2, 7)}, strategy="random,5", verify=False)
+    assert report.untraceable is None

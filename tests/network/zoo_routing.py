@@ -270,3 +270,30 @@ class CastLikeAnother(_Stream):
 
     def stream(self, h, x):
         return h.type_as(torch.arange(16.0).to(x)).to(torch.arange(3.0).to(x))
+
+
+class _ConvolvedValues(nn.Module):
+    """The values of 4 heads of 6 are convolved, each head by itself, as a picture of tokens and width (Nystromformer)."""
+
+    kernel, padding = (3, 1), (1, 0)
+
+    def __init__(self):
+        super().__init__()
+        self.v, self.proj = nn.Linear(5, 24), nn.Linear(24, 3)
+        self.conv = nn.Conv2d(4, 4, self.kernel, padding=self.padding, groups=4)
+
+    def forward(self, x):
+        values = self.conv(self.v(x).view(2, 7, 4, 6).transpose(1, 2))
+        return self.proj(values.transpose(1, 2).flatten(2))
+
+
+@topology(vectors(2, 7, 5), "v.weight:0 v.bias:0 proj.weight:1 conv.weight:0")
+class ConvolvedOverTokens(_ConvolvedValues):
+    pass
+
+
+@topology(vectors(2, 7, 5), "conv.weight:0")
+class ConvolvedOverBoth(_ConvolvedValues):
+    """Heads move as wholes, and nothing within them."""
+
+    kernel, padding = (3, 3), (1, 1)
