@@ -257,6 +257,9 @@ def _seq2seq() -> Iterator[Build]:
         "led": "LEDForConditionalGeneration",
     }.items():
         yield Build(name, "transformers", _model(kind, _SEQ), inputs)
+    def masked() -> dict[str, Tensor]:
+        return {**inputs(), "attention_mask": torch.ones(2, 12, dtype=torch.long)}
+
     for name, kind in {
         "t5": "T5ForConditionalGeneration",
         "mt5": "MT5ForConditionalGeneration",
@@ -264,7 +267,7 @@ def _seq2seq() -> Iterator[Build]:
         "longt5": "LongT5ForConditionalGeneration",
         "switch": "SwitchTransformersForConditionalGeneration",
     }.items():
-        yield Build(name, "transformers", _model(kind, _T5), inputs)
+        yield Build(name, "transformers", _model(kind, _T5), masked)
 
     def speech() -> dict[str, Tensor]:
         return {
