@@ -257,6 +257,7 @@ def _seq2seq() -> Iterator[Build]:
         "led": "LEDForConditionalGeneration",
     }.items():
         yield Build(name, "transformers", _model(kind, _SEQ), inputs)
+
     def masked() -> dict[str, Tensor]:
         return {**inputs(), "attention_mask": torch.ones(2, 12, dtype=torch.long)}
 

@@ -35,7 +35,7 @@ class _Stream(nn.Module):
 
 
 _STREAM = "inp.weight:0 up.weight:1 down.weight:0 last.weight:1"
-_STAYS = " ".join(f"{name}:{dim}" for name in ("up.weight", "last.weight") for dim in (1,)) + " inp.weight:0"
+_STAYS = "up.weight:1 last.weight:1 inp.weight:0"
 
 
 # ------------------------------------------------------------------------------------------------------ put into places
@@ -297,3 +297,27 @@ class ConvolvedOverBoth(_ConvolvedValues):
     """Heads move as wholes, and nothing within them."""
 
     kernel, padding = (3, 3), (1, 1)
+
+
+class _PooledTokens(_Stream):
+    """Tokens are pooled as a picture of tokens and channels (Funnel)."""
+
+    window = (2, 1)
+
+    def stream(self, h, x):
+        return F.avg_pool2d(h[:, None], self.window, (2, 1), ceil_mode=True)[:, 0] + F.max_pool2d(
+            h[:, None], self.window, (2, 1), ceil_mode=True
+        ).squeeze(1)
+
+
+@topology(vectors(2, 7, 5), _STREAM)
+class PooledOverTokens(_PooledTokens):
+    pass
+
+
+@topology(vectors(2, 7, 5), "", "inp.weight:0")
+class PooledOverChannels(_PooledTokens):
+    window = (2, 3)
+
+    def stream(self, h, x):
+        return F.pad(super().stream(h, x), (0, 2))
