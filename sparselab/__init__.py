@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from sparselab import deploy, measures, plots, saliency, statistics, tasks, trackers, widgets
     from sparselab.core.patterns import Pattern
     from sparselab.deploy import load_into, save, to_semi_structured
+    from sparselab.deploy.forecasting import Forecast, forecast
+    from sparselab.deploy.measuring import benchmark
+    from sparselab.deploy.onnx_export import export_onnx
     from sparselab.layerwise import PruneReport, prune, reconstruct
     from sparselab.masks import create_mask
     from sparselab.network.permuting import permute
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ASP": "sparselab.training.asp",
+    "Forecast": "sparselab.deploy.forecasting",
     "Pattern": "sparselab.core.patterns",
     "PermutationReport": "sparselab.network.report",
     "Plan": "sparselab.network.plan",
@@ -40,10 +44,13 @@ _HOMES = {
     "SearchProblem": "sparselab.permutation",
     "SearchResult": "sparselab.permutation",
     "Sparsifier": "sparselab.training.sparsifier",
+    "benchmark": "sparselab.deploy.measuring",
     "check": "sparselab.reports",
     "create_mask": "sparselab.masks",
     "experiment": "sparselab.sweeps.experimenting",
+    "export_onnx": "sparselab.deploy.onnx_export",
     "finalized": "sparselab.training.finalizing",
+    "forecast": "sparselab.deploy.forecasting",
     "history": "sparselab.sweeps.frames",
     "load": "sparselab.sweeps.frames",
     "load_into": "sparselab.deploy",
@@ -62,6 +69,7 @@ _MODULES = ("deploy", "measures", "plots", "saliency", "statistics", "tasks", "t
 
 __all__ = [
     "ASP",
+    "Forecast",
     "Pattern",
     "PermutationReport",
     "Plan",
@@ -69,11 +77,14 @@ __all__ = [
     "SearchProblem",
     "SearchResult",
     "Sparsifier",
+    "benchmark",
     "check",
     "create_mask",
     "deploy",
     "experiment",
+    "export_onnx",
     "finalized",
+    "forecast",
     "history",
     "load",
     "load_into",
@@ -106,4 +117,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    dunders = [name for name in globals() if name.startswith("__")]
+    return sorted([*dunders, *__all__])
