@@ -41,7 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     part.set_defaults(run=_reproduce, full=False)
 
     audit = commands.add_parser("check", help="is every layer of a checkpoint really N:M?")
-    audit.add_argument("file", help="a .safetensors, .pt2 or torch.save file, or the folder or index of a sharded one")
+    audit.add_argument(
+        "file", help="a .safetensors, .pt2, .onnx or torch.save file, or the folder or index of a sharded one"
+    )
     audit.add_argument("--pattern", default="2:4", help="the pattern (default: 2:4)")
     audit.add_argument("--entry", help="which state of the file, where it holds several: 'ema', say")
     audit.add_argument("--json", action="store_true", help="print records as JSON")
