@@ -29,7 +29,9 @@ class PackedModule(nn.Module):
 
     def dense_weight(self, name: str) -> Tensor:
         """The dense weight that a packed parameter stands for."""
-        return self._parameters[name].to_dense()  # type: ignore[union-attr]
+        held = self._parameters[name]
+        assert isinstance(held, SparseSemiStructuredTensor)
+        return self._layout.from_torch(held)
 
     def matrix_of(self, name: str, weight: Tensor) -> Tensor:
         """A weight, as a state dict has it, as the matrix that is packed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -12,32 +12,31 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
 from sparselab._version import __version__
+from sparselab.core.batches import calibration_batches
 from sparselab.core.fingerprint import digest
 from sparselab.core.layers import LayerWeight, Names
-from sparselab.core.models import evaluating, to_device, unwrap
+from sparselab.core.models import as_eager, device_of, evaluating, to_device, unwrap
 from sparselab.layerwise.block import BlockWork, Method
 from sparselab.layerwise.chain import Chain, chain_by, without_cache
 from sparselab.layerwise.choosing import Chosen, chosen
 from sparselab.layerwise.journal import begin
 from sparselab.layerwise.report import PruneReport, frame_of
 from sparselab.layerwise.store import BlockStore, DoneBlock
-from sparselab.layerwise.stream import Stream
+from sparselab.layerwise.stream import Stream, few_of
 from sparselab.masks import AnyPattern, calculator
 from sparselab.network.permuting import OWN_DTYPE, permute
 from sparselab.network.report import PermutationReport
+from sparselab.permutation.objectives import OBJECTIVES, Objective
 from sparselab.permutation.strategy import STRATEGIES, Strategy
 from sparselab.pruners import BySaliency, Pruner, get_pruner
 from sparselab.saliency import ModelSaliency, from_statistics, needs
-from sparselab.statistics import PositionMask, collect
+from sparselab.statistics import PositionMask, SecondMoments, Statistics, collect
 from sparselab.statistics.collecting import without_nested_tensors
 from sparselab.statistics.positions import padding
-
-_MEASURED = 8
-"""Reconstruction errors are measured on one batch of so many, the first ones."""
 
 
 def prune(
@@ -47,6 +46,7 @@ def prune(
     *,
     pruner: str | Pruner = "sparsegpt",
     permutation: str | Strategy | None = None,
+    objective: str | Objective | None = None,
     include: str | Iterable[str] | None = None,
     exclude: str | Iterable[str] | None = None,
     blocks: str | Sequence[str] | None = "auto",
@@ -88,6 +88,9 @@ def prune(
     ``permutation`` (a search strategy: ``"auto"``) first puts the channels of the whole model in
     free orders (``sl.permute``), searched by the scores of the pruner, or by Wanda's where it has
     none; ``seed`` is that of the search. The first batch is the example that the model is traced on.
+    ``objective`` (``"error"``, ``"updated_error"``) has them searched for the error of what layers
+    give instead, by second moments of the calibration data, which take ``4 d^2`` bytes for each
+    different input of ``d`` channels.
 
     With ``store``, a folder, every block is saved when it is done. A call with the same model (as it
     was, or as an interrupted call left it) and the same arguments goes on at the next block and ends
@@ -95,7 +98,8 @@ def prune(
     others as they were.
 
     Memory beside the model: what the last block returned for every batch, and of one block the
-    weights and the statistics of weights that are given the same. Blocks compute on ``device``, one
+    weights, the statistics of weights that are given the same, and up to 256 MiB of what parts of it
+    returned, so that they are not run again for each of its weights. Blocks compute on ``device``, one
     at a time, where given, else where the model is. Deterministic on one machine with one number of
     threads. The model is in evaluation mode meanwhile, Hugging Face models without their cache.
 
@@ -109,7 +113,7 @@ def prune(
     [['0.weight', 0.5], ['2.weight', 0.5]]
     """
     started = time.perf_counter()
-    inner = unwrap(model)
+    inner = unwrap(as_eager(model, "prune"))
     if correction and not (sequential and 0 < correction <= 1):
         raise ValueError(
             f"correction={correction:g} must lie between 0 and 1, and needs sequential=True: it is for what the "
@@ -119,22 +123,22 @@ def prune(
         raise ValueError("correction: what it sums is not added over ranks; leave it out, or run one process")
     method = Method(get_pruner(pruner), calculator(pattern), sequential, correction)
     strategy = None if permutation is None else STRATEGIES.resolve(permutation)
-    if isinstance(calibration, (Tensor, Mapping)):
-        raise ValueError(f"calibration is a {type(calibration).__name__}; give batches, [batch] if there is one only")
-    batches = list(calibration)
-    if not batches:
-        raise ValueError("no batch to calibrate on: the iterable was empty (used up?)")
+    if strategy is None and objective is not None:
+        raise ValueError(f"objective={objective!r} is what orders are searched for: give permutation='auto' too")
+    searched = None if objective is None else OBJECTIVES.resolve(objective)
+    orders = None if strategy is None else _Orders(strategy, searched, seed)
+    batches = calibration_batches(calibration, "to calibrate on")
     with ExitStack() as stack:
         for context in (torch.no_grad(), evaluating(inner), without_cache(inner), without_nested_tensors(inner)):
             stack.enter_context(context)
         chain = chain_by(inner, blocks, batches[0], device)
         weights = chosen(chain, Names.of(include, exclude), method)
         run = _Run(chain, weights, batches, method, mask)
-        protocol = run.protocol(strategy, seed)
+        protocol = run.protocol(orders, seed)
         blocks_done = None if store is None else BlockStore(Path(store))
         if blocks_done is not None:
             blocks_done.open({**protocol, "calibration": digest(batches)})
-        report = begin(inner, blocks_done, lambda: None if strategy is None else run.permute(strategy, seed))
+        report = begin(inner, blocks_done, lambda: None if orders is None else run.permute(orders))
         with tqdm(total=run.count, unit="weight", disable=not progress) as bar:
             rows, resumed = run.go(blocks_done, bar)
     frame = frame_of(weights, chain, rows, protocol)
@@ -143,6 +147,15 @@ def prune(
 
 
 # ---------------------------------------------------------------------------------------------------------------- a run
+
+
+@dataclass(frozen=True)
+class _Orders:
+    """How the channels of the whole model are put in order first."""
+
+    strategy: Strategy
+    objective: Objective | None
+    seed: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,13 +173,14 @@ class _Run:
         """How many weights are pruned."""
         return sum(each.reason is None for each in self.weights)
 
-    def protocol(self, strategy: Strategy | None, seed: int) -> dict[str, Any]:
+    def protocol(self, orders: _Orders | None, seed: int) -> dict[str, Any]:
         """What decides the result beside the model and the data."""
         return {
             "pattern": str(self.method.calculate),
             "pruner": _text(self.method.pruner),
             "pruner_options": str(self.method.pruner),
-            "permutation": str(strategy),
+            "permutation": str(orders and orders.strategy),
+            "objective": str(orders and orders.objective),
             "sequential": self.method.sequential,
             "correction": self.method.correction,
             "seed": seed,
@@ -177,35 +191,40 @@ class _Run:
             "version": __version__,
         }
 
-    def permute(self, strategy: Strategy, seed: int) -> PermutationReport:
-        """Put the channels of the whole model in the orders that the pruner's scores ask for."""
+    def permute(self, orders: _Orders) -> PermutationReport:
+        """Put the channels of the whole model in the orders that the objective, or the pruner's scores, ask for."""
         pattern = self.method.calculate.searched_as
         if pattern is None:
             raise ValueError(
                 f"permutation: no order of channels is better than another for {self.method.calculate}; leave it out"
             )
         names = [each.layer.name for each in self.weights if each.reason is None]
-        saliency = _orders_by(self.method.pruner)
-        if isinstance(saliency, str) and (kind := needs(saliency)) is not None:
-            found = collect(
-                self.chain.model, self.batches, [kind], layers=names, mask=self.mask, forward=self.chain.whole
-            )
-            saliency = from_statistics(saliency, found)
-        example = to_device(self.batches[0], next(self.chain.model.parameters()).device)
+        saliency = _orders_by(self.method.pruner) if orders.objective is None else "magnitude"
+        moments = None
+        if orders.objective is not None:
+            moments = self._collected(SecondMoments, names)[SecondMoments]
+        elif isinstance(saliency, str) and (kind := needs(saliency)) is not None:
+            saliency = from_statistics(saliency, self._collected(kind, names))
+        example = to_device(self.batches[0], device_of(self.chain.model))
         return permute(
             self.chain.model,
             example,
             pattern,
-            strategy=strategy,
+            strategy=orders.strategy,
             saliency=saliency,
+            objective=orders.objective,
+            moments=moments,
             include=names,
-            seed=seed,
+            seed=orders.seed,
             verify=OWN_DTYPE,  # a copy in float64 would be larger than all else here
         )
 
+    def _collected(self, kind: type[Any], names: list[str]) -> Statistics:
+        return collect(self.chain.model, self.batches, [kind], layers=names, mask=self.mask, forward=self.chain.whole)
+
     def go(self, store: BlockStore | None, bar: Any) -> tuple[dict[str, dict[str, Any]], int]:
         """Prune all blocks that the ``store`` does not have; the rows of the frame by weight, and how many it had."""
-        measured = max(1, len(self.batches) // _MEASURED)
+        measured = few_of(self.batches)
         few = self.method.sequential and not self.method.correction
         dense = Stream(self.chain, self.batches[: measured if few else None], self.mask)
         pruned = Stream(self.chain, self.batches[: None if self.method.sequential else measured], self.mask)

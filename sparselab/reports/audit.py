@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 from sparselab.core.kernel_limits import KERNEL_LIMITS
 from sparselab.core.layers import Custom, LayerWeight, TiedWeight, is_recurrent, model_weights
 from sparselab.core.onnx_files import onnx_stored
+from sparselab.core.progress import late_bar
 from sparselab.core.readable import require_some_values, why_unreadable
 from sparselab.core.stored import StoredWeight, packed_weights, state_in, stored_weights
 from sparselab.core.weight_matrix import to_slices
@@ -28,6 +29,7 @@ def check(
     *,
     entry: str | None = None,
     custom: Custom | None = None,
+    progress: bool = True,
 ) -> pd.DataFrame:
     """Is every layer really N:M, and would a 2:4 kernel take it? One row per weight.
 
@@ -54,6 +56,7 @@ def check(
     channels are not known (an embedding, a raw parameter) cannot be judged and is not ``sparse``:
     ``channel_dim``, ``groups`` and ``violations`` are NaN, and ``reason`` says what it is.
     ``custom`` tells those of layer types of your own, as in ``Sparsifier``; it is for modules.
+    A bar is shown after two seconds, if ``progress``.
 
     Raises ``ValueError`` for patterns without groups, unknown ones, what holds no weights or holds
     them in several places, weights that are not there yet, and files it cannot read.
@@ -65,7 +68,8 @@ def check(
     """
     calculate = calculator(pattern)
     calculate.violations(torch.zeros(0, *calculate.multiples))  # a pattern without groups is refused here
-    rows = [_row(stored, calculate) for stored in _stored_weights(model, entry, custom)]
+    found = late_bar("checking", "weight", _stored_weights(model, entry, custom), progress=progress)
+    rows = [_row(stored, calculate) for stored in found]
     if not rows:
         raise ValueError(
             f"there are no weights in {_called(model)} that check could judge: floating or int8 tensors "

@@ -17,6 +17,7 @@ from sparselab.core import measures
 from sparselab.core.entries import mask_name, pruned_name
 from sparselab.core.layers import LayerWeight
 from sparselab.core.moves import Move
+from sparselab.core.progress import late_bar
 from sparselab.core.readable import why_unreadable
 from sparselab.core.registry import unknown_name
 from sparselab.core.sharding import gathered, is_sharded, laid_out_like, local, whole
@@ -74,8 +75,10 @@ class MaskedWeights:
         choice: Choice,
         keep_pruned: bool,
         before_first: Callable[[], None],
+        progress: bool = True,
     ) -> None:
         self.layers = list(layers)
+        self.progress = progress
         self.choice = self._dense_choice = choice
         self.keep_pruned = keep_pruned
         self.state = MaskState.DENSE
@@ -163,7 +166,8 @@ class MaskedWeights:
         # Masks that a checkpoint brought belong to weights that are where they should be.
         if self.state is MaskState.DENSE and not self.any_masked():
             self._before_first()
-        self._put([self._decide(layer, stage) for layer in self.layers], vanish)
+        layers = late_bar("masks", "weight", self.layers, progress=self.progress)
+        self._put([self._decide(layer, stage) for layer in layers], vanish)
 
     def unmask(self) -> None:
         """Turn masks off (all ones): kept pruned values come back, others start again from zero.
@@ -387,7 +391,7 @@ class MaskedWeights:
         everything = gathered(dense, layer.weight)
         pruned = self.choice(layer, everything, stage)
         mask, weight = (local(laid_out_like(each, layer.weight)) for each in (pruned.mask, pruned.weight))
-        return _Decided(dense, mask, weight, _share(everything, pruned.mask))
+        return _Decided(dense, mask, weight, measures.retained_percent(everything, pruned.mask) / 100)
 
     def _put(self, decided: Sequence[_Decided], vanish: bool) -> None:
         """Put what was decided in place: all or, on any failure, none."""
@@ -421,13 +425,6 @@ def _state_of_older(state: Mapping[str, Any]) -> MaskState:
     if state["shares"]:
         return MaskState.PRUNED
     return MaskState.UNMASKED if state.get("computed") else MaskState.DENSE
-
-
-def _share(weight: Tensor, mask: Tensor) -> float:
-    """The share of the magnitude of ``weight`` that ``mask`` keeps."""
-    scores = weight.abs()
-    total = float(scores.sum(dtype=torch.float64))
-    return measures.retained(scores, mask) / total if total else 1.0
 
 
 def mask_buffer(layer: LayerWeight) -> str:

@@ -39,11 +39,18 @@ FUNCTIONS: dict[str, Callable[[Any], object]] = {
     "random_plan": lambda given: random_plan(given, X),
     "Plan.apply": lambda given: sl.Plan().apply(given),
     "collect": lambda given: sl.statistics.collect(given, [X]),
+    "prune": lambda given: sl.prune(given, [X], progress=False),
+    "reconstruct": lambda given: sl.reconstruct(given, model(), [X], progress=False),
+    "mask_lora": lambda given: sl.mask_lora(given),
     "export_onnx": lambda given: sl.export_onnx(given, X, "model.onnx"),
     "forecast": lambda given: sl.forecast(given, X),
     "benchmark": lambda given: sl.benchmark(given, X),
     "recalibrate_batchnorm": lambda given: sl.recalibrate_batchnorm(given, [X]),
     "AccuracyTracker": lambda given: sl.trackers.AccuracyTracker(given, []),
+    "save": lambda given: sl.save(given, "nowhere"),
+    "load_into": lambda given: sl.load_into(given, "nowhere"),
+    "to_semi_structured": lambda given: sl.to_semi_structured(given),
+    "to_dense": lambda given: sl.deploy.to_dense(given),
     "evaluate": lambda given: sl.tasks.evaluate(task(given), given),
     "train": lambda given: sl.tasks.train(task(given), given),
     "the model of task 'mine'": lambda given: sl.tasks.fresh_model(task(given)),
@@ -74,6 +81,8 @@ def test_widgets_take_modules_too(words):
     pytest.importorskip("ipywidgets", reason="needs the extra 'lab'")
     with pytest.raises(ValueError, match=re.escape(f"MagnitudeLoss takes a torch.nn.Module, got {words}")):
         sl.widgets.MagnitudeLoss(GIVEN[words])
+    with pytest.raises(ValueError, match=re.escape(f"PrunerComparison takes a torch.nn.Module, got {words}")):
+        sl.widgets.PrunerComparison(GIVEN[words], [X])
     with pytest.raises(ValueError, match=re.escape(f"SpeedForecast takes a torch.nn.Module, got {words}")):
         sl.widgets.SpeedForecast(GIVEN[words], X)
     if GIVEN[words] is not None:
@@ -105,7 +114,10 @@ def not_python() -> dict[str, nn.Module]:
 
 @pytest.mark.parametrize(
     "taker",
-    ["Sparsifier", "apply_to", "ASP", "permute", "random_plan", "Plan.apply", "collect", "recalibrate_batchnorm"],
+    [
+        *("Sparsifier", "apply_to", "ASP", "permute", "random_plan", "Plan.apply", "collect", "recalibrate_batchnorm"),
+        *("prune", "reconstruct", "mask_lora", "save", "load_into", "to_semi_structured"),
+    ],
 )
 def test_what_cannot_be_changed_or_hooked_is_refused(taker, not_python):
     for words, given in not_python.items():
@@ -172,3 +184,25 @@ def test_a_task_whose_model_is_none_is_refused_by_experiment():
     frame = sl.experiment(task=task(None), steps=0, progress=False)
     assert frame["state"].tolist() == ["failed"]
     assert "the model of task 'mine' takes a torch.nn.Module, got None" in frame["error"][0]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (X, "calibration is a Tensor; give batches"),
+        ({"input": X}, "calibration is a dict; give batches"),
+        (3, "calibration is a int; give batches"),
+        (iter([]), "no batch to"),
+    ],
+)
+def test_calibration_is_batches(given, words):
+    dense, weights = model(), model().state_dict()
+    dense.load_state_dict(weights)
+    for taker in (
+        lambda: sl.prune(dense, given, progress=False),
+        lambda: sl.reconstruct(dense, model(), given, progress=False),
+        lambda: sl.widgets.PrunerComparison(dense, given),
+    ):
+        with pytest.raises(ValueError, match=words):
+            taker()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in dense.state_dict().items())
