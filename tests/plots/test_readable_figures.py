@@ -119,7 +119,6 @@ FIGURES = {
     "trials by name": lambda: trials(x="schedule", colour="pattern"),
     "trials in panels": lambda: trials(4, x="pattern", colour="schedule", facet="schedule"),
     "roofline": lambda: roofs(1),
-    "rooflines": lambda: roofs(1, 8, 64, 512),
     "many colours": lambda: trials(12, colour="schedule"),
 }
 
