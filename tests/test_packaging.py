@@ -33,7 +33,7 @@ def test_environment_yml_is_pyproject():
 def test_every_dependency_has_a_tested_version():
     pinned = {line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().split("\n") if "==" in line}  # fmt: skip
     extras = PROJECT["optional-dependencies"]
-    names = [re.match(r"[\w.-]+", r)[0].lower() for group in ("lab", "zoo", "dask", "dev") for r in extras[group]]
+    names = [re.match(r"[\w.-]+", r)[0].lower() for group in ("lab", "zoo", "dask", "dev", "docs") for r in extras[group]]
     names += [re.match(r"[\w.-]+", r)[0].lower() for r in PROJECT["dependencies"]]
     assert set(names) <= pinned
 
