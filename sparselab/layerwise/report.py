@@ -68,6 +68,9 @@ class PruneReport:
 
         return error_by_layer(self.frame)
 
+    def __repr__(self) -> str:
+        return f"<PruneReport: {str(self).splitlines()[0]}>"
+
     def __str__(self) -> str:
         rows = self.frame[self.frame["eligible"]]
         blocks = f" in {len(self.blocks)} blocks" if len(self.blocks) > 1 else ""

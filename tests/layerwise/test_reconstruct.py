@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import sparselab as sl
-from sparselab.statistics.positions import padding
 from sparselab.core.layers import layer_weights
+from sparselab.statistics.positions import padding
 
 from . import models
 
@@ -68,8 +68,8 @@ def test_a_mask_of_ones_own_says_which_positions_count():
     model, dense, batches = pruned(*MODELS["padded"])
     shown = [{"input_ids": batch["input_ids"]} for batch in batches]  # the model sees all, and padding none
     tuned = {}
-    for name, mask in {"own": lambda batch: own[id(batch["input_ids"])], "all": None, "found": padding}.items():
-        own = {id(batch["input_ids"]): each["attention_mask"] for batch, each in zip(shown, batches, strict=True)}
+    counted = {id(batch["input_ids"]): each["attention_mask"] for batch, each in zip(shown, batches, strict=True)}
+    for name, mask in {"own": lambda batch: counted[id(batch["input_ids"])], "all": None, "found": padding}.items():
         tuned[name] = copy.deepcopy(model)
         sl.reconstruct(tuned[name], dense, shown, steps=4, mask=mask, progress=False)
     own, all_, found = (nn.utils.parameters_to_vector(each.parameters()) for each in tuned.values())
