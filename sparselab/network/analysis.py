@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,10 @@ from sparselab.core.layers import is_wrapped
 from sparselab.core.models import evaluating, in_mode
 from sparselab.core.writing import why_not_written
 from sparselab.network import rules_linear, rules_norm  # noqa: F401  (they register themselves)
-from sparselab.network.axes import Dim, fresh, pin
+from sparselab.network.axes import Dim, Leaf, fresh, leaves_of, pin
 from sparselab.network.dataflow import Dataflow, Dims, Value
+from sparselab.network.examples import several
+from sparselab.network.outputs import OutputChoice
 from sparselab.network.rules import RULES, pointwise
 from sparselab.network.tracing import Graph, UntraceableError, trace
 
@@ -40,37 +43,62 @@ class Member:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What the walk over the graph found out.
+    """What the walk over the graphs found out.
 
     ``members`` are the parameters and buffers, ``values`` the dimensions of every value met on the
     way (``free_axes`` reads them), and ``lowest`` is the lowest floating-point dtype that the
-    model's own code asks for.
+    model's own code asks for. ``outputs`` are those of every graph, ``held`` the leaves that keep
+    their order for the sake of chosen outputs and for no other reason, and ``unreached`` the
+    parameters that no example reaches.
     """
 
     members: tuple[Member, ...]
     values: tuple[Dims, ...]
     lowest: torch.dtype | None = None
+    outputs: tuple[Output, ...] = ()
+    held: frozenset[Leaf] = frozenset()
+    unreached: tuple[str, ...] = ()
 
 
-def analyse(model: nn.Module, example_inputs: Any) -> Analysis:
+@dataclass(frozen=True, eq=False)
+class Output:
+    """A tensor that the model returns: its path, the entry of the output it is in, its dimensions.
+
+    ``chosen`` says whether it has to stay as it is, ``example`` on which of them it was returned,
+    and ``training`` whether that was in training mode.
+    """
+
+    name: str
+    entry: str
+    dims: Dims
+    chosen: bool
+    example: int = 0
+    training: bool = False
+
+
+def analyse(model: nn.Module, example_inputs: Any, choice: OutputChoice | None = None) -> Analysis:
     """The dimensions of every parameter and buffer of ``model``, which is not wrapped (``unwrap``).
 
-    Traced in evaluation mode, and in training mode too if some parameters do not occur there (an
-    auxiliary head). Members that occur in neither are pinned. The model is left as it was. Raises
-    ``UntraceableError``.
+    A list of ``example_inputs`` is several examples. Each is traced in evaluation mode, and in
+    training mode too if some parameters occur in none of them (an auxiliary head). Members that
+    occur in neither are pinned, and so are the outputs of the ``choice`` (``None``: all). The model
+    is left as it was. Raises ``UntraceableError``, and ``ValueError`` for outputs that are not there.
     """
+    choice = choice or OutputChoice()
+    examples = several(example_inputs)
     members = _members(model)
     by_name = {name: member for member in members for name in member.names}
     met: set[str] = set()
     with evaluating(model):
-        graph = trace(model, example_inputs)
-    values = _walk(graph, by_name, met)
+        graphs = [trace(model, example, choice) for example in examples]
+    choice.check(graphs)
+    walks = [_walk(graph, by_name, met, number) for number, graph in enumerate(graphs)]
     unused = [name for name, _ in model.named_parameters() if by_name[name].name not in met]
     if unused:
         try:
             with in_mode(model, training=True):
-                graph_in_training = trace(model, example_inputs)
-            values += _walk(graph_in_training, by_name, met)
+                graphs_in_training = [trace(model, example, choice) for example in examples]
+            walks += [_walk(graph, by_name, met, n, training=True) for n, graph in enumerate(graphs_in_training)]
         except UntraceableError as error:
             raise UntraceableError(
                 f"In training mode, which may use {unused[0]} (evaluation does not): {error}"
@@ -79,20 +107,47 @@ def analyse(model: nn.Module, example_inputs: Any) -> Analysis:
         if member.name not in met:
             for dim in member.dims:
                 pin(dim, f"{member.name} is not used by the model on these inputs")
-    return Analysis(tuple(members), tuple(values + [member.dims for member in members]), _lowest_dtype(graph))
+    outputs = tuple(output for walk in walks for output in walk.outputs)
+    values = [dims for walk in walks for dims in walk.values] + [member.dims for member in members]
+    lowest = min(filter(None, map(_lowest_dtype, graphs)), key=_bits, default=None)
+    unreached = tuple(name for name in unused if by_name[name].name not in met)
+    return Analysis(tuple(members), tuple(values), lowest, outputs, _hold(outputs), unreached)
 
 
-def _walk(graph: Graph, by_name: dict[str, Member], met: set[str]) -> list[Dims]:
+def _hold(outputs: Iterable[Output]) -> frozenset[Leaf]:
+    """Pin the chosen outputs; what was free before."""
+    chosen = [output for output in outputs if output.chosen]
+    free = {leaf for output in chosen for dim in output.dims for leaf in leaves_of(dim) if leaf.reason is None}
+    for output in chosen:
+        for dim in output.dims:
+            pin(dim, f"the model's output {output.name}".rstrip())
+    return frozenset(free)
+
+
+@dataclass(frozen=True, eq=False)
+class _Walk:
+    """One graph: every value in it, and its outputs."""
+
+    values: Sequence[Dims]
+    outputs: Sequence[Output]
+
+
+def _walk(graph: Graph, by_name: dict[str, Member], met: set[str], example: int, *, training: bool = False) -> _Walk:
     placeholders = [node for node in graph.module.graph.nodes if node.op == "placeholder"]
     inputs = [_placeholder(node, graph, by_name, met) for node in placeholders]
     flow = Dataflow(RULES, pointwise)
-    outputs = flow.run(graph.module, inputs)
-    for position, output in enumerate(outputs):
-        name = graph.outputs[position] if position < len(graph.outputs) else ""
-        if isinstance(output, Value):
-            for dim in output.dims:
-                pin(dim, f"the model's output {name}".rstrip())
-    return [value.dims for value in inputs] + flow.notes.values
+    found = flow.run(graph.module, inputs)
+    outputs = [
+        Output(path, _entry(path, graph.top_level), value.dims, place in graph.chosen, example, training)
+        for place, (path, value) in enumerate(zip(graph.outputs, found, strict=True))
+        if isinstance(value, Value)
+    ]
+    return _Walk([value.dims for value in inputs] + flow.notes.values, outputs)
+
+
+def _entry(path: str, entries: Sequence[str]) -> str:
+    """The entry of the output that a path begins with; none for what a function made of it."""
+    return next((entry for entry in entries if path == entry or path.startswith(f"{entry}.")), "")
 
 
 def _placeholder(node: Any, graph: Graph, by_name: dict[str, Member], met: set[str]) -> Value:
@@ -117,7 +172,11 @@ def _lowest_dtype(graph: Graph) -> torch.dtype | None:
         for argument in (*node.args, *node.kwargs.values())
         if isinstance(argument, torch.dtype) and argument.is_floating_point
     }
-    return min(asked, key=lambda dtype: torch.finfo(dtype).bits, default=None)
+    return min(asked, key=_bits, default=None)
+
+
+def _bits(dtype: torch.dtype) -> int:
+    return torch.finfo(dtype).bits
 
 
 def _members(model: nn.Module) -> list[Member]:
