@@ -121,6 +121,9 @@ class PermutationReport:
         before = float(searched["baseline"].sum())
         return float(searched["retained"].sum()) / before - 1 if before else 0.0
 
+    def __repr__(self) -> str:
+        return f"<PermutationReport: {str(self).splitlines()[0]}>"
+
     def __str__(self) -> str:
         if self._stopped:
             return f"Nothing was permuted. {self._stopped}."
