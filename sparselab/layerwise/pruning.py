@@ -45,6 +45,9 @@ def prune(
     *,
     pruner: str | Pruner = "sparsegpt",
     permutation: str | Strategy | None = None,
+    example_inputs: Any = None,
+    outputs: Outputs | None = None,
+    unreached: str = "refuse",
     include: str | Iterable[str] | None = None,
     exclude: str | Iterable[str] | None = None,
     blocks: str | Sequence[str] | None = "auto",
@@ -85,7 +88,8 @@ def prune(
 
     ``permutation`` (a search strategy: ``"auto"``) first puts the channels of the whole model in
     free orders (``sl.permute``), searched by the scores of the pruner, or by Wanda's where it has
-    none; ``seed`` is that of the search. The first batch is the example that the model is traced on.
+    none; ``seed`` is that of the search. The first batch is the example that the model is traced on,
+    unless there are ``example_inputs``; they, ``outputs`` and ``unreached`` are as in ``sl.permute``.
 
     With ``store``, a folder, every block is saved when it is done. A call with the same model (as it
     was, or as an interrupted call left it) and the same arguments goes on at the next block and ends
@@ -118,6 +122,7 @@ def prune(
         raise ValueError("correction: what it sums is not added over ranks; leave it out, or run one process")
     method = Method(get_pruner(pruner), calculator(pattern), sequential, correction)
     strategy = None if permutation is None else STRATEGIES.resolve(permutation)
+    reordered = _Reordered(strategy, seed, example_inputs, outputs, unreached)
     batches = calibration_batches(calibration, "to calibrate on")
     with ExitStack() as stack:
         for context in (torch.no_grad(), evaluating(inner), without_cache(inner), without_nested_tensors(inner)):
@@ -125,11 +130,11 @@ def prune(
         chain = chain_by(inner, blocks, batches[0], device)
         weights = chosen(chain, Names.of(include, exclude), method)
         run = _Run(chain, weights, batches, method, mask)
-        protocol = run.protocol(strategy, seed)
+        protocol = {**run.protocol, **reordered.protocol}
         blocks_done = None if store is None else BlockStore(Path(store))
         if blocks_done is not None:
             blocks_done.open({**protocol, "calibration": digest(batches)})
-        report = begin(inner, blocks_done, lambda: None if strategy is None else run.permute(strategy, seed))
+        report = begin(inner, blocks_done, lambda: None if strategy is None else reordered(run))
         with tqdm(total=run.count, unit="weight", disable=not progress) as bar:
             rows, resumed = run.go(blocks_done, bar)
     frame = frame_of(weights, chain, rows, protocol)
@@ -155,7 +160,8 @@ class _Run:
         """How many weights are pruned."""
         return sum(each.reason is None for each in self.weights)
 
-    def protocol(self, strategy: Strategy | None, seed: int) -> dict[str, Any]:
+    @property
+    def protocol(self) -> dict[str, Any]:
         """What decides the result beside the model and the data."""
         return {
             "pattern": str(self.method.calculate),

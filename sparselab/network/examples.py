@@ -40,6 +40,11 @@ def examples_of(given: Any, model: nn.Module) -> list[Any]:
     return [_first_batch(each, model) if is_loader(each) else each for each in several(given)]
 
 
+def as_example(batch: Any) -> Any:
+    """A batch as one example: positional arguments may be collated into a list."""
+    return tuple(batch) if isinstance(batch, list) else batch
+
+
 def is_loader(given: Any) -> bool:
     """Whether ``given`` is plainly a loader of batches, and not one batch."""
     return isinstance(given, DataLoader) or (
@@ -85,8 +90,7 @@ def _first_batch(loader: Any, model: nn.Module) -> Any:
     what = "the first entry of its first batch" if inputs is not batch else "its first batch"
     _log.warning("example_inputs is a loader (%s): %s is used", type(loader).__name__, what)
     device = next((tensor.device for tensor in model.parameters()), None)
-    inputs = to_device(inputs, device)
-    return tuple(inputs) if isinstance(inputs, list) else inputs  # how batches of several arguments are collated
+    return as_example(to_device(inputs, device))
 
 
 @contextmanager
