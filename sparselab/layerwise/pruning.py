@@ -28,7 +28,10 @@ from sparselab.layerwise.report import PruneReport, frame_of
 from sparselab.layerwise.store import BlockStore, DoneBlock
 from sparselab.layerwise.stream import Stream, few_of
 from sparselab.masks import AnyPattern, calculator
+from sparselab.network.examples import as_example
+from sparselab.network.outputs import Outputs
 from sparselab.network.permuting import OWN_DTYPE, permute
+from sparselab.network.reach import Reach
 from sparselab.network.report import PermutationReport
 from sparselab.permutation.strategy import STRATEGIES, Strategy
 from sparselab.pruners import BySaliency, Pruner, get_pruner
@@ -122,19 +125,19 @@ def prune(
         raise ValueError("correction: what it sums is not added over ranks; leave it out, or run one process")
     method = Method(get_pruner(pruner), calculator(pattern), sequential, correction)
     strategy = None if permutation is None else STRATEGIES.resolve(permutation)
-    reordered = _Reordered(strategy, seed, example_inputs, outputs, unreached)
+    traced = _Traced(example_inputs, Reach.of(outputs, unreached), outputs)
     batches = calibration_batches(calibration, "to calibrate on")
     with ExitStack() as stack:
         for context in (torch.no_grad(), evaluating(inner), without_cache(inner), without_nested_tensors(inner)):
             stack.enter_context(context)
         chain = chain_by(inner, blocks, batches[0], device)
         weights = chosen(chain, Names.of(include, exclude), method)
-        run = _Run(chain, weights, batches, method, mask)
-        protocol = {**run.protocol, **reordered.protocol}
+        run = _Run(chain, weights, batches, method, mask, traced)
+        protocol = run.protocol(strategy, seed)
         blocks_done = None if store is None else BlockStore(Path(store))
         if blocks_done is not None:
             blocks_done.open({**protocol, "calibration": digest(batches)})
-        report = begin(inner, blocks_done, lambda: None if strategy is None else reordered(run))
+        report = begin(inner, blocks_done, lambda: None if strategy is None else run.permute(strategy, seed))
         with tqdm(total=run.count, unit="weight", disable=not progress) as bar:
             rows, resumed = run.go(blocks_done, bar)
     frame = frame_of(weights, chain, rows, protocol)
@@ -146,6 +149,24 @@ def prune(
 
 
 @dataclass(frozen=True, eq=False)
+class _Traced:
+    """On what the model is traced where channels are permuted, and what has to stay as it is."""
+
+    example_inputs: Any
+    reach: Reach
+    outputs: Outputs | None
+
+    def examples(self, batches: Sequence[Any]) -> Any:
+        """The examples: the first of ``batches`` where none were given."""
+        return as_example(batches[0]) if self.example_inputs is None else self.example_inputs
+
+    @property
+    def digest(self) -> str:
+        """What tells two of them apart."""
+        return digest([self.example_inputs, self.outputs, self.reach.unreached])
+
+
+@dataclass(frozen=True, eq=False)
 class _Run:
     """One call of ``prune``: what is pruned how, by which data."""
 
@@ -154,20 +175,21 @@ class _Run:
     batches: Sequence[Any]
     method: Method
     mask: PositionMask | None
+    traced: _Traced
 
     @property
     def count(self) -> int:
         """How many weights are pruned."""
         return sum(each.reason is None for each in self.weights)
 
-    @property
-    def protocol(self) -> dict[str, Any]:
+    def protocol(self, strategy: Strategy | None, seed: int) -> dict[str, Any]:
         """What decides the result beside the model and the data."""
         return {
             "pattern": str(self.method.calculate),
             "pruner": _text(self.method.pruner),
             "pruner_options": str(self.method.pruner),
             "permutation": str(strategy),
+            "traced": self.traced.digest,
             "sequential": self.method.sequential,
             "correction": self.method.correction,
             "seed": seed,
@@ -192,16 +214,17 @@ class _Run:
                 self.chain.model, self.batches, [kind], layers=names, mask=self.mask, forward=self.chain.whole
             )
             saliency = from_statistics(saliency, found)
-        example = to_device(self.batches[0], device_of(self.chain.model))
         return permute(
             self.chain.model,
-            example,
+            to_device(self.traced.examples(self.batches), device_of(self.chain.model)),
             pattern,
             strategy=strategy,
             saliency=saliency,
             include=names,
             seed=seed,
             verify=OWN_DTYPE,  # a copy in float64 would be larger than all else here
+            outputs=self.traced.outputs,
+            unreached=self.traced.reach.unreached,
         )
 
     def go(self, store: BlockStore | None, bar: Any) -> tuple[dict[str, dict[str, Any]], int]:

@@ -41,7 +41,9 @@ def examples_of(given: Any, model: nn.Module) -> list[Any]:
 
 
 def as_example(batch: Any) -> Any:
-    """A batch as one example: positional arguments may be collated into a list."""
+    """A batch as one example that can be nothing else: positional arguments may come in a list."""
+    if isinstance(batch, Tensor):
+        return (batch,)
     return tuple(batch) if isinstance(batch, list) else batch
 
 
