@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +13,15 @@ from torch import Tensor, nn
 from sparselab.core.layers import is_wrapped
 from sparselab.core.models import evaluating, in_mode
 from sparselab.core.writing import why_not_written
-from sparselab.network import rules_linear, rules_norm  # noqa: F401  (they register themselves)
+from sparselab.network import rules_experts, rules_linear, rules_norm, rules_scatter  # noqa: F401  (they register themselves)
 from sparselab.network.axes import Dim, Leaf, fresh, leaves_of, pin
-from sparselab.network.dataflow import Dataflow, Dims, Value
+from sparselab.network.constants import constants_of, pin_constants_nobody_reads
+from sparselab.network.dataflow import Dataflow, Dims, Grouping, Notes, Value, live_nodes
 from sparselab.network.examples import several
 from sparselab.network.outputs import OutputChoice
 from sparselab.network.rules import RULES, pointwise
 from sparselab.network.tracing import Graph, UntraceableError, trace
+from sparselab.network.unpacking import unpack
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,16 @@ class Analysis:
     """What the walk over the graphs found out.
 
     ``members`` are the parameters and buffers, ``values`` the dimensions of every value met on the
-    way (``free_axes`` reads them), and ``lowest`` is the lowest floating-point dtype that the
-    model's own code asks for. ``outputs`` are those of every graph, ``held`` the leaves that keep
-    their order for the sake of chosen outputs and for no other reason, and ``unreached`` the
-    parameters that no example reaches.
+    way, and ``groupings`` what an index of one dimension tells of another (``free_axes`` reads
+    both). ``lowest`` is the lowest floating-point dtype that the model's own code asks for.
+    ``outputs`` are those of every graph, ``held`` the leaves that keep their order for the sake of
+    chosen outputs and for no other reason, and ``unreached`` the parameters that no example reaches.
     """
 
     members: tuple[Member, ...]
     values: tuple[Dims, ...]
     lowest: torch.dtype | None = None
+    groupings: tuple[Grouping, ...] = ()
     outputs: tuple[Output, ...] = ()
     held: frozenset[Leaf] = frozenset()
     unreached: tuple[str, ...] = ()
@@ -86,32 +89,40 @@ def analyse(model: nn.Module, example_inputs: Any, choice: OutputChoice | None =
     """
     choice = choice or OutputChoice()
     examples = several(example_inputs)
-    members = _members(model)
+    constants = constants_of(model)
+    members = _members(model, constants)
     by_name = {name: member for member in members for name in member.names}
     met: set[str] = set()
     with evaluating(model):
         graphs = [trace(model, example, choice) for example in examples]
     choice.check(graphs)
-    walks = [_walk(graph, by_name, met, number) for number, graph in enumerate(graphs)]
+    walks = [_walk(graph, by_name, constants, met, number) for number, graph in enumerate(graphs)]
     unused = [name for name, _ in model.named_parameters() if by_name[name].name not in met]
     if unused:
         try:
             with in_mode(model, training=True):
-                graphs_in_training = [trace(model, example, choice) for example in examples]
-            walks += [_walk(graph, by_name, met, n, training=True) for n, graph in enumerate(graphs_in_training)]
+                in_training = [trace(model, example, choice) for example in examples]
+            walks += [_walk(graph, by_name, constants, met, n, training=True) for n, graph in enumerate(in_training)]
         except UntraceableError as error:
             raise UntraceableError(
                 f"In training mode, which may use {unused[0]} (evaluation does not): {error}"
             ) from error
+    pin_constants_nobody_reads(model, {name: member.dims for name, member in by_name.items()})
     for member in members:
         if member.name not in met:
             for dim in member.dims:
                 pin(dim, f"{member.name} is not used by the model on these inputs")
     outputs = tuple(output for walk in walks for output in walk.outputs)
-    values = [dims for walk in walks for dims in walk.values] + [member.dims for member in members]
-    lowest = min(filter(None, map(_lowest_dtype, graphs)), key=_bits, default=None)
-    unreached = tuple(name for name in unused if by_name[name].name not in met)
-    return Analysis(tuple(members), tuple(values), lowest, outputs, _hold(outputs), unreached)
+    notes = sum((walk.notes for walk in walks), Notes())
+    return Analysis(
+        tuple(members),
+        tuple(notes.values + [member.dims for member in members]),
+        min(filter(None, map(_lowest_dtype, graphs)), key=_bits, default=None),
+        tuple(notes.groupings),
+        outputs,
+        _hold(outputs),
+        tuple(name for name in unused if by_name[name].name not in met),
+    )
 
 
 def _hold(outputs: Iterable[Output]) -> frozenset[Leaf]:
@@ -126,15 +137,28 @@ def _hold(outputs: Iterable[Output]) -> frozenset[Leaf]:
 
 @dataclass(frozen=True, eq=False)
 class _Walk:
-    """One graph: every value in it, and its outputs."""
+    """What one graph says: every value in it, and its outputs."""
 
-    values: Sequence[Dims]
+    notes: Notes
     outputs: Sequence[Output]
 
 
-def _walk(graph: Graph, by_name: dict[str, Member], met: set[str], example: int, *, training: bool = False) -> _Walk:
+def _walk(
+    graph: Graph,
+    by_name: dict[str, Member],
+    constants: Mapping[str, Tensor],
+    met: set[str],
+    example: int,
+    *,
+    training: bool = False,
+) -> _Walk:
+    unpack(graph.module)
+    live = live_nodes(graph.module)
     placeholders = [node for node in graph.module.graph.nodes if node.op == "placeholder"]
-    inputs = [_placeholder(node, graph, by_name, met) for node in placeholders]
+    held = {id(tensor): name for name, tensor in constants.items()}
+    names = {key: held[id(tensor)] for key, tensor in graph.constants.items() if id(tensor) in held} | {**graph.tensors}
+    met |= {by_name[names[node.name]].name for node in placeholders if node in live and node.name in names}
+    inputs = [_placeholder(node, graph, names, by_name) for node in placeholders]
     flow = Dataflow(RULES, pointwise)
     found = flow.run(graph.module, inputs)
     outputs = [
@@ -142,7 +166,7 @@ def _walk(graph: Graph, by_name: dict[str, Member], met: set[str], example: int,
         for place, (path, value) in enumerate(zip(graph.outputs, found, strict=True))
         if isinstance(value, Value)
     ]
-    return _Walk([value.dims for value in inputs] + flow.notes.values, outputs)
+    return _Walk(Notes([value.dims for value in inputs] + flow.notes.values, flow.notes.groupings), outputs)
 
 
 def _entry(path: str, entries: Sequence[str]) -> str:
@@ -150,11 +174,9 @@ def _entry(path: str, entries: Sequence[str]) -> str:
     return next((entry for entry in entries if path == entry or path.startswith(f"{entry}.")), "")
 
 
-def _placeholder(node: Any, graph: Graph, by_name: dict[str, Member], met: set[str]) -> Value:
-    if (name := graph.tensors.get(node.name)) is not None:
+def _placeholder(node: Any, graph: Graph, names: Mapping[str, str], by_name: dict[str, Member]) -> Value:
+    if (name := names.get(node.name)) is not None:
         member = by_name[name]
-        if node.users:
-            met.add(member.name)
         return Value(member.dims, member.content)
     content = graph.constants.get(node.name)
     reason = "a constant of the model" if content is not None else f"the model's input {node.name}"
@@ -179,8 +201,8 @@ def _bits(dtype: torch.dtype) -> int:
     return torch.finfo(dtype).bits
 
 
-def _members(model: nn.Module) -> list[Member]:
-    """Every parameter and persistent buffer once, however many names it has.
+def _members(model: nn.Module, constants: Mapping[str, Tensor]) -> list[Member]:
+    """Every parameter, persistent buffer and one of ``constants`` once, however many names it has.
 
     Two tensors are the same if they are the same place in memory. Tensors that share memory in any
     other way are pinned.
@@ -188,6 +210,7 @@ def _members(model: nn.Module) -> list[Member]:
     persistent = set(model.state_dict(keep_vars=True))
     named: list[tuple[str, Tensor]] = [*model.named_parameters(remove_duplicate=False)]
     named += [(name, buffer) for name, buffer in model.named_buffers(remove_duplicate=False) if name in persistent]
+    named += constants.items()
     same: dict[Any, list[tuple[str, Tensor]]] = defaultdict(list)
     for name, tensor in named:
         same[place_of(tensor)].append((name, tensor))

@@ -34,7 +34,8 @@ class Findings:
 
     ``consumers`` are those whose weight the ``analysis`` knows. ``verdict`` is ``None`` when
     nothing was verified. ``stopped`` is the error that kept the model from being followed, if one
-    did; then there is no analysis, and every layer is pinned for that reason.
+    did; then there is no analysis, and every layer is pinned for that reason. ``objective``: what
+    orders were searched for if not for saliency.
     """
 
     pattern: Pattern
@@ -44,6 +45,7 @@ class Findings:
     searches: Searches = field(default_factory=Searches)
     verdict: Verdict | None = None
     stopped: UntraceableError | UnreachedError | None = None
+    objective: str | None = None
 
     def report(self, seconds: float) -> PermutationReport:
         """The report, of a permutation that took ``seconds``."""
@@ -59,6 +61,7 @@ class Findings:
             verdict.tolerance if verdict else math.nan,
             seconds,
             str(stopped) if isinstance(stopped, UntraceableError) else None,
+            self.objective,
             refused=str(stopped) if isinstance(stopped, UnreachedError) else None,
             unreached=unreached,
             outputs=output_orders(self.analysis, self.searches.orders),

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import GraphModule
 
@@ -49,10 +50,12 @@ Pick = Callable[[Any], Sequence[tuple[str, Tensor]]]
 
 
 def as_call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """One example as ``(args, kwargs)``: a tuple is positional, a mapping by keyword."""
+    """One example as ``(args, kwargs)``: a tuple or list is positional, a mapping by keyword."""
     if isinstance(example, Mapping):
         return (), dict(example)
-    return (example if isinstance(example, tuple) else (example,)), {}
+    if isinstance(example, (tuple, list)):
+        return tuple(example), {}
+    return (example,), {}
 
 
 def tensors_in(value: Any) -> list[Tensor]:
@@ -84,7 +87,7 @@ def _named_tensors(value: Any, path: str, seen: set[int]) -> Iterator[tuple[str,
 
 
 @dataclass(frozen=True)
-class _Returned:
+class Returned:
     """What the model returned while it was traced: see ``Graph``."""
 
     outputs: tuple[str, ...]
@@ -98,7 +101,7 @@ class _TensorsOut(nn.Module):
     ``told`` hears what was returned, and the error of ``pick`` if it raised one.
     """
 
-    def __init__(self, model: nn.Module, pick: Pick, told: list[_Returned | ValueError]) -> None:
+    def __init__(self, model: nn.Module, pick: Pick, told: list[Returned | ValueError]) -> None:
         super().__init__()
         self.model = model
         self.pick = pick
@@ -117,7 +120,7 @@ class _TensorsOut(nn.Module):
         made = [(path, tensor) for path, tensor in picked if id(tensor) not in places]
         chosen.update(range(len(found), len(found) + len(made)))
         paths = tuple(path for path, _ in [*found, *made])
-        self.told.append(_Returned(paths, frozenset(chosen), top_level(output)))
+        self.told.append(Returned(paths, frozenset(chosen), top_level(output)))
         return tuple(tensor for _, tensor in [*found, *made])
 
 
@@ -139,29 +142,47 @@ def trace(model: nn.Module, example: Any, pick: Pick = named_tensors) -> Graph:
     ``UntraceableError`` naming the line of the user's code at which ``torch.export`` stopped, and
     ``ValueError`` where ``pick`` does.
     """
-    args, kwargs = as_call(example)
-    told: list[_Returned | ValueError] = []
-    wrapped = _TensorsOut(model, pick, told)
-    wrapped.training = model.training  # without `train()`, which would reach into the model
-    try:
-        with quietly(), restored(model), _no_fused_attention():
-            program = torch.export.export(wrapped, args, kwargs, strict=False)
-    except Exception as error:  # anything that the user's code or torch.export raises
-        if told and isinstance(told[-1], ValueError):
-            raise told[-1] from error
-        raise UntraceableError(_explain(error)) from error
-    returned = told[-1]
-    assert isinstance(returned, _Returned)
+    program, returned = exported(model, example, pick=pick)
     tensors: dict[str, str] = {}
     constants: dict[str, Tensor] = {}
     for spec in program.graph_signature.input_specs:
         name = getattr(spec.arg, "name", "")
         target = spec.target or ""
         if spec.kind is InputKind.PARAMETER or (spec.kind is InputKind.BUFFER and spec.persistent):
-            tensors[name] = target.removeprefix("model.")
+            tensors[name] = target.removeprefix(EXPORTED_AS)
         elif spec.kind in (InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
             constants[name] = program.constants[target]
     return Graph(program.graph_module, tensors, constants, returned.outputs, returned.chosen, returned.top_level)
+
+
+EXPORTED_AS = "model."
+"""What the names of a model's tensors begin with in the program that ``exported`` makes of it."""
+
+
+def exported(
+    model: nn.Module, example_inputs: Any, *, dynamic_shapes: Any = None, pick: Pick = named_tensors
+) -> tuple[ExportedProgram, Returned]:
+    """``model`` as an exported program whose outputs are tensors, and what they are in its own output.
+
+    Otherwise as ``trace``. ``dynamic_shapes`` are those of ``torch.export``: one entry for each
+    positional input, or a mapping by keyword.
+    """
+    args, kwargs = as_call(example_inputs)
+    told: list[Returned | ValueError] = []
+    wrapped = _TensorsOut(model, pick, told)
+    wrapped.training = model.training  # without `train()`, which would reach into the model
+    if dynamic_shapes is not None:  # by the names of the wrapper's own parameters
+        dynamic_shapes = {"kwargs": dynamic_shapes} if kwargs else {"args": tuple(dynamic_shapes)}
+    try:
+        with quietly(), restored(model), no_fused_attention():
+            program = torch.export.export(wrapped, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+    except Exception as error:  # anything that the user's code or torch.export raises
+        if told and isinstance(told[-1], ValueError):
+            raise told[-1] from error
+        raise UntraceableError(_explain(error)) from error
+    returned = told[-1]
+    assert isinstance(returned, Returned)
+    return program, returned
 
 
 def _explain(error: Exception) -> str:
@@ -172,7 +193,7 @@ def _explain(error: Exception) -> str:
     return (
         f"torch.export stopped at {where}: {type(error).__name__}: {first[:300].rstrip('.')}. "
         "If the model itself runs on these inputs, write that line so that it does not depend on "
-        "tensor values or on Python side effects, or pass a submodule without it to permute"
+        "tensor values or on Python side effects, or pass a submodule without it"
     )
 
 
@@ -224,7 +245,7 @@ def restored(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _no_fused_attention() -> Iterator[None]:
+def no_fused_attention() -> Iterator[None]:
     """Attention as the operators that it consists of, not as one fused operator."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

@@ -79,6 +79,8 @@ class Sparsifier:
     ``save_pretrained`` of a ``transformers`` model writes the plain model, without masks. Of any
     other state that was saved under masks ``sl.finalized(state)`` makes a plain model's.
 
+    Work that takes longer than two seconds shows a bar, if ``progress``.
+
     Deterministic. Raises ``ValueError`` for unknown names and for a model that has masks already.
 
     >>> model = nn.Linear(16, 8)
@@ -110,6 +112,7 @@ class Sparsifier:
         custom: Custom | None = None,
         outputs: Outputs | None = None,
         unreached: str = "refuse",
+        progress: bool = True,
     ) -> None:
         self.model = unwrap(as_eager(model, "Sparsifier"))
         self.schedule = _schedule(schedule)
@@ -130,7 +133,7 @@ class Sparsifier:
         layers = [layer for layer, reason in chosen.values() if reason is None and isinstance(layer, LayerWeight)]
         say_what_was_chosen(chosen)
         keep_pruned = keep_pruned or self.schedule.keep_pruned
-        self.weights = MaskedWeights(layers, choice, keep_pruned, before_first=self._permute)
+        self.weights = MaskedWeights(layers, choice, keep_pruned, before_first=self._permute, progress=progress)
         self.weights.add_buffers()
         leave_out(self.model, self.weights.buffer_names())
         self._hooks = StepHooks(self._after_step, self._before_step, first=True)
