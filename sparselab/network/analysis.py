@@ -114,6 +114,7 @@ def analyse(model: nn.Module, example_inputs: Any, choice: OutputChoice | None =
                 pin(dim, f"{member.name} is not used by the model on these inputs")
     outputs = tuple(output for walk in walks for output in walk.outputs)
     notes = sum((walk.notes for walk in walks), Notes())
+    reached = met.union(*(walk.computed_with for walk in walks))
     return Analysis(
         tuple(members),
         tuple(notes.values + [member.dims for member in members]),
@@ -121,7 +122,7 @@ def analyse(model: nn.Module, example_inputs: Any, choice: OutputChoice | None =
         tuple(notes.groupings),
         outputs,
         _hold(outputs),
-        tuple(name for name in unused if by_name[name].name not in met),
+        tuple(name for name in unused if by_name[name].name not in reached),
     )
 
 
@@ -137,10 +138,14 @@ def _hold(outputs: Iterable[Output]) -> frozenset[Leaf]:
 
 @dataclass(frozen=True, eq=False)
 class _Walk:
-    """What one graph says: every value in it, and its outputs."""
+    """What one graph says: every value in it, its outputs, and the members that anything is computed of.
+
+    Those are more than what outputs depend on: of a result that nobody uses it is known that nobody does.
+    """
 
     notes: Notes
     outputs: Sequence[Output]
+    computed_with: frozenset[str]
 
 
 def _walk(
@@ -166,7 +171,9 @@ def _walk(
         for place, (path, value) in enumerate(zip(graph.outputs, found, strict=True))
         if isinstance(value, Value)
     ]
-    return _Walk(Notes([value.dims for value in inputs] + flow.notes.values, flow.notes.groupings), outputs)
+    notes = Notes([value.dims for value in inputs] + flow.notes.values, flow.notes.groupings)
+    computed_with = frozenset(by_name[names[n.name]].name for n in placeholders if n.users and n.name in names)
+    return _Walk(notes, outputs, computed_with)
 
 
 def _entry(path: str, entries: Sequence[str]) -> str:

@@ -266,6 +266,22 @@ class TestExamples:
         sl.permute(model, [X, long], strategy=FAST)
         assert relative_error(before[0] + before[1], outputs_of(model, X) + outputs_of(model, long)) < 1e-5
 
+    def test_a_result_that_nobody_uses_is_no_unreached_parameter(self) -> None:
+        """What is computed with a parameter has been seen, even if it is thrown away (a pooler, say)."""
+
+        class Pooled(nn.Sequential):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                h = self[0](x)
+                self[2](h)
+                return self[1](h.relu())
+
+        model = randomised(Pooled(nn.Linear(8, 16), nn.Linear(16, 4), nn.Linear(16, 16)))
+        before = outputs_of(model, X)
+        report = sl.permute(model, X, strategy=FAST)
+        assert report.unreached == ()
+        assert "1.weight" in permuted(report)
+        assert relative_error(before, outputs_of(model, X)) < 1e-5
+
     def test_every_example_is_compared(self, monkeypatch) -> None:
         """A fault that only the second example shows is found: the rule of `cat` forgets what it puts together."""
         from sparselab.network.axes import fresh
