@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -45,3 +47,13 @@ class ChannelOrder:
                 "channels in every row: move the weights before own orders are searched"
             )
         return ChannelOrder(np.argsort(by_channel[:, 0])[self.order], self.dim)
+
+
+def to_json(orders: Mapping[str, ChannelOrder]) -> dict[str, Any]:
+    """Orders by weight name as plain lists and numbers."""
+    return {name: {"dim": each.dim, "order": each.order.tolist()} for name, each in orders.items()}
+
+
+def from_json(data: Mapping[str, Any]) -> dict[str, ChannelOrder]:
+    """The orders that ``to_json`` wrote."""
+    return {name: ChannelOrder(np.asarray(each["order"], np.int64), int(each["dim"])) for name, each in data.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from sparselab.layerwise.report import PruneReport, frame_of
 from sparselab.layerwise.store import BlockStore, DoneBlock
 from sparselab.layerwise.stream import Stream
 from sparselab.masks import AnyPattern, calculator
+from sparselab.network.orders import ORDERS, Orders, require_strategy
 from sparselab.network.permuting import OWN_DTYPE, permute
 from sparselab.network.report import PermutationReport
 from sparselab.permutation.strategy import STRATEGIES, Strategy
@@ -47,6 +48,7 @@ def prune(
     *,
     pruner: str | Pruner = "sparsegpt",
     permutation: str | Strategy | None = None,
+    orders: str | Orders = "free",
     include: str | Iterable[str] | None = None,
     exclude: str | Iterable[str] | None = None,
     blocks: str | Sequence[str] | None = "auto",
@@ -88,6 +90,9 @@ def prune(
     ``permutation`` (a search strategy: ``"auto"``) first puts the channels of the whole model in
     free orders (``sl.permute``), searched by the scores of the pruner, or by Wanda's where it has
     none; ``seed`` is that of the search. The first batch is the example that the model is traced on.
+    ``orders`` may be ``"gathered"``, so that layers re-index their inputs where others cannot follow, or
+    ``"own"``: nothing moves, and each weight is pruned as if its channels stood in an order of its own.
+    That is a limit which no kernel can run; a ``Sparsifier`` of such a model takes ``orders=report.own``.
 
     With ``store``, a folder, every block is saved when it is done. A call with the same model (as it
     was, or as an interrupted call left it) and the same arguments goes on at the next block and ends
@@ -117,6 +122,8 @@ def prune(
         )
     if correction and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         raise ValueError("correction: what it sums is not added over ranks; leave it out, or run one process")
+    kind = ORDERS.resolve(orders)
+    require_strategy(kind, permutation)
     method = Method(get_pruner(pruner), calculator(pattern), sequential, correction)
     strategy = None if permutation is None else STRATEGIES.resolve(permutation)
     if isinstance(calibration, (Tensor, Mapping)):
@@ -129,17 +136,18 @@ def prune(
             stack.enter_context(context)
         chain = chain_by(inner, blocks, batches[0], device)
         weights = chosen(chain, Names.of(include, exclude), method)
-        run = _Run(chain, weights, batches, method, mask)
+        run = _Run(chain, weights, batches, method, mask, kind)
         protocol = run.protocol(strategy, seed)
         blocks_done = None if store is None else BlockStore(Path(store))
         if blocks_done is not None:
             blocks_done.open({**protocol, "calibration": digest(batches)})
-        report = begin(inner, blocks_done, lambda: None if strategy is None else run.permute(strategy, seed))
+        begun = begin(inner, blocks_done, lambda: None if strategy is None else run.permute(strategy, seed))
+        run = replace(run, method=replace(method, orders=begun.own))
         with tqdm(total=run.count, unit="weight", disable=not progress) as bar:
             rows, resumed = run.go(blocks_done, bar)
     frame = frame_of(weights, chain, rows, protocol)
     names = tuple(block.name for block in chain.blocks)
-    return PruneReport(frame, protocol, names, report, resumed, time.perf_counter() - started)
+    return PruneReport(frame, protocol, names, begun.report, resumed, time.perf_counter() - started, begun.own)
 
 
 # ---------------------------------------------------------------------------------------------------------------- a run
@@ -154,6 +162,7 @@ class _Run:
     batches: Sequence[Any]
     method: Method
     mask: PositionMask | None
+    orders: Orders
 
     @property
     def count(self) -> int:
@@ -167,6 +176,7 @@ class _Run:
             "pruner": _text(self.method.pruner),
             "pruner_options": str(self.method.pruner),
             "permutation": str(strategy),
+            "orders": str(self.orders),
             "sequential": self.method.sequential,
             "correction": self.method.correction,
             "seed": seed,
@@ -201,6 +211,7 @@ class _Run:
             include=names,
             seed=seed,
             verify=OWN_DTYPE,  # a copy in float64 would be larger than all else here
+            orders=self.orders,
         )
 
     def go(self, store: BlockStore | None, bar: Any) -> tuple[dict[str, dict[str, Any]], int]:

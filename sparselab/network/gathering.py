@@ -77,6 +77,9 @@ class Gathering:
         """Search an order for every layer whose input can be re-indexed, and price it. Nothing changes."""
         names = _names(model)
         reasons = {layer.name: why_not_gathered(layer) or _several(names[id(layer.weight)]) for layer in layers}
+        alone = _alone(report.frame, layers)
+        follows = "no other weight reads its channels: the layers before follow it"
+        reasons |= {name: reasons[name] or follows for name in alone}
         found = [layer for layer in layers if reasons[layer.name] is None]
         try:
             uses = uses_of(model, example_inputs, found)
@@ -174,6 +177,20 @@ def _names(model: nn.Module) -> dict[int, list[str]]:
 
 def _several(names: Sequence[str]) -> str | None:
     return f"its weight is also {names[1]}, which would be re-indexed too" if len(names) > 1 else None
+
+
+def _alone(frame: pd.DataFrame, layers: Sequence[LayerWeight]) -> list[str]:
+    """The weights that are the only readers of an axis which holds all of their input channels.
+
+    The layers before follow whatever order such a weight wants, so a gather could bring nothing.
+    """
+    sizes = {layer.name: layer.weight.shape[layer.channel_dim] for layer in layers}
+    free = frame[frame["status"].isin(["permuted", "kept"])]
+    return [
+        consumers[0]
+        for consumers, size in zip(free["consumers"], free["size"])
+        if len(consumers) == 1 and sizes[consumers[0]] == size
+    ]
 
 
 def _moves(offer: Offer) -> bool:

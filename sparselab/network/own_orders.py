@@ -51,7 +51,8 @@ class OwnOrders:
 
 
 def unconnected(layers: Iterable[LayerWeight]) -> Analysis:
-    """The analysis of a network whose weights have nothing to do with each other but for their rows."""
+    """The analysis of a network whose weights have nothing to do with each other."""
+    layers = list(layers)
     members = [
         Member(
             (layer.name,),
@@ -63,7 +64,9 @@ def unconnected(layers: Iterable[LayerWeight]) -> Analysis:
         )
         for layer in layers
     ]
-    return Analysis(tuple(members), tuple(member.dims for member in members))
+    # What a layer is given has its channels and no rows: so all rows have one order.
+    inputs = [(member.dims[layer.dimension],) for member, layer in zip(members, layers, strict=True)]
+    return Analysis(tuple(members), (*(member.dims for member in members), *inputs))
 
 
 def after(plan: Plan, saliency: ModelSaliency, layers: Iterable[LayerWeight]) -> ModelSaliency:
