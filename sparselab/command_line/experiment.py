@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import multiprocessing
-import sys
 import tomllib
 from argparse import Namespace
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -12,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from sparselab.command_line.models import function_of
 from sparselab.command_line.printing import print_frame
 from sparselab.command_line.report import summary
 from sparselab.sweeps import experiment
@@ -60,7 +59,7 @@ def read_sweep(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file}: {', '.join(elsewhere)} belongs on the command line; see sparselab experiment --help")
     arguments = {name: _from_toml(value) for name, value in given.items()}
     tasks = arguments["task"] if isinstance(arguments["task"], list) else [arguments["task"]]
-    arguments["task"] = [_function(task, file) if ":" in task else task for task in tasks]
+    arguments["task"] = [function_of(task, file.parent, str(file)) if ":" in task else task for task in tasks]
     return arguments
 
 
@@ -72,17 +71,6 @@ def _from_toml(value: Any) -> Any:
             return range(*value["range"]) if isinstance(value["range"], list) else range(value["range"])
         return {name: _from_toml(item) for name, item in value.items()}
     return None if value == "none" else value
-
-
-def _function(spec: str, file: Path) -> Any:
-    module, _, name = spec.partition(":")
-    sys.path.insert(0, str(file.resolve().parent))
-    try:
-        return getattr(importlib.import_module(module), name)
-    except AttributeError:
-        raise ValueError(f"{file}: module {module!r} has no function {name!r}") from None
-    finally:
-        sys.path.pop(0)
 
 
 def _workers(count: int) -> AbstractContextManager[Executor | None]:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from sparselab._version import __version__
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code.
@@ -28,10 +30,64 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sparselab", description="A research workbench for N:M sparsity.")
+    parser.add_argument("--version", action="version", version=f"sparselab {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_reproduce(commands)
+    _add_check(commands)
+    _add_changing(commands)
+    _add_search(commands)
+    _add_experiment(commands)
 
-    part = commands.add_parser("reproduce", help="make a table or figure, or all of them, into a folder")
-    part.add_argument("name", help="the part's name, or 'all'")
+    report = _add(
+        commands,
+        "report",
+        "what a store of trials holds: means over seeds, failures, figures",
+        "sparselab report sweep.sqlite --out report",
+    )
+    report.add_argument("store", help="the SQLite file of a sweep")
+    report.add_argument("--out", help="folder for report.md with tables and figures")
+    report.add_argument("--json", action="store_true", help="print records as JSON")
+    report.set_defaults(run=_command("report:report"))
+
+    doctor = _add(commands, "doctor", "what is installed, which backends work, and why not", "sparselab doctor")
+    doctor.add_argument("--json", action="store_true", help="print records as JSON")
+    doctor.set_defaults(run=_command("doctor:report"))
+    return parser
+
+
+def _add(commands: Any, name: str, what: str, *examples: str) -> argparse.ArgumentParser:
+    """A subcommand whose ``--help`` ends with ``examples``."""
+    shown = "examples:\n" + "\n".join(f"  {example}" for example in examples)
+    part = commands.add_parser(
+        name, help=what, description=f"{what[0].upper()}{what[1:]}.", epilog=shown, formatter_class=_Help
+    )
+    assert isinstance(part, argparse.ArgumentParser)
+    return part
+
+
+class _Parts:
+    """The names of what can be reproduced; looked up when somebody reads them."""
+
+    def __str__(self) -> str:
+        from sparselab.reproduce import PARTS
+
+        return ", ".join(PARTS)
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Help whose examples keep their lines."""
+
+
+def _add_reproduce(commands: Any) -> None:
+    part = _add(
+        commands,
+        "reproduce",
+        "make a table or figure of the paper, or all of them, into a folder",
+        "sparselab reproduce table1",
+        "sparselab reproduce all --full --out results",
+    )
+    name: Any = part.add_argument("name", help="'all', or one of: %(parts)s")
+    name.parts = _Parts()
     part.add_argument("--out", default="results", help="folder to write to (default: results)")
     size = part.add_mutually_exclusive_group()
     size.add_argument("--quick", dest="full", action="store_false", help="minutes on a laptop (the default)")
@@ -40,30 +96,90 @@ def _parser() -> argparse.ArgumentParser:
     part.add_argument("--no-progress", dest="progress", action="store_false", help="no progress bars")
     part.set_defaults(run=_reproduce, full=False)
 
-    audit = commands.add_parser("check", help="is every layer of a checkpoint really N:M?")
+
+def _add_check(commands: Any) -> None:
+    audit = _add(
+        commands,
+        "check",
+        "is every layer of a checkpoint really N:M? Exit code 0: yes, 1: no",
+        "sparselab check model.safetensors",
+        "sparselab check folder_of_shards --pattern 1:4 --exclude 'lm_head*'",
+    )
     audit.add_argument("file", help="a .safetensors, .pt2 or torch.save file, or the folder or index of a sharded one")
     audit.add_argument("--pattern", default="2:4", help="the pattern (default: 2:4)")
     audit.add_argument("--entry", help="which state of the file, where it holds several: 'ema', say")
+    audit.add_argument("--include", action="append", metavar="NAME", help="only weights so called; * and ? allowed")
+    audit.add_argument(
+        "--exclude",
+        action="append",
+        metavar="NAME",
+        help="but for these; may be given again (default: embeddings; '' for none)",
+    )
     audit.add_argument("--json", action="store_true", help="print records as JSON")
-    audit.set_defaults(run=_check)
+    audit.set_defaults(run=_command("check:audit"))
 
-    _add_search(commands)
-    _add_experiment(commands)
 
-    report = commands.add_parser("report", help="what a store of trials holds: means over seeds, failures, figures")
-    report.add_argument("store", help="the SQLite file of a sweep")
-    report.add_argument("--out", help="folder for report.md with tables and figures")
-    report.add_argument("--json", action="store_true", help="print records as JSON")
-    report.set_defaults(run=_command("report:report"))
+def _add_changing(commands: Any) -> None:
+    """``prune`` and ``permute``: what takes a model and writes it changed."""
+    part = _add(
+        commands,
+        "prune",
+        "prune a model on calibration data, block by block, and write it",
+        "sparselab prune SmolLM2-135M --data wiki.txt --pruner sparsegpt --out SmolLM2-135M-24",
+        "sparselab prune mine:make_model --state model.pt --data mine:batches --pruner wanda --out sparse.safetensors",
+    )
+    _add_model_options(part)
+    part.add_argument("--pruner", default="sparsegpt", help="name with options (default: sparsegpt)")
+    part.add_argument("--permutation", help="first search orders of channels by this strategy: auto")
+    part.add_argument("--store", help="folder to keep finished blocks in; the same command goes on there")
+    part.add_argument("--json", action="store_true", help="print records as JSON")
+    part.add_argument("--no-progress", dest="progress", action="store_false", help="no progress bars")
+    part.set_defaults(run=_command("pruning:prune"))
 
-    doctor = commands.add_parser("doctor", help="what is installed, which backends work, and why not")
-    doctor.add_argument("--json", action="store_true", help="print records as JSON")
-    doctor.set_defaults(run=_command("doctor:report"))
-    return parser
+    part = _add(
+        commands,
+        "permute",
+        "put a model's channels in orders that let a pattern keep more of it; its function stays",
+        "sparselab permute mine:make_model --state model.pt --data mine:batches --out permuted.safetensors",
+        "sparselab permute SmolLM2-135M --data wiki.txt --out permuted --plan plan.json",
+    )
+    _add_model_options(part)
+    part.add_argument("--strategy", default="auto", help="name with options (default: auto)")
+    part.add_argument("--plan", help="write what was moved there, for sl.Plan.load")
+    part.add_argument("--json", action="store_true", help="print records as JSON")
+    part.set_defaults(run=_command("pruning:permute"))
+
+
+def _add_model_options(part: argparse.ArgumentParser) -> None:
+    """The arguments that say which model, on which data, and where the result goes."""
+    part.add_argument(
+        "model", help="module:function that makes it (a module beside you or installed), or a folder of transformers"
+    )
+    part.add_argument("--state", help="a checkpoint to load into what module:function makes")
+    part.add_argument("--entry", help="which state of the checkpoint, where it holds several: 'ema', say")
+    part.add_argument(
+        "--data",
+        help="what the model is run on: module:function that returns batches, or for a folder of transformers a text file",
+    )
+    part.add_argument("--windows", type=int, default=16, help="of the text (default: 16)")
+    part.add_argument("--context", type=int, default=512, help="tokens in a window of the text (default: 512)")
+    part.add_argument(
+        "--out", required=True, help="a .safetensors or .pt file, or for a folder of transformers a new folder"
+    )
+    part.add_argument("--pattern", default="2:4", help="the pattern (default: 2:4)")
+    part.add_argument("--include", action="append", metavar="NAME", help="only weights or modules so called; * and ?")
+    part.add_argument("--exclude", action="append", metavar="NAME", help="but for these; may be given again")
+    part.add_argument("--seed", type=int, default=0, help="of the search (default: 0)")
 
 
 def _add_search(commands: Any) -> None:
-    search = commands.add_parser("search", help="search the order of channels that lets a mask keep the most")
+    search = _add(
+        commands,
+        "search",
+        "search the order of channels that lets a mask keep the most of one matrix",
+        "sparselab search",
+        "sparselab search model.safetensors --tensor fc1.weight --strategy auto --time-limit 5 --out order.npy",
+    )
     search.add_argument("file", nargs="?", help="a .npy, .pt or .safetensors file; a random matrix without one")
     search.add_argument("--tensor", help="which tensor of the file, where it has several")
     search.add_argument("--pattern", default="2:4", help="the pattern (default: 2:4)")
@@ -92,7 +208,12 @@ def _add_search(commands: Any) -> None:
 
 
 def _add_experiment(commands: Any) -> None:
-    sweep = commands.add_parser("experiment", help="run the sweep that a TOML file describes")
+    sweep = _add(
+        commands,
+        "experiment",
+        "run the sweep that a TOML file describes",
+        "sparselab experiment sweep.toml --workers 4",
+    )
     sweep.add_argument("file", help="TOML: task = ..., and a key an input; arrays are axes")
     sweep.add_argument("--store", help="the SQLite file of the trials (default: the TOML file's name with .sqlite)")
     sweep.add_argument("--workers", type=int, default=0, help="processes to share the trials (default: this one)")
@@ -122,14 +243,6 @@ def _reproduce(options: argparse.Namespace) -> int:
     report = reproduce(options.name, options.out, settings)
     print(f"report: {report}")
     return 0
-
-
-def _check(options: argparse.Namespace) -> int:
-    from sparselab.reports import check
-
-    frame = check(options.file, options.pattern, entry=options.entry)
-    print(frame.to_json(orient="records") if options.json else frame.to_string(index=False))
-    return 0 if frame["is_sparse"].all() else 1
 
 
 if __name__ == "__main__":

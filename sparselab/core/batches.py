@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
@@ -20,6 +20,24 @@ _LABELS = ("label", "labels", "target", "targets", "y")
 
 Parameters: TypeAlias = Mapping[str, inspect.Parameter] | None
 """Those of a model's ``forward`` by name; ``None`` where Python cannot tell."""
+
+
+def calibration_batches(calibration: Iterable[Any], what_for: str) -> list[Any]:
+    """The batches of ``calibration``, each of them what a model takes.
+
+    Raises ``ValueError`` for what is one batch by itself, and where there is none.
+
+    >>> calibration_batches([], "to calibrate on")
+    Traceback (most recent call last):
+    ...
+    ValueError: no batch to calibrate on: the iterable was empty (used up?)
+    """
+    if isinstance(calibration, (Tensor, Mapping, str)) or not isinstance(calibration, Iterable):
+        raise ValueError(f"calibration is a {type(calibration).__name__}; give batches, [batch] if there is one only")
+    batches = list(calibration)
+    if not batches:
+        raise ValueError(f"no batch {what_for}: the iterable was empty (used up?)")
+    return batches
 
 
 def call_for(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

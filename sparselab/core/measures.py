@@ -22,6 +22,16 @@ def retained(scores: Tensor, mask: Tensor) -> float:
     return float(torch.where(mask, scores, 0).sum(dtype=torch.float64))
 
 
+def retained_percent(weight: Tensor, mask: Tensor) -> float:
+    """The share of the magnitude of ``weight`` that the bool ``mask`` (same shape) keeps; 100 of a weight of zeros.
+
+    >>> retained_percent(torch.tensor([3.0, -1.0, 0.0]), torch.tensor([True, False, True]))
+    75.0
+    """
+    sizes = weight.abs()
+    return 100 - lost_percent(retained(sizes, mask), float(sizes.sum(dtype=torch.float64)))
+
+
 def ideal(scores: Tensor, density: float) -> float:
     """The most that any mask of ``density`` in every row can retain: the best share of each row, with no structure.
 

@@ -13,6 +13,14 @@ from torch.optim import Optimizer
 
 Lookup = Callable[[Tensor], Any]
 
+MOMENTS = frozenset(
+    {
+        *("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf"),
+        *("square_avg", "acc_delta", "grad_avg", "sum", "prev", "step_size"),
+    }
+)
+"""What the optimizers of torch call the moments that they keep for a parameter."""
+
 _NO_COPIES = ("state", "param_groups", "defaults")
 
 

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 
 from sparselab.core.layers import ModelWeight, is_wrapped
 from sparselab.core.models import CannotRunError
 from sparselab.core.sharding import is_flattened, is_sharded
+from sparselab.core.writing import why_not_plain
 
 FLATTENED = (
     "flattened by FSDP1 (FullyShardedDataParallel), which no weight can be found in: shard by "
@@ -28,8 +28,8 @@ def why_unreadable(weight: Tensor, module: nn.Module | None = None) -> str | Non
     >>> why_unreadable(torch.empty(4, 4, device="meta"))
     'on the meta device, without values: load its weights first'
     """
-    if nn.parameter.is_lazy(weight):
-        return "not initialised yet: run one forward pass first"
+    if (reason := why_not_plain(weight)) is not None:
+        return reason
     if is_flattened(weight):
         return FLATTENED
     if weight.is_meta:
@@ -39,8 +39,6 @@ def why_unreadable(weight: Tensor, module: nn.Module | None = None) -> str | Non
                 "offloading, or load the model without it"
             )
         return "on the meta device, without values: load its weights first"
-    if weight.layout is not torch.strided:
-        return f"held as {str(weight.layout).removeprefix('torch.')}: make it dense first, to_dense()"
     if is_wrapped(weight) and not is_sharded(weight):
         return f"held as a {type(weight).__name__} (quantised or sharded): prune the plain weight before"
     return None

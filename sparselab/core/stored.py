@@ -17,6 +17,7 @@ from torch.export import ExportedProgram
 from sparselab.core.entries import MadeOf, other_masks, own_masks, parametrised
 from sparselab.core.files import read_checkpoint
 from sparselab.core.layers import is_wrapped
+from sparselab.core.optimizers import MOMENTS
 from sparselab.core.sharding import is_sharded, whole
 from sparselab.core.shards import Shards
 from sparselab.core.tensor_files import TensorFile
@@ -192,15 +193,11 @@ def _as_it_stands(name: str, value: Any) -> Iterator[StoredWeight]:
         yield StoredWeight(name, weight, channel_dims(name, weight.ndim), how or _unknown(name), unreadable)
 
 
-_MOMENTS = {  # what the optimizers of torch keep for a parameter
-    *("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer"),
-    *("square_avg", "grad_avg", "acc_delta", "sum", "prev", "step_size"),
-}
 _NO_WEIGHT = (torch.bool, torch.int64)
 
 
 def _may_be_weight(name: str, value: Tensor) -> bool:
-    if value.dtype in _NO_WEIGHT or name.rpartition(".")[2] in _MOMENTS:
+    if value.dtype in _NO_WEIGHT or name.rpartition(".")[2] in MOMENTS:
         return False
     counted = not (value.is_floating_point() or value.is_complex() or value.is_quantized or value.dtype == torch.int8)
     return not (counted and name.endswith(("bias", "mask")))  # causal masks of integers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,16 +107,30 @@ class BlockWork:
     def _sequentially(self, old: Mapping[str, Tensor]) -> dict[str, _Found]:
         """Prune the weights in place, those that are given the same together, in the order of their calls."""
         found: dict[str, _Found] = {}
-        for group in self.pruned.groups([layer.name for layer in self.layers]):
-            statistics = self._statistics(self.pruned, group.names, group.last)
-            cross = self._cross_moments(group, old, {name: each.pruned.weight for name, each in found.items()})
+        groups = self.pruned.groups([layer.name for layer in self.layers])
+        self.pruned.settle()
+        if self.method.correction:
+            self.dense.settle()
+        for number, group in enumerate(groups):
+            pending = self._modules(name for each in groups[number:] for name in each.names)
+            kinds = self.method.kinds
+            statistics = self.pruned.collect(group.names, kinds, group.last, pending=pending) if kinds else {}
+            new = {name: each.pruned.weight for name, each in found.items()}
+            cross = self._cross_moments(group, pending, old, new)
             for layer in self.layers:
                 if layer.name in group.names and (each := self._prune(layer, statistics, cross)) is not None:
                     found[layer.name] = each
             self._put({name: found[name].pruned.weight for name in group.names if name in found})
         return found
 
-    def _cross_moments(self, group: Group, old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> Tensor | None:
+    def _modules(self, names: Iterable[str]) -> list[nn.Module]:
+        """The modules of the layers of the weights called ``names``."""
+        wanted = {*names}
+        return [use.module for use in weight_uses(self.dense.chain.model) if use.name in wanted]
+
+    def _cross_moments(
+        self, group: Group, pending: Sequence[nn.Module], old: Mapping[str, Tensor], new: Mapping[str, Tensor]
+    ) -> Tensor | None:
         """``sum of x y^T`` of what the group is given in the dense and in the pruned model; ``None`` if not needed.
 
         Batch by batch, so that no more than one is in memory; none for weights that the first batch does not reach.
@@ -126,9 +140,9 @@ class BlockWork:
         total: Tensor | None = None
         for number in range(len(self.dense.batches)):
             self._put(old)
-            dense = self.dense.given(number, group.names[0], group.last)
+            dense = self.dense.given(number, group.names[0], group.last, pending)
             self._put(new)
-            pruned = self.pruned.given(number, group.names[0], group.last)
+            pruned = self.pruned.given(number, group.names[0], group.last, pending)
             for one, other in zip(dense, pruned, strict=True):
                 found = cross_moments(one, other)
                 total = found if total is None else total.add_(found)
@@ -141,19 +155,14 @@ class BlockWork:
         every = [layer.name for layer in self.layers]
         chunks = [every] if kind is None else self._chunks(kind)
         for number, names in enumerate(chunks):
-            statistics = self._statistics(self.dense, names, passing=passing and number + 1 == len(chunks))
+            behind = passing and number + 1 == len(chunks)
+            statistics = self.dense.collect(names, self.method.kinds, passing=behind) if self.method.kinds else {}
             for layer in self.layers:
                 if layer.name in names and (each := self._prune(layer, statistics)) is not None:
                     found[layer.name] = each
         if passing and (kind is None or not chunks):
             self.dense.advance()
         return found
-
-    def _statistics(
-        self, stream: Stream, names: Sequence[str], last: nn.Module | None = None, *, passing: bool = False
-    ) -> Mapping[type[Any], Mapping[str, Any]]:
-        kinds = self.method.kinds
-        return stream.collect(names, kinds, last, passing=passing) if kinds else {}
 
     def _prune(
         self, layer: LayerWeight, statistics: Mapping[type[Any], Mapping[str, Any]], cross: Tensor | None = None
@@ -228,14 +237,8 @@ def _row(name: str, old: Tensor, found: _Found, dense_error: float, pruned_error
         "layer": name,
         "density": float(new.count_nonzero()) / new.numel(),
         "magnitude": float(old.abs().sum(dtype=torch.float64)),
-        "retained_percent": _retained(old, found.pruned.mask),
+        "retained_percent": measures.retained_percent(old, found.pruned.mask),
         "dense_error_percent": dense_error,
         "pruned_error_percent": pruned_error,
         "seconds": found.seconds,
     }
-
-
-def _retained(weight: Tensor, mask: Tensor) -> float:
-    """The share of the magnitude of ``weight`` that is where ``mask`` is True, in percent."""
-    sizes = weight.abs()
-    return 100 - measures.lost_percent(measures.retained(sizes, mask), float(sizes.sum(dtype=torch.float64)))

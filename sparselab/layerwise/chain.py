@@ -13,8 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
+from sparselab.core.batches import TAKES
 from sparselab.core.layers import layer_weights
-from sparselab.core.models import to_device
+from sparselab.core.models import running, to_device
+from sparselab.core.readable import blaming_weights
+from sparselab.layerwise.standing_in import Reached, answering, copy_of
 from sparselab.statistics.collecting import call
 
 _SAMPLE = 4096
@@ -54,14 +57,6 @@ class _Shape:
         return torch.zeros(self.size, dtype=self.dtype, device=self.device)
 
 
-class _Reached(BaseException):
-    """Ends a forward pass once what it was for is done; no code that catches errors sees it."""
-
-    def __init__(self, output: Any = None) -> None:
-        super().__init__()
-        self.output = output
-
-
 @dataclass(frozen=True, eq=False)
 class Chain:
     """The ``blocks`` of ``model`` in the order in which it runs them, each on what the one before returned.
@@ -84,26 +79,26 @@ class Chain:
         with ExitStack() as stack:
             for place, (block, shape) in enumerate(zip(self.blocks[:number], past.shapes, strict=True)):
                 known = past.last if place == number - 1 else shape
-                stack.enter_context(_answering(block.module, _stand_in(known)))
+                stack.enter_context(answering(block.module, _stand_in(known)))
             module = self.blocks[number].module
-            stack.enter_context(_answering(module, self._last(module.forward)))
+            stack.enter_context(answering(module, self._last(module.forward)))
             try:
                 self._call(batch)
-            except _Reached as reached:
+            except Reached as reached:
                 return reached.output
         raise ValueError(f"the model did not run its block {self.blocks[number].name!r} on a batch of the calibration")
 
     def whole(self, model: nn.Module, batch: Any) -> None:
         """``model`` on ``batch``, without what comes behind the last block."""
         module = self.blocks[-1].module
-        with _answering(module, self._last(module.forward)):
+        with answering(module, self._last(module.forward)):
             try:
                 self._call(batch)
-            except _Reached:
+            except Reached:
                 return
 
     def _call(self, batch: Any) -> None:
-        call(self.model, to_device(batch, _home(self.model)))
+        _run(self.model, to_device(batch, _home(self.model)))
 
     def _last(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         """``forward``, where blocks compute; the pass ends with it."""
@@ -113,7 +108,7 @@ class Chain:
             home = next((each.device for each in tree_flatten((args, kwargs))[0] if isinstance(each, Tensor)), None)
             args, kwargs = to_device((args, kwargs), self.device)
             output = forward(*args, **kwargs)
-            raise _Reached(output if self.device is None else to_device(output, home))
+            raise Reached(output if self.device is None else to_device(output, home))
 
         return answer
 
@@ -196,7 +191,7 @@ def stopping_at(module: nn.Module) -> Iterator[None]:
     """Forward passes end when ``module`` is called, once hooks that are there already have seen it."""
 
     def stop(*_: Any) -> None:
-        raise _Reached
+        raise Reached
 
     handle = module.register_forward_pre_hook(stop)
     try:
@@ -224,29 +219,13 @@ def _home(model: nn.Module) -> torch.device | None:
     return next((parameter.device for parameter in model.parameters()), None)
 
 
-@contextmanager
-def _answering(module: nn.Module, answer: Callable[..., Any]) -> Iterator[None]:
-    """``answer`` is what runs in place of ``module.forward``, while it lasts."""
-    own = vars(module).get("forward")
-    module.forward = answer
-    try:
-        yield
-    finally:
-        if own is None:
-            del module.forward
-        else:
-            module.forward = own
-
-
 def _stand_in(known: Any) -> Callable[..., Any]:
-    """A function that returns a copy of what is ``known``: the model may change it in place."""
-    return lambda *args, **kwargs: tree_map(_copied, known)
+    """A function that returns a copy of what is ``known``."""
+    return lambda *args, **kwargs: copy_of(tree_map(_filled, known))
 
 
-def _copied(entry: Any) -> Any:
-    if isinstance(entry, _Shape):
-        return entry.zeros()
-    return entry.clone() if isinstance(entry, Tensor) else entry
+def _filled(entry: Any) -> Any:
+    return entry.zeros() if isinstance(entry, _Shape) else entry
 
 
 def _shape_of(entry: Any) -> Any:
@@ -267,14 +246,20 @@ def _given(model: nn.Module, modules: Mapping[str, nn.Module], batch: Any) -> di
             )
         found[name] = given
         if len(found) == len(modules):
-            raise _Reached
+            raise Reached
 
     with ExitStack() as stack:
         for name, module in modules.items():
             stack.enter_context(_noting(module, partial(note, name)))
-        with suppress(_Reached):
-            call(model, batch)
+        with suppress(Reached):
+            _run(model, batch)
     return found
+
+
+def _run(model: nn.Module, batch: Any) -> None:
+    """``model`` on ``batch``. Raises ``CannotRunError`` with what it raised, and the likely reason."""
+    with blaming_weights(model), running(model, "a batch of the calibration", TAKES):
+        call(model, batch)
 
 
 @contextmanager

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
+from sparselab.core.entries import mask_name
 from sparselab.core.layers import LayerWeight, ModelWeight, Names, model_weights
+from sparselab.core.readable import why_no_arithmetic
 from sparselab.core.weight_matrix import channel_dim_of
 from sparselab.layerwise.block import Method
 from sparselab.layerwise.chain import Chain
@@ -35,7 +37,7 @@ def chosen(chain: Chain, names: Names, method: Method) -> list[Chosen]:
     for layer in layers:
         if nn.parameter.is_lazy(layer.weight) or layer.weight.is_meta:
             raise ValueError(f"{layer.name!r} has no values yet: load them, or run a lazy layer once, and prune then")
-        if hasattr(layer.module, f"__{layer.attribute}_mma_mask"):
+        if hasattr(layer.module, mask_name(layer.attribute)):
             raise ValueError(f"{layer.name!r} is masked already: finalize() the Sparsifier first, then prune")
     blocks = {id(module): number for number, block in enumerate(chain.blocks) for module in block.module.modules()}
     holders = _holders(model)
@@ -44,6 +46,7 @@ def chosen(chain: Chain, names: Names, method: Method) -> list[Chosen]:
     for layer in layers:
         reason = _tied(layer, holders.get(id(layer.weight), []), blocks) if isinstance(layer, LayerWeight) else None
         reason = reason or why_not_pruned(layer, method.calculate, names=names)
+        reason = reason or _unusable(layer.weight)
         if reason is None and method.pruner.needs is not None and layer.name not in told:
             reason = "no statistics: no call of a module tells what it is given"
         block = blocks.get(id(layer.module))
@@ -70,6 +73,11 @@ def _tied(layer: LayerWeight, holders: list[tuple[str, nn.Module, str]], blocks:
         if channel_dim_of(module, own) is None or blocks.get(id(module)) != blocks.get(id(layer.module)):
             return f"tied to {name}"
     return None
+
+
+def _unusable(weight: Tensor) -> str | None:
+    """Why nothing can be made of the numbers of ``weight``, which can be read."""
+    return why_no_arithmetic(weight) if weight.numel() else f"empty: its shape is {tuple(weight.shape)}"
 
 
 def _outside(chain: Chain) -> str:

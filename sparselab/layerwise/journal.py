@@ -27,7 +27,8 @@ class Begun:
 def begin(model: nn.Module, store: BlockStore | None, permute: Callable[[], PermutationReport | None]) -> Begun:
     """Bring ``model`` to where pruning starts: permuted, as it was or as an earlier call did it.
 
-    Of an earlier call with the ``store`` the blocks that are done stay as they are. Raises ``ValueError`` where the store is of another model.
+    Of an earlier call with the ``store`` the blocks that are done stay as they are. Raises
+    ``ValueError`` where the store is of another model.
     """
     if store is None:
         return _begun(permute())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,20 +12,21 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
 from sparselab._version import __version__
+from sparselab.core.batches import calibration_batches
 from sparselab.core.fingerprint import digest
 from sparselab.core.layers import LayerWeight, Names
-from sparselab.core.models import evaluating, to_device, unwrap
+from sparselab.core.models import as_eager, device_of, evaluating, to_device, unwrap
 from sparselab.layerwise.block import BlockWork, Method
 from sparselab.layerwise.chain import Chain, chain_by, without_cache
 from sparselab.layerwise.choosing import Chosen, chosen
 from sparselab.layerwise.journal import begin
 from sparselab.layerwise.report import PruneReport, frame_of
 from sparselab.layerwise.store import BlockStore, DoneBlock
-from sparselab.layerwise.stream import Stream
+from sparselab.layerwise.stream import Stream, few_of
 from sparselab.masks import AnyPattern, calculator
 from sparselab.network.orders import ORDERS, Orders, require_strategy
 from sparselab.network.permuting import OWN_DTYPE, permute
@@ -36,9 +37,6 @@ from sparselab.saliency import ModelSaliency, from_statistics, needs
 from sparselab.statistics import PositionMask, collect
 from sparselab.statistics.collecting import without_nested_tensors
 from sparselab.statistics.positions import padding
-
-_MEASURED = 8
-"""Reconstruction errors are measured on one batch of so many, the first ones."""
 
 
 def prune(
@@ -100,7 +98,8 @@ def prune(
     others as they were.
 
     Memory beside the model: what the last block returned for every batch, and of one block the
-    weights and the statistics of weights that are given the same. Blocks compute on ``device``, one
+    weights, the statistics of weights that are given the same, and up to 256 MiB of what parts of it
+    returned, so that they are not run again for each of its weights. Blocks compute on ``device``, one
     at a time, where given, else where the model is. Deterministic on one machine with one number of
     threads. The model is in evaluation mode meanwhile, Hugging Face models without their cache.
 
@@ -114,7 +113,7 @@ def prune(
     [['0.weight', 0.5], ['2.weight', 0.5]]
     """
     started = time.perf_counter()
-    inner = unwrap(model)
+    inner = unwrap(as_eager(model, "prune"))
     if correction and not (sequential and 0 < correction <= 1):
         raise ValueError(
             f"correction={correction:g} must lie between 0 and 1, and needs sequential=True: it is for what the "
@@ -126,11 +125,7 @@ def prune(
     require_strategy(kind, permutation)
     method = Method(get_pruner(pruner), calculator(pattern), sequential, correction)
     strategy = None if permutation is None else STRATEGIES.resolve(permutation)
-    if isinstance(calibration, (Tensor, Mapping)):
-        raise ValueError(f"calibration is a {type(calibration).__name__}; give batches, [batch] if there is one only")
-    batches = list(calibration)
-    if not batches:
-        raise ValueError("no batch to calibrate on: the iterable was empty (used up?)")
+    batches = calibration_batches(calibration, "to calibrate on")
     with ExitStack() as stack:
         for context in (torch.no_grad(), evaluating(inner), without_cache(inner), without_nested_tensors(inner)):
             stack.enter_context(context)
@@ -201,7 +196,7 @@ class _Run:
                 self.chain.model, self.batches, [kind], layers=names, mask=self.mask, forward=self.chain.whole
             )
             saliency = from_statistics(saliency, found)
-        example = to_device(self.batches[0], next(self.chain.model.parameters()).device)
+        example = to_device(self.batches[0], device_of(self.chain.model))
         return permute(
             self.chain.model,
             example,
@@ -216,7 +211,7 @@ class _Run:
 
     def go(self, store: BlockStore | None, bar: Any) -> tuple[dict[str, dict[str, Any]], int]:
         """Prune all blocks that the ``store`` does not have; the rows of the frame by weight, and how many it had."""
-        measured = max(1, len(self.batches) // _MEASURED)
+        measured = few_of(self.batches)
         few = self.method.sequential and not self.method.correction
         dense = Stream(self.chain, self.batches[: measured if few else None], self.mask)
         pruned = Stream(self.chain, self.batches[: None if self.method.sequential else measured], self.mask)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from tqdm.auto import tqdm
 
+from sparselab.core.batches import calibration_batches
 from sparselab.core.layers import layer_weights
-from sparselab.core.models import evaluating, unwrap
+from sparselab.core.models import as_eager, evaluating, unwrap
 from sparselab.layerwise.chain import chain_by, without_cache
-from sparselab.layerwise.stream import Stream
+from sparselab.layerwise.stream import Stream, few_of
+from sparselab.statistics import PositionMask
 from sparselab.statistics.collecting import without_nested_tensors
-
-MEASURED = 8
-"""Errors are measured on one batch of so many, the first ones."""
+from sparselab.statistics.positions import masks_of, padding
 
 COLUMNS = ["block", "steps", "error_before_percent", "error_percent", "seconds"]
 
@@ -34,6 +34,7 @@ def reconstruct(
     steps: int = 64,
     learning_rate: float = 3e-4,
     blocks: str | Sequence[str] | None = "auto",
+    mask: PositionMask | None = padding,
     seed: int = 0,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -48,8 +49,8 @@ def reconstruct(
     no more than a short one.
 
     ``dense`` is the model before it was pruned. Where ``sl.prune`` permuted channels, they have to be
-    moved there as well: ``report.permutation.plan.apply(dense)``. ``blocks`` are as in ``sl.prune``.
-    Positions that the ``attention_mask`` of a batch hides do not count.
+    moved there as well: ``report.permutation.plan.apply(dense)``. ``blocks`` and ``mask``, which says
+    which positions count, are as in ``sl.prune``; a block's output with other positions counts as a whole.
 
     The frame has one row for every block: ``block``, ``steps``, the error in percent before and after
     (over the first eighth of the batches) and ``seconds``. A block that would end worse is left as it
@@ -71,12 +72,10 @@ def reconstruct(
     >>> bool(frame["error_percent"][0] < frame["error_before_percent"][0]), int(model[0].weight.count_nonzero())
     (True, 64)
     """
-    batches = list(calibration)
-    if not batches:
-        raise ValueError("no batch to reconstruct on: the iterable was empty (used up?)")
+    model, dense = (unwrap(as_eager(each, "reconstruct")) for each in (model, dense))
+    batches = calibration_batches(calibration, "to reconstruct on")
     if steps < 1 or not learning_rate > 0:
         raise ValueError(f"steps={steps} must be at least 1, learning_rate={learning_rate} above 0")
-    model, dense = unwrap(model), unwrap(dense)
     _require_pair(model, dense)
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
@@ -86,7 +85,7 @@ def reconstruct(
         chain = chain_by(model, blocks, batches[0])
         names = [block.name for block in chain.blocks]
         wanted = Stream(chain_by(dense, names if names != [""] else None, batches[0]), batches)
-        given = Stream(chain, batches)
+        given = Stream(chain, batches, mask)
         rows = []
         with tqdm(total=steps * len(names), unit="step", disable=not progress) as bar:
             for name in names:
@@ -144,7 +143,7 @@ class _Tuning:
     @property
     def measured(self) -> int:
         """On how many of the batches errors are measured."""
-        return max(1, len(self.wanted) // MEASURED)
+        return few_of(self.wanted)
 
     def _tune(self, parameters: Sequence[nn.Parameter]) -> None:
         kept = self._kept()
@@ -193,19 +192,14 @@ class _Tuning:
         channels = 1 if wanted.ndim > 3 else -1
         lengths = wanted.square().sum(channels).clamp_min(torch.finfo(wanted.dtype).tiny)
         errors = (found - wanted).square().sum(channels) / lengths
-        counted = _counted(self.given.batches[number])
-        return errors.mean() if counted is None or counted.shape != errors.shape else errors[counted].mean()
+        masks = () if self.given.mask is None else masks_of(self.given.batches[number], self.given.mask)
+        counted = next((each.to(errors.device) for each in masks if each.shape == errors.shape), None)
+        return errors.mean() if counted is None else errors[counted].mean()
 
 
 def _main(output: Any) -> Tensor:
     """The first tensor of numbers that a block returned: its hidden states."""
     return next(each for each in tree_leaves(output) if isinstance(each, Tensor) and each.is_floating_point())
-
-
-def _counted(batch: Any) -> Tensor | None:
-    """The positions of a batch that its ``attention_mask`` does not hide, if it has one."""
-    mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
-    return mask.bool() if isinstance(mask, Tensor) and not mask.is_floating_point() else None
 
 
 def _order(batches: int, steps: int, seed: int) -> Iterator[int]:

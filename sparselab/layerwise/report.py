@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sparselab.core.channel_order import ChannelOrder
-from sparselab.core.layers import is_wrapped
+from sparselab.core.readable import why_no_arithmetic, why_unreadable
 from sparselab.layerwise.chain import Chain
 from sparselab.layerwise.choosing import Chosen
 from sparselab.network.report import PermutationReport
@@ -71,6 +71,9 @@ class PruneReport:
 
         return error_by_layer(self.frame)
 
+    def __repr__(self) -> str:
+        return f"<PruneReport: {str(self).splitlines()[0]}>"
+
     def __str__(self) -> str:
         rows = self.frame[self.frame["eligible"]]
         blocks = f" in {len(self.blocks)} blocks" if len(self.blocks) > 1 else ""
@@ -117,10 +120,11 @@ def frame_of(
 
 def _untouched(weight: Tensor) -> dict[str, float]:
     """What there is to say of a weight that was not pruned; NaN where its values cannot be read."""
-    readable = not is_wrapped(weight)
+    readable = why_unreadable(weight) is None
+    numbers = weight.double() if readable and why_no_arithmetic(weight) else weight
     return {
-        "density": float(weight.count_nonzero()) / max(1, weight.numel()) if readable else math.nan,
-        "magnitude": float(weight.abs().sum(dtype=torch.float64)) if readable else math.nan,
+        "density": float(numbers.count_nonzero()) / max(1, weight.numel()) if readable else math.nan,
+        "magnitude": float(numbers.abs().sum(dtype=torch.float64)) if readable else math.nan,
         "retained_percent": 100.0,
         "dense_error_percent": math.nan,
         "pruned_error_percent": math.nan,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +14,14 @@ from torch import Tensor, nn
 from sparselab.core.models import evaluating
 from sparselab.layerwise.chain import Chain, Past, stopping_at
 from sparselab.layerwise.groups import Calls, Group
+from sparselab.layerwise.settled import Settled
 from sparselab.statistics import PositionMask, Statistic, Statistics, collect
 from sparselab.statistics.layers import Given, WeightUse, weight_uses
+
+
+def few_of(batches: Sequence[Any]) -> int:
+    """On how many of the ``batches``, the first ones, errors are measured: an eighth, at least one."""
+    return max(1, len(batches) // 8)
 
 
 @dataclass(eq=False)
@@ -23,13 +29,14 @@ class Stream:
     """``batches`` on their way through the blocks of ``chain``.
 
     ``past`` has for each batch what the blocks that it has passed returned. A stream passes a block
-    with the weights that the block has at that moment.
+    with the weights that the block has at that moment, or had when what is ``settled`` was kept.
     """
 
     chain: Chain
     batches: Sequence[Any]
     mask: PositionMask | None = None
     past: list[Past] = field(default_factory=list)
+    settled: Settled | None = None
 
     def __post_init__(self) -> None:
         self.past = self.past or [Past() for _ in self.batches]
@@ -43,6 +50,15 @@ class Stream:
         """The first ``count`` batches, where they are now."""
         return Stream(self.chain, self.batches[:count], self.mask, self.past[:count])
 
+    def settle(self) -> None:
+        """Keep what parts of the next block return, as passes that are told what is ``pending`` come by."""
+        self.settled = Settled.of(self.chain.blocks[self.number].module)
+
+    @contextmanager
+    def _running(self, number: int, pending: Iterable[nn.Module]) -> Iterator[None]:
+        with nullcontext() if self.settled is None else self.settled.running(number, pending):
+            yield
+
     def collect(
         self,
         names: Sequence[str],
@@ -50,38 +66,43 @@ class Stream:
         last: nn.Module | None = None,
         *,
         passing: bool = False,
+        pending: Iterable[nn.Module] = (),
     ) -> Statistics:
         """Statistics of what the weights called ``names``, of the next block, are given.
 
         Each pass ends when the module ``last`` is called, if given. With ``passing`` the stream is
-        behind the block afterwards.
+        behind the block afterwards. Layers that are ``pending`` are yet to change (``settle``).
         """
         numbers = itertools.count()
         next_block = self.number
 
         def forward(model: nn.Module, batch: Any) -> None:
             number = next(numbers)
-            with nullcontext() if last is None else stopping_at(last):
+            with nullcontext() if last is None else stopping_at(last), self._running(number, pending):
                 output = self.chain.run(next_block, batch, self.past[number])
             if passing:
                 self.past[number] = self.past[number].after(output)
 
         return collect(self.chain.model, self.batches, kinds, layers=names, mask=self.mask, forward=forward)
 
-    def given(self, number: int, name: str, last: nn.Module | None) -> list[Given]:
+    def given(self, number: int, name: str, last: nn.Module | None, pending: Iterable[nn.Module] = ()) -> list[Given]:
         """What the weight called ``name``, of the next block, is given in each call for the batch of that ``number``."""
         found: list[Given] = []
         here = slice(number, number + 1)
         alone = Stream(self.chain, self.batches[here], self.mask, self.past[here])
-        alone.collect([name], [_noting(found)], last)
+        with self._running(number, pending):
+            alone.collect([name], [_noting(found)], last)
         return found
 
     def advance(self) -> None:
-        """Pass the next block."""
+        """Pass the next block; nothing of it is pending any more."""
         with evaluating(self.chain.model), torch.no_grad():
             next_block = self.number
             for number, batch in enumerate(self.batches):
-                self.past[number] = self.past[number].after(self.chain.run(next_block, batch, self.past[number]))
+                with self._running(number, ()):
+                    output = self.chain.run(next_block, batch, self.past[number])
+                self.past[number] = self.past[number].after(output)
+        self.settled = None
 
     def groups(self, names: Sequence[str]) -> list[Group]:
         """The weights called ``names``, of the next block, in the order in which the first batch needs them.

@@ -55,7 +55,9 @@ ORDERS: Registry[Orders] = Registry(
 def require_strategy(kind: Orders, strategy: object) -> None:
     """Raise ``ValueError`` for orders that are to be searched where there is no ``strategy`` (``permutation=None``)."""
     if strategy is None and not isinstance(kind, Free):
-        raise ValueError(f"orders={kind} are searched by a strategy, and permutation is None: give permutation='auto'")
+        raise ValueError(
+            f"orders={kind}: they are searched by a strategy, and permutation is None; give permutation='auto'"
+        )
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,11 @@ class Plan:
     def __len__(self) -> int:
         return len(self.moves)
 
+    def __repr__(self) -> str:
+        names = [name for move in self.moves for name in move.names[:1]]
+        some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        return f"Plan({len(names)} moves{': ' if names else ''}{some})"
+
     def inverse(self) -> Plan:
         """The plan that undoes this one."""
         gathers = tuple(gather.inverse() for gather in reversed(self.gathers))

@@ -84,6 +84,9 @@ class PermutationReport:
         after = float(searched["retained"].sum()) + float((beside["gathered"] - beside["free"]).sum())
         return after / before - 1 if before else 0.0
 
+    def __repr__(self) -> str:
+        return f"<PermutationReport: {str(self).splitlines()[0]}>"
+
     def __str__(self) -> str:
         if self.untraceable and not len(self.taken):
             return f"Nothing was permuted. {self.untraceable}."

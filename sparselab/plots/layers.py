@@ -12,9 +12,12 @@ from sparselab.plots.style import COLOURS, MARKERS, Figure, cycle, looks, style
 def loss_by_layer(frame: pd.DataFrame) -> Figure:
     """Magnitude lost by every layer, one series per pattern.
 
-    ``frame`` has ``layer, pattern, lost_percent``; layers are drawn top to bottom in the order in which they come,
+    ``frame`` has ``layer, pattern, lost_percent``, or is what ``magnitude_report`` returned, whose pattern is in
+    ``frame.attrs``; layers are drawn top to bottom in the order in which they come,
     NaN (not eligible) is left out. Raises ``ValueError`` when a column is missing or there is nothing to draw.
     """
+    if "pattern" in frame.attrs and "pattern" not in frame.columns:
+        frame = frame.assign(pattern=frame.attrs["pattern"])
     require_columns(frame, ("layer", "pattern", "lost_percent"), "loss_by_layer")
     drawn = finite_rows(frame, ["lost_percent"], "loss_by_layer")
     layers = [layer for layer in dict.fromkeys(frame["layer"]) if (drawn["layer"] == layer).any()]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparselab.masks import MaskCalculator
 from sparselab.pruners.pruner import Pruned
-from sparselab.pruners.reconstruction import Correlations, Reconstruction, inverses, require_damping, shifted
+from sparselab.pruners.reconstruction import Correlations, Reconstruction, require_damping
 from sparselab.statistics import SecondMoments
 
 
@@ -45,15 +45,11 @@ class ADMM:
         """Prune ``weight``; as ``Pruner`` says."""
         problem = Reconstruction.of(self, weight, calculator, statistic, channel_dim)
         scaled = Correlations.of(problem, self.damping)
-        inverse = inverses(shifted(scaled.matrices, self.rho))
-        wanted = scaled.rows @ scaled.matrices
-        dense, dual = scaled.rows, torch.zeros_like(scaled.rows)
-        mask, masked = torch.empty(0), dense
+        drawn_together = scaled.drawn_together(self.rho)
+        sought, mask = scaled.rows, problem.mask(scaled.rows)
         for number in range(self.rounds):
-            sought = dense + dual
-            if number < self.mask_rounds:
+            if 0 < number < self.mask_rounds:
                 mask = problem.mask(sought)
-            masked = torch.where(mask, sought, 0)
-            dual = sought - masked
-            dense = (wanted + self.rho * (masked - dual)) @ inverse
-        return problem.finished(scaled.weights(torch.where(mask, dense + dual, 0)), mask)
+            dense, dual = drawn_together(sought, mask)
+            sought = dense + dual
+        return problem.finished(scaled.weights(torch.where(mask, sought, 0)), mask)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparselab.masks import MaskCalculator
 from sparselab.pruners.pruner import Pruned
-from sparselab.pruners.reconstruction import Correlations, Reconstruction, inverses, require_damping, shifted
+from sparselab.pruners.reconstruction import Correlations, Reconstruction, require_damping
 from sparselab.statistics import SecondMoments
 
 
@@ -59,16 +59,13 @@ class ALPS:
 
     def _agreed(self, problem: Reconstruction, scaled: Correlations) -> tuple[Tensor, Tensor]:
         """The dense rows and the mask that they have come to."""
-        wanted = scaled.rows @ scaled.matrices
         dense, dual = scaled.rows, torch.zeros_like(scaled.rows)
         growth = (self.last / self.first) ** (1 / max(1, self.stages - 1))
         for stage in range(self.stages):
             rho = self.first * growth**stage
             dual = dual / growth if stage else dual  # the multiplier is rho times it, and stays
-            inverse = inverses(shifted(scaled.matrices, rho))
+            drawn_together = scaled.drawn_together(rho)
             for _ in range(self.rounds):
                 sought = dense + dual
-                masked = torch.where(problem.mask(sought), sought, 0)
-                dual = sought - masked
-                dense = (wanted + rho * (masked - dual)) @ inverse
+                dense, dual = drawn_together(sought, problem.mask(sought))
         return dense, problem.mask(dense + dual)

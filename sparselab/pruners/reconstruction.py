@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -202,8 +203,8 @@ def corrected(
     rows = moments.rows(weight.detach()).to(torch.float64 if weight.dtype == torch.float64 else torch.float32)
     matrices = moments.sums[: len(cross)].to(rows)
     norms = _norms(matrices)
-    scaled = shifted(matrices / norms / norms.transpose(1, 2), damping)
-    change = rows @ (cross.to(rows) - matrices) / norms @ inverses(scaled) / norms
+    damped = shifted(_scaled(matrices, norms), damping)
+    change = rows @ (cross.to(rows) - matrices) / norms @ inverses(damped) / norms
     return moments.from_rows(rows + share * change).to(weight.dtype)
 
 
@@ -211,6 +212,11 @@ def _norms(matrices: Tensor) -> Tensor:
     """The norm of each input, ``(groups, 1, d)``; of one that is always 0 it is far below all others."""
     norms = matrices.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()[:, None]
     return norms.clamp(min=_DEAD).maximum(norms.amax(-1, keepdim=True) * _DEAD)
+
+
+def _scaled(matrices: Tensor, norms: Tensor) -> Tensor:
+    """``matrices`` of inputs that are divided by their ``norms``."""
+    return matrices / norms / norms.transpose(1, 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,8 +236,18 @@ class Correlations:
         """The scaled problem. Inputs that are always 0 have the least norms, so they are pruned first."""
         matrices = problem.matrices
         norms = _norms(matrices)
-        scaled = matrices / norms / norms.transpose(1, 2)
-        return cls(problem.rows * norms, shifted(scaled, damping), norms)
+        return cls(problem.rows * norms, shifted(_scaled(matrices, norms), damping), norms)
+
+    def drawn_together(self, rho: float) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """One round of ADMM with the penalty ``rho``: from ``sought``, dense rows and dual, and the mask to both anew."""
+        inverse, wanted = inverses(shifted(self.matrices, rho)), self.rows @ self.matrices
+
+        def round_of(sought: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+            masked = torch.where(mask, sought, 0)
+            dual = sought - masked
+            return (wanted + rho * (masked - dual)) @ inverse, dual
+
+        return round_of
 
     def weights(self, rows: Tensor) -> Tensor:
         """The weights of scaled ``rows``."""

@@ -27,7 +27,7 @@ Counted: TypeAlias = Callable[[int, int], object]
 
 def magnitude_report(
     model: nn.Module,
-    pattern: AnyPattern,
+    pattern: AnyPattern = "2:4",
     *,
     saliency: ModelSaliency = "magnitude",
     rule: str = "divisible",

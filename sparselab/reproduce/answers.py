@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sparselab.core.models import evaluating, to_device
+from sparselab.core.models import device_of, evaluating, to_device
 from sparselab.metrics import Metric, Top1, measure
 from sparselab.metrics.classification import correct, logits_of
 from sparselab.tasks import Task
@@ -64,7 +64,7 @@ def answers(task: Task, model: nn.Module, *, batch_size: int = 250) -> Answers:
     Its mode is as before afterwards.
     """
     logits, labels = [], []
-    device = next(model.parameters()).device
+    device = device_of(model)
     with evaluating(model), torch.no_grad():
         for indices in torch.split(torch.arange(len(task.eval_data)), batch_size):
             out, label = logits_of(model, to_device(task.eval_data[indices], device))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sparselab.core.measures import efficacy
-from sparselab.core.models import to_device
+from sparselab.core.models import device_of, to_device
 from sparselab.network.permuting import permute
 from sparselab.network.plan import Plan
 from sparselab.reports import magnitude_report
@@ -156,7 +156,7 @@ def _pruned_layers(model: nn.Module, task: Task, pattern: str) -> pd.DataFrame:
 
 def apply_unchanged(plan: Plan, model: nn.Module, task: Task) -> None:
     """Apply ``plan``; ``RuntimeError`` where that changes the answers by more than rounding."""
-    device = next(model.parameters()).device
+    device = device_of(model)
     inputs, _ = to_device(task.eval_data[torch.arange(min(64, len(task.eval_data)))], device)
     with torch.no_grad():
         before = model(inputs)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from sparselab.core.layers import Names, layer_weights
-from sparselab.core.models import evaluating, to_device
+from sparselab.core.models import device_of, evaluating, to_device
 from sparselab.layerwise import PruneReport
 from sparselab.metrics import Perplexity
 from sparselab.network.control import random_plan
@@ -178,7 +178,7 @@ def _about(report: PruneReport | None, pruning: PruningTrial) -> dict[str, Any]:
 def window_nats(task: Task, model: nn.Module) -> list[float]:
     """The mean cross-entropy of the next token in every window of the task's evaluation data, in nats."""
     found = []
-    device = next(model.parameters()).device
+    device = device_of(model)
     with evaluating(model), torch.no_grad():
         for index in range(len(task.eval_data)):
             total, tokens = Perplexity().sums(model, to_device(task.eval_data[torch.tensor([index])], device))

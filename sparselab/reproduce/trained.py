@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from sparselab.core.models import to_device
+from sparselab.core.models import device_of, to_device
 from sparselab.network.control import random_plan
 from sparselab.reproduce.answers import Answers, answers
 from sparselab.reproduce.section import Settings
@@ -104,7 +104,7 @@ def pruning_trial(
 
     ``DENSE`` is the control that is not pruned. The batches of fine-tuning are other ones than those of training.
     """
-    inputs = to_device(task.example_inputs, next(model.parameters()).device)
+    inputs = to_device(task.example_inputs, device_of(model))
     return PruningTrial(
         None if pattern == DENSE else pattern,
         permutation="auto" if channels == PERMUTED else None,

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from sparselab.core.models import to_device
+from sparselab.core.models import device_of, to_device
 from sparselab.reports import check
 from sparselab.reproduce.answers import answers
 from sparselab.reproduce.int8 import quantise_int8
@@ -91,7 +91,7 @@ def _int8_score(task: Task, model: nn.Module) -> float:
     """The headline of ``model`` quantised in place, calibrated on training data."""
     size = task.recipe.batch_size
     indices = torch.split(torch.arange(_CALIBRATION * size), size)
-    device = next(model.parameters()).device
+    device = device_of(model)
     quantise_int8(model, (to_device(task.train_data[some], device) for some in indices))
     return answers(task, model).score(task.headline)
 

@@ -291,6 +291,6 @@ def _worth_of(report: PruneReport, examples: int | None) -> dict[str, Any]:
 
 
 def _density(sparsifier: Sparsifier) -> float:
-    rows = sparsifier.frame().set_index("layer").loc[list(sparsifier.masks)]
+    rows = sparsifier.frame.set_index("layer").loc[list(sparsifier.masks)]
     sizes = rows["shape"].map(lambda shape: torch.Size(shape).numel())
     return float((rows["density"] * sizes).sum() / sizes.sum())

@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from sparselab.core.models import device_of
 from sparselab.core.registry import unknown_name
 from sparselab.metrics.language import DenseReference, Divergence, Perplexity, next_token_loss
 from sparselab.tasks.distillation import Distillation
@@ -53,7 +54,7 @@ class LanguageModelTask(Task):
 
     def answer(self, model: nn.Module, text: str, tokens: int = 20) -> str:
         """``text`` and the ``tokens`` that ``model`` finds likeliest to follow, one after the other."""
-        ids = Text("", text).tokens(self.tokenizer)[None].to(next(model.parameters()).device)
+        ids = Text("", text).tokens(self.tokenizer)[None].to(device_of(model))
         with torch.no_grad():
             for _ in range(tokens):
                 logits = model(input_ids=ids).logits

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sparselab.core.models import as_eager
+
 
 def mask_lora(model: nn.Module) -> list[str]:
     """Have the LoRA adapters of ``model`` adapt only those weights of their layers that are not zero.
@@ -38,7 +40,7 @@ def mask_lora(model: nn.Module) -> list[str]:
     >>> int(adapted.merge_and_unload()[0].weight.count_nonzero())
     64
     """
-    layers = dict(_adapted(model))
+    layers = dict(_adapted(as_eager(model, "mask_lora")))
     if not any(bool((_weight(layer) == 0).any()) for layer in layers.values()):
         raise ValueError(
             "no LoRA adapter of peft on a layer with zeros: prune the model, then give it adapters "

@@ -99,7 +99,7 @@ class ASP:
         _log.setLevel(_LEVELS[cls._verbosity])
         if sparsifier.permutation is not None and example_inputs is None:
             cls._watcher = InputWatcher(sparsifier.model)
-        for row in sparsifier.frame().itertuples():
+        for row in sparsifier.frame.itertuples():
             _log.info("%s %s: %s", row.layer, row.shape, row.reason or "will be sparse")
         if not sparsifier.weights.layers:
             _log.warning("no weight of this model can be made sparse; the reasons are logged at level INFO")
@@ -123,7 +123,7 @@ class ASP:
         sparsifier.compute()
         if first and sparsifier.permutation_report is not None:
             cls._report_permutation(sparsifier)
-        for row in sparsifier.frame().itertuples():
+        for row in sparsifier.frame.itertuples():
             if row.eligible:
                 _log.info(
                     "%s: density %.3f, %.2f%% of the magnitude kept", row.layer, row.density, row.retained_percent

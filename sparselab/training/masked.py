@@ -398,7 +398,7 @@ class MaskedWeights:
         everything = gathered(dense, layer.weight)
         pruned = self.choice(layer, everything, stage)
         mask, weight = (local(laid_out_like(each, layer.weight)) for each in (pruned.mask, pruned.weight))
-        return _Decided(dense, mask, weight, _share(everything, pruned.mask))
+        return _Decided(dense, mask, weight, measures.retained_percent(everything, pruned.mask) / 100)
 
     def _put(self, decided: Sequence[_Decided], vanish: bool) -> None:
         """Put what was decided in place: all or, on any failure, none."""
@@ -432,13 +432,6 @@ def _state_of_older(state: Mapping[str, Any]) -> MaskState:
     if state["shares"]:
         return MaskState.PRUNED
     return MaskState.UNMASKED if state.get("computed") else MaskState.DENSE
-
-
-def _share(weight: Tensor, mask: Tensor) -> float:
-    """The share of the magnitude of ``weight`` that ``mask`` keeps."""
-    scores = weight.abs()
-    total = float(scores.sum(dtype=torch.float64))
-    return measures.retained(scores, mask) / total if total else 1.0
 
 
 def mask_buffer(layer: LayerWeight) -> str:

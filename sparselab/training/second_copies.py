@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sparselab.core.layers import is_wrapped
-from sparselab.core.optimizers import Keepers, Kept
+from sparselab.core.optimizers import MOMENTS, Keepers, Kept
 from sparselab.core.sharding import local
 from sparselab.training.masked import MaskedWeights, MaskState
 
@@ -30,12 +30,7 @@ KNOWN: Mapping[str, str | None] = {
 
 # What is never one, however near the weights it comes: with white inputs and a squared loss the
 # gradient is a multiple of the weight.
-MOMENTS = frozenset(
-    {
-        *("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "acc_delta"),
-        *("grad_avg", "sum", "prev", "step_size", "momentum", "exp_avg_diff", "previous_grad", "e_w"),
-    }
-)
+NO_COPIES = MOMENTS | {"momentum", "exp_avg_diff", "previous_grad", "e_w"}
 FAR = 0.5  # of the weight's norm: what is nearer to the weight than that is taken for a copy
 
 
@@ -111,7 +106,7 @@ def _says_it(name: str, owners: Iterable[str]) -> bool:
 def _looks_like(kept: Kept, weight: Tensor, mask: Tensor) -> bool:
     """Whether the tensor has about the values of ``weight`` where ``mask`` keeps them."""
     tensor = kept.tensor
-    if kept.name in MOMENTS or not tensor.is_floating_point() or is_wrapped(tensor) or is_wrapped(weight):
+    if kept.name in NO_COPIES or not tensor.is_floating_point() or is_wrapped(tensor) or is_wrapped(weight):
         return False
     dense = (weight * mask).float()
     return bool((tensor * mask - dense).norm() < FAR * dense.norm())

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
 from sparselab.core.layers import Custom, ModelWeight, Names, TiedWeight, model_weights
 from sparselab.core.readable import why_no_arithmetic
 from sparselab.masks import MaskCalculator
-from sparselab.masks.eligibility import why_not_pruned
+from sparselab.masks.eligibility import is_adapter, may_be_packed, why_not_pruned
+from sparselab.training.frame import note_of
+
+_log = logging.getLogger("sparselab")
 
 
 @dataclass(frozen=True)
@@ -45,3 +50,33 @@ class Selection:
         if not listed and not isinstance(weight.module, self.layer_types or ()):
             return f"{type(weight.module).__name__} is not among the layer types to prune"
         return why_not_pruned(weight, calculator, self.rule, self.names) or why_no_arithmetic(weight.weight)
+
+
+def packed_by_trace(model: nn.Module, example_inputs: Any, custom: Custom | None) -> dict[str, int]:
+    """The input channels of packed parameters that neither their modules nor ``custom`` tell, read off a trace."""
+    if example_inputs is None:
+        return {}
+    others = [weight.name for weight in model_weights(model, custom) if may_be_packed(weight)]
+    if not others:
+        return {}
+    from sparselab.network.contracted import packed_channel_dims
+    from sparselab.network.tracing import UntraceableError
+
+    try:
+        return packed_channel_dims(model, example_inputs, others)
+    except UntraceableError as error:
+        _log.warning("input channels of %s, ... stay unknown: %s", others[0], error)
+        return {}
+
+
+def say_what_was_chosen(chosen: Mapping[str, tuple[ModelWeight, str | None]]) -> None:
+    """Say once in the log what a user may not expect: adapters left alone, embeddings pruned through a layer."""
+    adapters = [name for name, (weight, reason) in chosen.items() if reason and is_adapter(weight)]
+    if adapters:
+        _log.warning(
+            "%d LoRA adapters are not pruned (%s, ...): include=['*lora_A*', '*lora_B*'] would prune them",
+            *(len(adapters), adapters[0]),
+        )
+    for name, (weight, reason) in chosen.items():
+        if reason is None and note_of(weight).startswith("tied"):
+            _log.warning("%s is pruned; %s", name, note_of(weight))

@@ -8,29 +8,28 @@ import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparselab.core.channel_order import ChannelOrder
-from sparselab.core.layers import Custom, LayerWeight, ModelWeight, Names, layer_weights, model_weights
+from sparselab.core.layers import Custom, LayerWeight, Names, layer_weights
 from sparselab.core.models import as_eager, unwrap
 from sparselab.core.optimizers import innermost, lasting, levels, takes_hooks
 from sparselab.core.readable import refuse_flattened, require_some_values, shape_of, why_no_arithmetic, why_unreadable
-from sparselab.core.sharding import laid_out_like, local, reshard, whole
+from sparselab.core.sharding import laid_out_like, local, reshard
 from sparselab.masks import AnyPattern
-from sparselab.masks.eligibility import is_adapter, may_be_packed
 from sparselab.permutation.strategy import Strategy
 from sparselab.pruners import Pruner
 from sparselab.saliency import ModelSaliency
 from sparselab.training.choice import Choice, Statistics
+from sparselab.training.frame import SparsifierFrame, row_of
 from sparselab.training.masked import MaskedWeights, MaskState, mask_buffer, pruned_buffer
 from sparselab.training.optimizers import not_moved, require_weights
 from sparselab.training.pretrained import leave_out, put_back
 from sparselab.training.schedules import SCHEDULES, Schedule
 from sparselab.training.second_copies import SecondCopies
-from sparselab.training.selection import Selection
+from sparselab.training.selection import Selection, packed_by_trace, say_what_was_chosen
 from sparselab.training.sharding import ready_for_masks, require_steps
 from sparselab.training.step_hooks import StepHooks
 
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
     from sparselab.network.report import PermutationReport
 
 _log = logging.getLogger("sparselab")
-
-COLUMNS = ["layer", "shape", "eligible", "reason", "density", "retained_percent", "permutation", "note"]
 
 __all__ = ["Sparsifier", "mask_buffer", "pruned_buffer"]
 
@@ -56,7 +53,7 @@ class Sparsifier:
 
     ``model`` may be wrapped (``torch.compile``, ``DistributedDataParallel``) or sharded, before
     or after ``compute()`` (FSDP2's ``fully_shard``, tensor parallelism): then every process has to
-    make the same calls, ``frame()`` and ``enabled`` included. ``pattern`` is a
+    make the same calls, ``frame`` and ``enabled`` included. ``pattern`` is a
     pattern, a mask calculator or a function ``weight -> mask``. ``include`` and ``exclude`` are
     names of weights or modules, ``*`` and ``?`` allowed. ``saliency`` is a name, a callable, a
     tensor, or a mapping from weight name to any of these. In place of it ``pruner`` (a name with
@@ -129,15 +126,16 @@ class Sparsifier:
         self._not_permuted = ""
         self.step: int | None = None
         types = None if layer_types is None else tuple(layer_types)
-        traced = _packed_by_trace(self.model, example_inputs, custom)
+        traced = packed_by_trace(self.model, example_inputs, custom)
         self._choose = Selection(Names.of(include, exclude), types, custom, rule, traced)
         chosen = self._choose(self.model, choice.calculator)
         self._reasons = {name: reason for name, (_, reason) in chosen.items()}
         layers = [layer for layer, reason in chosen.values() if reason is None and isinstance(layer, LayerWeight)]
-        _say_what_was_chosen(chosen)
+        say_what_was_chosen(chosen)
         keep_pruned = keep_pruned or self.schedule.keep_pruned
         self.weights = MaskedWeights(layers, choice, keep_pruned, before_first=self._permute)
-        self.weights.choose_in(found)
+        if found:
+            self.weights.choose_in(found)
         self.weights.add_buffers()
         leave_out(self.model, self.weights.buffer_names())
         self._hooks = StepHooks(self._after_step, self._before_step, first=True)
@@ -177,7 +175,8 @@ class Sparsifier:
         modules = {id(module) for module in self.model.modules()}
         return self.weights.all_pruned() and all(id(layer.module) in modules for layer in self.weights.layers)
 
-    def frame(self) -> pd.DataFrame:
+    @property
+    def frame(self) -> SparsifierFrame:
         """One row per weight: ``layer, shape, eligible, reason, density, retained_percent, permutation, note``.
 
         Weights are the floating-point parameters of two or more dimensions. ``density`` is the
@@ -188,21 +187,28 @@ class Sparsifier:
         when the first masks were computed: ``permuted``, or why not (empty before that, and for
         masks that came with a checkpoint). ``note`` says what was decided for an eligible one and
         may surprise: how the input channels of packed experts are known, that an embedding is tied.
+        ``frame.attrs["pattern"]`` is what the masks are of. Made anew each time; ``frame()`` is the same.
         """
         reshard(self.model)
-        masked = self.weights.any_masked()
         orders = self._orders()
         rows = []
         for layer in self._choose.weights(self.model):
             reason = self._reasons.get(layer.name, "added after the Sparsifier was made")
-            shape = shape_of(layer.weight)
-            unknown = float("nan") if masked and reason is None else 1.0
-            retained = 100 * self.weights.shares.get(layer.name, unknown)
-            density = _density(layer)
             order = orders.get(layer.name, self._not_permuted) if reason is None else ""
-            reason = reason or why_unreadable(layer.weight, layer.module)  # wrapped since
-            rows.append((layer.name, shape, reason is None, reason or "", density, retained, order, _note(layer)))
-        return pd.DataFrame(rows, columns=COLUMNS)
+            rows.append(row_of(layer, reason, self._retained(layer.name), order))
+        return SparsifierFrame.of(rows, str(self.weights.choice))
+
+    def _retained(self, name: str) -> float:
+        """The share of a weight's magnitude that was kept when its mask was computed, where that is known."""
+        unknown = self.weights.any_masked() and self._reasons.get(name) is None
+        return self.weights.shares.get(name, float("nan") if unknown else 1.0)
+
+    def __repr__(self) -> str:
+        weights, schedule = len(self.weights.layers), repr(self.schedule)
+        state = self.weights.state.name.lower()
+        return (
+            f"Sparsifier({type(self.model).__name__}, '{self.weights.choice}', {weights} weights, {state}, {schedule})"
+        )
 
     def describe(self) -> dict[str, Any]:
         """What makes this run another than one with the same recipe: pattern, schedule and layers, as plain text."""
@@ -359,7 +365,7 @@ class Sparsifier:
         self._ready()
         if not self.weights.layers:
             require_some_values(layer_weights(self.model, self._choose.custom))
-            _log.warning("compute() has no weight to prune: the reasons are in the column `reason` of frame()")
+            _log.warning("compute() has no weight to prune: the reasons are in the column `reason` of frame")
 
     def __getstate__(self) -> dict[str, Any]:
         # What only hands calls on need not be copied, and mostly cannot be.
@@ -496,40 +502,6 @@ def _require_finite(layers: Iterable[LayerWeight]) -> None:
             )
 
 
-def _packed_by_trace(model: nn.Module, example_inputs: Any, custom: Custom | None) -> dict[str, int]:
-    """The input channels of packed parameters that neither their modules nor ``custom`` tell, read off a trace."""
-    if example_inputs is None:
-        return {}
-    others = [weight.name for weight in model_weights(model, custom) if may_be_packed(weight)]
-    if not others:
-        return {}
-    from sparselab.network.contracted import packed_channel_dims
-    from sparselab.network.tracing import UntraceableError
-
-    try:
-        return packed_channel_dims(model, example_inputs, others)
-    except UntraceableError as error:
-        _log.warning("input channels of %s, ... stay unknown: %s", others[0], error)
-        return {}
-
-
-def _note(weight: ModelWeight) -> str:
-    return weight.note if isinstance(weight, LayerWeight) else ""
-
-
-def _say_what_was_chosen(chosen: Mapping[str, tuple[ModelWeight, str | None]]) -> None:
-    """Say once in the log what a user may not expect: adapters left alone, embeddings pruned through a layer."""
-    adapters = [name for name, (weight, reason) in chosen.items() if reason and is_adapter(weight)]
-    if adapters:
-        _log.warning(
-            "%d LoRA adapters are not pruned (%s, ...): include=['*lora_A*', '*lora_B*'] would prune them",
-            *(len(adapters), adapters[0]),
-        )
-    for name, (weight, reason) in chosen.items():
-        if reason is None and _note(weight).startswith("tied"):
-            _log.warning("%s is pruned; %s", name, _note(weight))
-
-
 def _schedule(schedule: str | Schedule) -> Schedule:
     """The schedule; ``ValueError`` for what is none."""
     found = SCHEDULES.resolve(schedule)
@@ -557,11 +529,3 @@ def _kind_of(orders: str | Orders, permutation: str | Strategy | None) -> Orders
     kind = ORDERS.resolve(orders)
     require_strategy(kind, permutation)
     return kind
-
-
-def _density(layer: ModelWeight) -> float:
-    """The share of non-zeros; NaN for weights without plain values: not initialised yet, quantised, meta, float8."""
-    weight = layer.weight
-    if why_unreadable(weight, layer.module) or why_no_arithmetic(weight):
-        return float("nan")
-    return float(whole(weight.detach()).count_nonzero()) / max(1, weight.numel())

@@ -13,6 +13,8 @@ import traitlets
 from matplotlib.figure import Figure
 from torch import nn
 
+from sparselab.core.batches import calibration_batches
+from sparselab.core.models import as_eager
 from sparselab.core.registry import unknown_name
 from sparselab.masks import calculator
 from sparselab.plots import matrices
@@ -58,10 +60,8 @@ class PrunerComparison(WorkingPanel):
         pruners: Sequence[str] = PRUNERS,
         mask: PositionMask | None = padding,
     ) -> None:
-        self._layers = choosable_layers(model)
-        batches = list(calibration)
-        if not batches:
-            raise ValueError("no batch to calibrate on: the iterable was empty (used up?)")
+        self._layers = choosable_layers(as_eager(model, "PrunerComparison"))
+        batches = calibration_batches(calibration, "to calibrate on")
         self._statistics = logic.LayerStatistics(model, batches, mask)
         self._found: dict[tuple[str, str, str], logic.PrunedLayer] = {}
         self._doing = ""

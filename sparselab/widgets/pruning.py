@@ -22,6 +22,7 @@ from sparselab.core import measures
 from sparselab.core.layers import LayerWeight
 from sparselab.core.weight_matrix import to_matrix
 from sparselab.layerwise.chain import without_cache
+from sparselab.layerwise.standing_in import Reached
 from sparselab.masks import calculator
 from sparselab.masks.eligibility import why_not
 from sparselab.pruners import PRUNERS, get_pruner
@@ -102,10 +103,6 @@ class LayerStatistics:
         return {kind: found[kind][name] for kind in kinds}
 
 
-class _Enough(Exception):
-    """Ends a forward pass that has shown what was wanted."""
-
-
 @contextmanager
 def _ending_after(modules: Sequence[nn.Module], calls: int | None) -> Iterator[list[int]]:
     """A forward pass inside ends at so many ``calls`` of ``modules`` (``None``: it does not); how many there were."""
@@ -114,12 +111,12 @@ def _ending_after(modules: Sequence[nn.Module], calls: int | None) -> Iterator[l
     def count(*_: Any) -> None:
         seen[0] += 1
         if seen[0] == calls:
-            raise _Enough
+            raise Reached
 
     with ExitStack() as stack:
         for module in {id(module): module for module in modules}.values():
             stack.callback(module.register_forward_pre_hook(count).remove)
-        stack.enter_context(suppress(_Enough))
+        stack.enter_context(suppress(Reached))
         yield seen
 
 
@@ -184,7 +181,7 @@ def prune_layer(
             raise ValueError(f"{pruner}: {error}") from error
         seconds = time.perf_counter() - started
         alone = torch.where(pruned.mask, weight, 0)
-        sizes, change = weight.double().abs(), (pruned.weight - alone).double()
+        change = (pruned.weight - alone).double()
         kept = float(alone.double().norm())
         return PrunedLayer(
             layer=layer.name,
@@ -192,7 +189,7 @@ def prune_layer(
             pruner=pruner,
             mask=to_matrix(pruned.mask, layer.channel_dim).cpu().numpy(),
             weights=to_matrix(pruned.weight, layer.channel_dim).float().cpu().numpy(),
-            retained_percent=100 - measures.lost_percent(measures.retained(sizes, pruned.mask), float(sizes.sum())),
+            retained_percent=measures.retained_percent(weight, pruned.mask),
             change_percent=100 * float(change.norm()) / kept if kept else math.nan,
             mask_error_percent=reconstruction_error(weight, alone, found[SecondMoments]),
             dense_error_percent=reconstruction_error(weight, pruned.weight, found[SecondMoments]),

@@ -95,6 +95,7 @@ FUNCTIONS: dict[str, Callable[[Any, Any], object]] = {
     "Plan.apply": plan,
     "collect": lambda model, inputs: collect(model, [inputs], [InputNorms, SecondMoments]),
     "collect_activations": lambda model, inputs: sl.saliency.collect_activations(model, [inputs]),
+    "prune": lambda model, inputs: sl.prune(model, [inputs], progress=False),
     "recalibrate_batchnorm": lambda model, inputs: sl.recalibrate_batchnorm(model, [inputs]),
     "AccuracyTracker": track,
     "tasks.evaluate": lambda model, inputs: sl.tasks.evaluate(task(model, inputs), model),

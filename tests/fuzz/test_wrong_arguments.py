@@ -39,6 +39,9 @@ FUNCTIONS: dict[str, Callable[[Any], object]] = {
     "random_plan": lambda given: random_plan(given, X),
     "Plan.apply": lambda given: sl.Plan().apply(given),
     "collect": lambda given: sl.statistics.collect(given, [X]),
+    "prune": lambda given: sl.prune(given, [X], progress=False),
+    "reconstruct": lambda given: sl.reconstruct(given, model(), [X], progress=False),
+    "mask_lora": lambda given: sl.mask_lora(given),
     "recalibrate_batchnorm": lambda given: sl.recalibrate_batchnorm(given, [X]),
     "AccuracyTracker": lambda given: sl.trackers.AccuracyTracker(given, []),
     "evaluate": lambda given: sl.tasks.evaluate(task(given), given),
@@ -71,6 +74,8 @@ def test_widgets_take_modules_too(words):
     pytest.importorskip("ipywidgets", reason="needs the extra 'lab'")
     with pytest.raises(ValueError, match=re.escape(f"MagnitudeLoss takes a torch.nn.Module, got {words}")):
         sl.widgets.MagnitudeLoss(GIVEN[words])
+    with pytest.raises(ValueError, match=re.escape(f"PrunerComparison takes a torch.nn.Module, got {words}")):
+        sl.widgets.PrunerComparison(GIVEN[words], [X])
     if GIVEN[words] is not None:
         with pytest.raises(ValueError, match=re.escape(f"(dense=...) takes a torch.nn.Module, got {words}")):
             sl.widgets.MaskRecomputation(task(model()), dense=GIVEN[words])
@@ -100,7 +105,10 @@ def not_python() -> dict[str, nn.Module]:
 
 @pytest.mark.parametrize(
     "taker",
-    ["Sparsifier", "apply_to", "ASP", "permute", "random_plan", "Plan.apply", "collect", "recalibrate_batchnorm"],
+    [
+        *("Sparsifier", "apply_to", "ASP", "permute", "random_plan", "Plan.apply", "collect", "recalibrate_batchnorm"),
+        *("prune", "reconstruct", "mask_lora"),
+    ],
 )
 def test_what_cannot_be_changed_or_hooked_is_refused(taker, not_python):
     for words, given in not_python.items():
@@ -167,3 +175,25 @@ def test_a_task_whose_model_is_none_is_refused_by_experiment():
     frame = sl.experiment(task=task(None), steps=0, progress=False)
     assert frame["state"].tolist() == ["failed"]
     assert "the model of task 'mine' takes a torch.nn.Module, got None" in frame["error"][0]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (X, "calibration is a Tensor; give batches"),
+        ({"input": X}, "calibration is a dict; give batches"),
+        (3, "calibration is a int; give batches"),
+        (iter([]), "no batch to"),
+    ],
+)
+def test_calibration_is_batches(given, words):
+    dense, weights = model(), model().state_dict()
+    dense.load_state_dict(weights)
+    for taker in (
+        lambda: sl.prune(dense, given, progress=False),
+        lambda: sl.reconstruct(dense, model(), given, progress=False),
+        lambda: sl.widgets.PrunerComparison(dense, given),
+    ):
+        with pytest.raises(ValueError, match=words):
+            taker()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in dense.state_dict().items())

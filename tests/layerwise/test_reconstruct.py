@@ -8,6 +8,7 @@ from torch import nn
 
 import sparselab as sl
 from sparselab.core.layers import layer_weights
+from sparselab.statistics.positions import padding
 
 from . import models
 
@@ -61,6 +62,19 @@ def test_hidden_positions_do_not_count():
         sl.reconstruct(each, dense, data, steps=4, progress=False)
     for one, two in zip(model.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+
+
+def test_a_mask_of_ones_own_says_which_positions_count():
+    model, dense, batches = pruned(*MODELS["padded"])
+    shown = [{"input_ids": batch["input_ids"]} for batch in batches]  # the model sees all, and padding none
+    tuned = {}
+    counted = {id(batch["input_ids"]): each["attention_mask"] for batch, each in zip(shown, batches, strict=True)}
+    for name, mask in {"own": lambda batch: counted[id(batch["input_ids"])], "all": None, "found": padding}.items():
+        tuned[name] = copy.deepcopy(model)
+        sl.reconstruct(tuned[name], dense, shown, steps=4, mask=mask, progress=False)
+    own, all_, found = (nn.utils.parameters_to_vector(each.parameters()) for each in tuned.values())
+    assert torch.equal(all_, found)
+    assert not torch.allclose(own, all_)
 
 
 def test_as_a_plain_loop_over_blocks():

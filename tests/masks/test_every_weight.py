@@ -83,7 +83,7 @@ def rows_of(model, **options):
     return {
         "report": sl.magnitude_report(model, "2:4", **options).set_index("layer"),
         "check": sl.check(model, **options).set_index("layer"),
-        "frame": sl.Sparsifier(model, "2:4", **options).frame().set_index("layer"),
+        "frame": sl.Sparsifier(model, "2:4", **options).frame.set_index("layer"),
     }
 
 
@@ -178,7 +178,7 @@ def test_experts_are_pruned_along_their_inputs(name, pattern):
     packed = {layer.name: layer for layer in layer_weights(model) if layer.channel_dim < 0}
     dense = {name: layer.weight.detach().clone() for name, layer in packed.items()}
     sparsifier = sl.Sparsifier(model, pattern)
-    frame = sparsifier.frame().set_index("layer").loc[list(packed)]
+    frame = sparsifier.frame.set_index("layer").loc[list(packed)]
     assert frame["eligible"].all()
     assert (
         frame["note"].str.match(rf"4 packed experts, input channels in dimension [12]: {name}Experts of transf").all()
@@ -264,7 +264,7 @@ def test_recurrent_layers_run_with_their_masked_weights(kind):
     torch.testing.assert_close(model(x)[0], fresh(x)[0])
     assert sl.check(model, custom=custom)["sparse"].all()
     assert list(sl.magnitude_report(model, "2:4", custom=custom)["eligible"]) == [True, True]
-    assert list(sparsifier.frame()["density"]) == [0.5, 0.5]
+    assert list(sparsifier.frame["density"]) == [0.5, 0.5]
 
 
 # ---------------------------------------------------------------------------------------------- choices that are said
@@ -287,7 +287,7 @@ def test_adapters_are_pruned_only_where_they_are_named(caplog):
     adapters = ["lora_A.default.weight", "lora_B.default.weight"]
 
     def eligible(**names):
-        frame = sl.Sparsifier(Adapted(), "2:4", **names).frame()
+        frame = sl.Sparsifier(Adapted(), "2:4", **names).frame
         return list(frame[frame["eligible"]]["layer"])
 
     assert eligible() == eligible(include="*") == ["base_layer.weight"]
@@ -311,7 +311,7 @@ def test_peft_adapters_stay_dense():
     peft = pytest.importorskip("peft", reason="needs peft")
     model = transformer("Llama", **DECODER)
     adapted = peft.get_peft_model(model, peft.LoraConfig(r=8, target_modules=["q_proj", "embed_tokens"]))
-    frame = sl.Sparsifier(adapted, "2:4").frame()
+    frame = sl.Sparsifier(adapted, "2:4").frame
     small = frame["layer"].str.contains("lora_")
     assert small.sum() == 4
     assert not frame[small]["eligible"].any()
@@ -325,7 +325,7 @@ def test_a_tied_embedding_is_said_to_be_pruned_through_the_head(head_first, capl
     model = nn.ModuleDict({"head": head, "e": embedding} if head_first else {"e": embedding, "head": head})
     sparsifier = sl.Sparsifier(model, "2:4")
     sparsifier.compute()
-    frame = sparsifier.frame().set_index("layer")
+    frame = sparsifier.frame.set_index("layer")
     note = "tied: e.weight is the same tensor, so what is pruned here is pruned there"
     assert frame.loc["head.weight", ["eligible", "note"]].tolist() == [True, note]
     said = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
@@ -368,11 +368,11 @@ class Heads(nn.Module):
 def test_a_trace_tells_which_dimension_packed_matrices_sum_over():
     model, x = Heads().eval(), torch.randn(4, 8)
     told = {"summed": 1, "turned": 1, "picked": 2, "chosen": 2}
-    plain = sl.Sparsifier(Heads(), "2:4").frame()
+    plain = sl.Sparsifier(Heads(), "2:4").frame
     assert not plain["eligible"].any()
     assert plain["reason"].str.contains("example_inputs of a Sparsifier").all()
     sparsifier = sl.Sparsifier(model, "2:4", example_inputs=x)
-    frame = sparsifier.frame().set_index("layer")
+    frame = sparsifier.frame.set_index("layer")
     assert set(frame.index[frame["eligible"]]) == set(told)
     for name, dim in told.items():
         assert frame.loc[name, "note"].startswith(f"packed matrices, input channels in dimension {dim}: the traced")
@@ -387,12 +387,12 @@ def test_a_trace_tells_which_dimension_packed_matrices_sum_over():
 def test_a_model_whose_raw_parameters_are_no_matrices_is_not_traced(monkeypatch):
     monkeypatch.setattr("sparselab.network.contracted.trace", None)
     model = nn.ModuleList([nn.Linear(8, 8), nn.ParameterList([torch.ones(1, 5, 8)])])
-    assert len(sl.Sparsifier(model, "2:4", example_inputs=torch.randn(2, 8)).frame()) == 2
+    assert len(sl.Sparsifier(model, "2:4", example_inputs=torch.randn(2, 8)).frame) == 2
 
 
 def test_asp_asks_its_multiples_of_each_expert():
     model = transformer("Mixtral", **{**DECODER, **EXPERTS["Mixtral"]})
-    frame = sl.Sparsifier(model, "2:4", rule="asp").frame().set_index("layer")
+    frame = sl.Sparsifier(model, "2:4", rule="asp").frame.set_index("layer")
     packed = frame[frame.index.str.contains("experts")]
     assert packed["reason"].tolist() == ["", "size(2) = 24 is not a multiple of 16"]
 
@@ -402,6 +402,6 @@ def test_what_cannot_be_traced_stays_unknown_and_says_so(caplog):
         def forward(self, x):
             return super().forward(x) if float(x.sum()) > 0 else x
 
-    frame = sl.Sparsifier(Stubborn(), "2:4", example_inputs=torch.randn(4, 8)).frame()
+    frame = sl.Sparsifier(Stubborn(), "2:4", example_inputs=torch.randn(4, 8)).frame
     assert not frame["eligible"].any()
     assert any("input channels of summed, ... stay unknown" in record.message for record in caplog.records)

@@ -65,9 +65,9 @@ class TestInFrames:
 
     def permuted(self, model: nn.Module, **options) -> dict[str, str]:
         sparsifier = sl.Sparsifier(model, **{"pattern": "2:4", **options})
-        assert set(sparsifier.frame()["permutation"]) == {""}
+        assert set(sparsifier.frame["permutation"]) == {""}
         sparsifier.compute()
-        return sparsifier.frame().set_index("layer")["permutation"].to_dict()
+        return sparsifier.frame.set_index("layer")["permutation"].to_dict()
 
     def test_a_loader(self, caplog):
         loader = DataLoader(TensorDataset(X, Y), batch_size=4)

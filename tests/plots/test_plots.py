@@ -1,6 +1,9 @@
+import numpy as np
 import pandas as pd
 import pytest
+from torch import nn
 
+import sparselab as sl
 from sparselab import plots
 
 FRAME = pd.DataFrame(
@@ -158,3 +161,10 @@ def test_the_number_of_seeds_is_not_that_of_trials():
     assert "over 3 trials" in labels[0]
     assert "over 2 seeds" in labels[1]
     assert "one seed, no interval" in plots.accuracy_bars(frame.head(1)).axes[0].get_xlabel()
+
+
+def test_loss_by_layer_draws_what_magnitude_report_returns():
+    report = sl.magnitude_report(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 3), nn.Linear(4, 3)))
+    axes = sl.plots.loss_by_layer(report).axes[0]
+    assert axes.lines[0].get_label() == "2:4"
+    np.testing.assert_allclose(axes.lines[0].get_xdata(), report["lost_percent"])

@@ -414,7 +414,7 @@ def test_mask_calculators_that_crash_there(calculator):
 def test_channels_that_four_does_not_divide_are_left_and_the_report_says_why():
     model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 18, 1), nn.ReLU(), nn.Conv2d(18, 16, 1))
     ASP.prune_trained_model(model, torch.optim.SGD(model.parameters(), 0.1))
-    reasons = ASP._sparsifier.frame().set_index("layer")["reason"]
+    reasons = ASP._sparsifier.frame.set_index("layer")["reason"]
     assert "size(0) = 18" in reasons["2.weight"]
     assert "size(1) = 18" in reasons["4.weight"]
     assert not ASP.is_sparsity_enabled()  # nothing could be pruned

@@ -53,7 +53,7 @@ def test_a_quantised_weight_is_left_and_the_frame_says_why():
     sparsifier = sl.Sparsifier(model, "2:4")
     sparsifier.compute()
     assert list(sparsifier.masks) == ["1.weight"]
-    frame = sparsifier.frame().set_index("layer")
+    frame = sparsifier.frame.set_index("layer")
     assert "held as a Int8Tensor (quantised or sharded)" in frame.loc["0.0.weight", "reason"]
     assert frame["density"].isna().tolist() == [True, True, False]
 

@@ -204,7 +204,7 @@ def test_lazy_layers_are_left_as_they_are():
     assert infer_inputs(model) is None
     assert nn.parameter.is_lazy(model[0].weight)
     ASP.init_model_for_pruning(model)
-    frame = ASP._sparsifier.frame().set_index("layer")
+    frame = ASP._sparsifier.frame.set_index("layer")
     assert "not initialised yet" in frame.loc["0.weight", "reason"]
     assert frame.loc["0.weight", "shape"] == ()
 

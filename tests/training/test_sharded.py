@@ -92,8 +92,8 @@ def trains_as_one_process_does(how, when, schedule):
         lambda m: sl.check(m.state_dict()),
     ):
         assert_frame_equal(table(model), table(expected), rtol=1e-9)
-    assert mine.frame()["density"].tolist() == theirs.frame()["density"].tolist() == [0.5, 0.5, 1.0]
-    assert mine.frame()["retained_percent"].tolist() == pytest.approx(theirs.frame()["retained_percent"].tolist())
+    assert mine.frame["density"].tolist() == theirs.frame["density"].tolist() == [0.5, 0.5, 1.0]
+    assert mine.frame["retained_percent"].tolist() == pytest.approx(theirs.frame["retained_percent"].tolist())
     mine.finalize()
     assert list(model.state_dict()) == list(net().state_dict())
 
@@ -104,7 +104,7 @@ def gathered_copies_after_a_forward_pass_are_not_what_is_pruned():
     with torch.no_grad():
         model(data(0))
     sparsifier.compute()
-    assert sparsifier.frame()["density"].tolist() == [0.5, 0.5, 1.0]
+    assert sparsifier.frame["density"].tolist() == [0.5, 0.5, 1.0]
     assert whole(model[0].weight).count_nonzero() == 256
     average = net()
     sparsifier.apply_to(average)
@@ -260,7 +260,7 @@ def fsdp1_is_refused(use_orig_params):
         with pytest.raises(ValueError, match=message):
             call()
     assert not sparsifier.enabled
-    for frame in (sparsifier.frame(), sl.Sparsifier(wrapped, "2:4").frame(), sl.check(wrapped)):
+    for frame in (sparsifier.frame, sl.Sparsifier(wrapped, "2:4").frame, sl.check(wrapped)):
         assert frame["density"].isna().all()
         assert frame["reason"].str.contains(message)[:2].all()  # no pattern of 4 fits the third
     report = sl.magnitude_report(wrapped, "2:4")

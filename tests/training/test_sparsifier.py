@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -312,13 +313,13 @@ def test_a_model_whose_layers_were_replaced_does_not_claim_to_be_sparse():
 def test_frame_says_why_not():
     model = network()
     sparsifier = sl.Sparsifier(model, "2:4", exclude=["7"])
-    frame = sparsifier.frame().set_index("layer")
+    frame = sparsifier.frame.set_index("layer")
     assert list(frame["eligible"]) == [False, True, False]
     assert "3 input channels" in frame.loc["0.weight", "reason"]
     assert frame.loc["7.weight", "reason"] == "in exclude"
     weight = model[3].weight.detach().clone()
     sparsifier.compute()
-    frame = sparsifier.frame().set_index("layer")
+    frame = sparsifier.frame.set_index("layer")
     assert frame.loc["3.weight", "density"] == 0.5
     expected = 100 * float(model[3].weight.detach().abs().sum() / weight.abs().sum())
     assert frame.loc["3.weight", "retained_percent"] == pytest.approx(expected, rel=1e-6)
@@ -529,3 +530,20 @@ def test_scores_from_data_follow_the_channels_into_a_resumed_run():
     second.load_state_dict(first.state_dict())  # the same plan does not move them twice
     second.compute()
     assert all(torch.equal(first.masks[name], mask) for name, mask in second.masks.items())
+
+
+def test_frame_is_a_plain_frame_that_can_be_called_as_it_was_once():
+    sparsifier = sl.Sparsifier(nn.Sequential(nn.Linear(8, 8)), "1:4")
+    sparsifier.compute()
+    frame = sparsifier.frame
+    assert frame.attrs["pattern"] == "1:4"
+    assert frame().equals(frame)
+    assert type(frame[frame["eligible"]]) is pd.DataFrame
+    assert frame.loc[0, "density"] == 0.25
+
+
+def test_repr_says_what_it_is_and_where_it_stands():
+    sparsifier = sl.Sparsifier(nn.Sequential(nn.Linear(8, 8)), "1:4", schedule="recompute,10")
+    assert "Sequential, '1:4', 1 weights, dense" in repr(sparsifier)
+    sparsifier.compute()
+    assert "pruned" in repr(sparsifier)

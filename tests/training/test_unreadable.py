@@ -54,7 +54,7 @@ def assert_first_has_only_a_reason(model, reason):
     assert report["total"].tolist()[1:] == whole["total"].tolist()[1:]
     assert report["eligible"].tolist() == [False, True, True]
     assert report.attrs["whole_model"]["eligible_weights"] == 64 * 64 + 64 * 32
-    frames = [report, sl.check(model), sl.check(model.state_dict()), sl.Sparsifier(model, "2:4").frame()]
+    frames = [report, sl.check(model), sl.check(model.state_dict()), sl.Sparsifier(model, "2:4").frame]
     for frame in frames:
         assert frame["reason"].str.contains(reason).tolist() == [True, False, False]
     for frame in frames[1:]:
@@ -110,7 +110,7 @@ def test_float8_is_read_but_not_trained():
     model, message = float8(), "of dtype float8_e4m3fn, in which PyTorch does not multiply: prune the weight before it"
     sparsifier = sl.Sparsifier(model, "2:4")
     sparsifier.compute()
-    frame = sparsifier.frame()
+    frame = sparsifier.frame
     assert frame["reason"].str.contains(message).tolist() == [True, False, False]
     assert frame["density"].isna().tolist() == [True, False, False]
     assert sl.check(model)["density"].tolist()[1:] == [0.5, 0.5]
@@ -125,7 +125,7 @@ def test_float8_is_read_but_not_trained():
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_offloaded_weights(on_disk, tmp_path):
     model, message = offloaded(on_disk, tmp_path), "offloaded by accelerate, without values between its calls: prune"
-    for frame in (sl.magnitude_report(model, "2:4"), sl.check(model), sl.Sparsifier(model, "2:4").frame()):
+    for frame in (sl.magnitude_report(model, "2:4"), sl.check(model), sl.Sparsifier(model, "2:4").frame):
         assert frame["reason"].str.contains(message).all()
         assert frame["total" if "total" in frame else "density"].isna().all()
     with pytest.raises(ValueError, match=rf"'0\.weight' cannot be moved: it is {message}"):
@@ -140,13 +140,13 @@ def test_offloaded_weights(on_disk, tmp_path):
 def test_nothing_to_prune_is_said(caplog):
     model = nn.Sequential(nn.Linear(30, 8))
     sl.Sparsifier(model, "2:4").compute()
-    assert "compute() has no weight to prune: the reasons are in the column `reason` of frame()" in caplog.text
+    assert "compute() has no weight to prune: the reasons are in the column `reason` of frame" in caplog.text
 
 
 def test_weights_that_are_not_loaded():
     message = "on the meta device, without values: load its weights first"
     meta = net().to("meta")
-    assert sl.Sparsifier(meta, "2:4").frame()["reason"].tolist() == [message] * 3
+    assert sl.Sparsifier(meta, "2:4").frame["reason"].tolist() == [message] * 3
     for call in (
         lambda: sl.Sparsifier(meta, "2:4").compute(),
         lambda: sl.check(meta),

@@ -1,0 +1,57 @@
+"""``sparselab prune`` and ``sparselab permute``: a model from a shell, changed and written again."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from sparselab.command_line.models import NamedModel
+from sparselab.command_line.printing import print_frame
+
+
+def prune(options: Namespace) -> int:
+    """Prune a model on calibration data, block by block, and write it."""
+    from sparselab.layerwise import prune as pruned
+
+    named = NamedModel.of(options)
+    report = pruned(
+        named.model,
+        named.batches(options),
+        options.pattern,
+        pruner=options.pruner,
+        permutation=options.permutation,
+        include=options.include,
+        exclude=options.exclude,
+        store=options.store,
+        seed=options.seed,
+        progress=options.progress,
+    )
+    named.save()
+    if options.json:
+        print_frame(report.frame, as_json=True)
+    else:
+        print(f"{report}\nwritten to {named.out}")
+    return 0
+
+
+def permute(options: Namespace) -> int:
+    """Put the channels of a model in orders that let the pattern keep more of it, and write it; 1 if none moved."""
+    from sparselab.network.permuting import permute as permuted
+
+    named = NamedModel.of(options)
+    report = permuted(
+        named.model,
+        named.batches(options)[0],
+        options.pattern,
+        strategy=options.strategy,
+        include=options.include,
+        exclude=options.exclude or (),
+        seed=options.seed,
+    )
+    named.save()
+    if options.plan:
+        report.plan.save(options.plan)
+    if options.json:
+        print_frame(report.frame, as_json=True)
+    else:
+        print(f"{report}\nwritten to {named.out}" + (f", the plan to {options.plan}" if options.plan else ""))
+    return 0 if len(report.plan) else 1
