@@ -29,6 +29,12 @@ class Gather:
     """The layer of the weight ``name`` is given its input channels in ``order``.
 
     ``new_input = old_input.index_select(channels, order)``, after what it was given already.
+
+    >>> layer = nn.Linear(3, 3, bias=False)
+    >>> _ = nn.init.eye_(layer.weight)
+    >>> re_index(LayerWeight("weight", layer, "weight", 1), Gather("weight", np.array([2, 0, 1])))
+    >>> layer(torch.tensor([5.0, 6.0, 7.0])).tolist()
+    [7.0, 5.0, 6.0]
     """
 
     name: str
@@ -47,10 +53,19 @@ class ReIndexed:
     dim: int
 
     def __call__(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments of the call, the first of them re-indexed."""
-        index = getattr(module, self.buffer)
+        """The arguments of the call, the first of them re-indexed.
+
+        Raises ``RuntimeError`` in a layer that has no such index.
+        """
+        index = getattr(module, self.buffer, None)
+        if index is None:  # quantisation copies hooks to layers of its own, without their buffers
+            raise RuntimeError(
+                f"a {type(module).__name__} took the place of a layer whose input is gathered, without its index "
+                f"{self.buffer!r}: apply the inverse of the plan first, or the plan after layers were replaced"
+            )
+        kwargs = kwargs or {}
         if args:
             return (args[0].index_select(self.dim, index), *args[1:]), kwargs
         name = next(iter(kwargs))

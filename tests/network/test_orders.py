@@ -138,6 +138,8 @@ def test_compiled_exported_and_scripted_by_tracing(gathered) -> None:
     assert same(model, torch.compile(copy.deepcopy(moved), backend="eager", fullgraph=True), x)
     assert same(model, torch.export.export(moved, (x,)).module(), x)
     assert same(model, torch.jit.trace(moved, x, check_trace=False), x)
+    with pytest.raises(RuntimeError, match="apply the inverse of the plan first"):  # hooks are kept, buffers are not
+        torch.ao.quantization.quantize_dynamic(moved, {nn.Linear})(x)
     late = copy.deepcopy(model)
     compiled = torch.compile(late, backend="eager")
     assert same(model, compiled, x)
