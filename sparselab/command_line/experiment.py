@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from sparselab.command_line.models import function_of
 from sparselab.command_line.printing import print_frame
 from sparselab.command_line.report import summary
@@ -22,7 +24,7 @@ def run_sweep(options: Namespace) -> int:
     arguments = read_sweep(file)
     store = Path(options.store) if options.store else file.with_suffix(".sqlite")
     with _workers(options.workers) as executor:
-        frame = experiment(
+        frame: pd.DataFrame = experiment(
             **arguments,
             executor=executor,
             store=store,
@@ -54,7 +56,7 @@ def read_sweep(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file} is not TOML: {error}") from error
     if "task" not in given:
         raise ValueError(f'{file} names no task: write task = "fashion_mnist", or "module:function"')
-    elsewhere = sorted(set(given) & {"executor", "store", "resume", "retry_failed", "progress", "where"})
+    elsewhere = sorted(set(given) & {"executor", "store", "resume", "retry_failed", "progress", "where", "background"})
     if elsewhere:
         raise ValueError(f"{file}: {', '.join(elsewhere)} belongs on the command line; see sparselab experiment --help")
     arguments = {name: _from_toml(value) for name, value in given.items()}

@@ -31,10 +31,11 @@ from sparselab.masks import AnyPattern, calculator
 from sparselab.network.orders import ORDERS, Orders, require_strategy
 from sparselab.network.permuting import OWN_DTYPE, permute
 from sparselab.network.report import PermutationReport
+from sparselab.permutation.objectives import OBJECTIVES, Objective
 from sparselab.permutation.strategy import STRATEGIES, Strategy
 from sparselab.pruners import BySaliency, Pruner, get_pruner
 from sparselab.saliency import ModelSaliency, from_statistics, needs
-from sparselab.statistics import PositionMask, collect
+from sparselab.statistics import PositionMask, SecondMoments, Statistics, collect
 from sparselab.statistics.collecting import without_nested_tensors
 from sparselab.statistics.positions import padding
 
@@ -46,6 +47,7 @@ def prune(
     *,
     pruner: str | Pruner = "sparsegpt",
     permutation: str | Strategy | None = None,
+    objective: str | Objective | None = None,
     orders: str | Orders = "free",
     include: str | Iterable[str] | None = None,
     exclude: str | Iterable[str] | None = None,
@@ -88,6 +90,9 @@ def prune(
     ``permutation`` (a search strategy: ``"auto"``) first puts the channels of the whole model in
     free orders (``sl.permute``), searched by the scores of the pruner, or by Wanda's where it has
     none; ``seed`` is that of the search. The first batch is the example that the model is traced on.
+    ``objective`` (``"error"``, ``"updated_error"``) has them searched for the error of what layers
+    give instead, by second moments of the calibration data, which take ``4 d^2`` bytes for each
+    different input of ``d`` channels.
     ``orders`` may be ``"gathered"``, so that layers re-index their inputs where others cannot follow, or
     ``"own"``: nothing moves, and each weight is pruned as if its channels stood in an order of its own.
     That is a limit which no kernel can run; a ``Sparsifier`` of such a model takes ``orders=report.own``.
@@ -125,18 +130,22 @@ def prune(
     require_strategy(kind, permutation)
     method = Method(get_pruner(pruner), calculator(pattern), sequential, correction)
     strategy = None if permutation is None else STRATEGIES.resolve(permutation)
+    if strategy is None and objective is not None:
+        raise ValueError(f"objective={objective!r} is what orders are searched for: give permutation='auto' too")
+    searched = None if objective is None else OBJECTIVES.resolve(objective)
+    wanted = None if strategy is None else _Orders(strategy, searched, seed, kind)
     batches = calibration_batches(calibration, "to calibrate on")
     with ExitStack() as stack:
         for context in (torch.no_grad(), evaluating(inner), without_cache(inner), without_nested_tensors(inner)):
             stack.enter_context(context)
         chain = chain_by(inner, blocks, batches[0], device)
         weights = chosen(chain, Names.of(include, exclude), method)
-        run = _Run(chain, weights, batches, method, mask, kind)
-        protocol = run.protocol(strategy, seed)
+        run = _Run(chain, weights, batches, method, mask)
+        protocol = run.protocol(wanted, seed)
         blocks_done = None if store is None else BlockStore(Path(store))
         if blocks_done is not None:
             blocks_done.open({**protocol, "calibration": digest(batches)})
-        begun = begin(inner, blocks_done, lambda: None if strategy is None else run.permute(strategy, seed))
+        begun = begin(inner, blocks_done, lambda: None if wanted is None else run.permute(wanted))
         run = replace(run, method=replace(method, orders=begun.own))
         with tqdm(total=run.count, unit="weight", disable=not progress) as bar:
             rows, resumed = run.go(blocks_done, bar)
@@ -148,6 +157,16 @@ def prune(
 # ---------------------------------------------------------------------------------------------------------------- a run
 
 
+@dataclass(frozen=True)
+class _Orders:
+    """How the channels of the whole model are put in order first."""
+
+    strategy: Strategy
+    objective: Objective | None
+    seed: int
+    kind: Orders
+
+
 @dataclass(frozen=True, eq=False)
 class _Run:
     """One call of ``prune``: what is pruned how, by which data."""
@@ -157,21 +176,21 @@ class _Run:
     batches: Sequence[Any]
     method: Method
     mask: PositionMask | None
-    orders: Orders
 
     @property
     def count(self) -> int:
         """How many weights are pruned."""
         return sum(each.reason is None for each in self.weights)
 
-    def protocol(self, strategy: Strategy | None, seed: int) -> dict[str, Any]:
+    def protocol(self, orders: _Orders | None, seed: int) -> dict[str, Any]:
         """What decides the result beside the model and the data."""
         return {
             "pattern": str(self.method.calculate),
             "pruner": _text(self.method.pruner),
             "pruner_options": str(self.method.pruner),
-            "permutation": str(strategy),
-            "orders": str(self.orders),
+            "permutation": str(orders and orders.strategy),
+            "objective": str(orders and orders.objective),
+            "orders": str(orders and orders.kind),
             "sequential": self.method.sequential,
             "correction": self.method.correction,
             "seed": seed,
@@ -182,32 +201,37 @@ class _Run:
             "version": __version__,
         }
 
-    def permute(self, strategy: Strategy, seed: int) -> PermutationReport:
-        """Put the channels of the whole model in the orders that the pruner's scores ask for."""
+    def permute(self, orders: _Orders) -> PermutationReport:
+        """Put the channels of the whole model in the orders that the objective, or the pruner's scores, ask for."""
         pattern = self.method.calculate.searched_as
         if pattern is None:
             raise ValueError(
                 f"permutation: no order of channels is better than another for {self.method.calculate}; leave it out"
             )
         names = [each.layer.name for each in self.weights if each.reason is None]
-        saliency = _orders_by(self.method.pruner)
-        if isinstance(saliency, str) and (kind := needs(saliency)) is not None:
-            found = collect(
-                self.chain.model, self.batches, [kind], layers=names, mask=self.mask, forward=self.chain.whole
-            )
-            saliency = from_statistics(saliency, found)
+        saliency = _orders_by(self.method.pruner) if orders.objective is None else "magnitude"
+        moments = None
+        if orders.objective is not None:
+            moments = self._collected(SecondMoments, names)[SecondMoments]
+        elif isinstance(saliency, str) and (kind := needs(saliency)) is not None:
+            saliency = from_statistics(saliency, self._collected(kind, names))
         example = to_device(self.batches[0], device_of(self.chain.model))
         return permute(
             self.chain.model,
             example,
             pattern,
-            strategy=strategy,
+            strategy=orders.strategy,
             saliency=saliency,
+            objective=orders.objective,
+            moments=moments,
             include=names,
-            seed=seed,
+            seed=orders.seed,
             verify=OWN_DTYPE,  # a copy in float64 would be larger than all else here
-            orders=self.orders,
+            orders=orders.kind,
         )
+
+    def _collected(self, kind: type[Any], names: list[str]) -> Statistics:
+        return collect(self.chain.model, self.batches, [kind], layers=names, mask=self.mask, forward=self.chain.whole)
 
     def go(self, store: BlockStore | None, bar: Any) -> tuple[dict[str, dict[str, Any]], int]:
         """Prune all blocks that the ``store`` does not have; the rows of the frame by weight, and how many it had."""

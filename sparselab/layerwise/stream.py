@@ -83,7 +83,9 @@ class Stream:
             if passing:
                 self.past[number] = self.past[number].after(output)
 
-        return collect(self.chain.model, self.batches, kinds, layers=names, mask=self.mask, forward=forward)
+        return collect(
+            self.chain.model, self.batches, kinds, layers=names, mask=self.mask, forward=forward, progress=False
+        )
 
     def given(self, number: int, name: str, last: nn.Module | None, pending: Iterable[nn.Module] = ()) -> list[Given]:
         """What the weight called ``name``, of the next block, is given in each call for the batch of that ``number``."""

@@ -91,7 +91,15 @@ class Gathered:
             )
 
     def __call__(self, request: Request) -> PermutationReport:
-        """The report of the free orders, with the gathers that are worth it."""
+        """The report of the free orders, with the gathers that are worth it.
+
+        Raises ``ValueError`` for orders that are searched for errors: a gather is worth saliency.
+        """
+        if (objective := request.settings.objective) is not None:
+            raise ValueError(
+                f"objective={objective!r}: what a gather is worth is counted in saliency; give a saliency in its place, "
+                "or orders='free'"
+            )
         report = request.free()
         started = time.perf_counter()
         found = Gathering.of(request.model, request.examples, request.layers, request.settings, report)

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.optimize import linprog
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from sparselab.core.progress import late_bar
 from sparselab.ops.masks import (
     as_numpy_floats,
     from_blocks,
@@ -34,9 +34,6 @@ _PROGRAM_ENTRIES = 8192
 
 Enough that setting it up costs little, and few enough that pivots stay cheap.
 """
-
-_SILENT_SECONDS = 2.0
-"""How long a solver works before a progress bar shows up."""
 
 
 def fast_blocks(scores: Tensor, n: int, m: int) -> Tensor:
@@ -82,7 +79,7 @@ def exact_blocks(scores: Tensor, n: int, m: int) -> Tensor:
     blocks = to_blocks(scores.detach().abs().double().cpu(), m).numpy()
     chunks = np.array_split(blocks, max(1, -(-blocks.size // _PROGRAM_ENTRIES)))
     solved: list[NDArray[np.bool_]] = []
-    with tqdm(total=len(blocks), desc=f"2d masks, {n}:{m}", unit="block", delay=_SILENT_SECONDS, leave=False) as bar:
+    with late_bar(f"2d masks, {n}:{m}", "block", total=len(blocks)) as bar:
         for chunk in chunks:
             solved.append(_solve(chunk, n, m))
             bar.update(len(chunk))

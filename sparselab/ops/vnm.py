@@ -7,15 +7,14 @@ from itertools import combinations
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from sparselab.core.progress import late_bar
 from sparselab.ops.masks import require_finite, top_n_of_m, without_overflow
 
 KEPT_COLUMNS = 4
 """Columns that a block keeps: those of a group that sparse tensor cores take."""
 
 _CHUNK_ELEMENTS = 1 << 22
-_SILENT_SECONDS = 2.0
 
 
 def best_columns(scores: Tensor, v: int, n: int, m: int) -> Tensor:
@@ -34,7 +33,7 @@ def best_columns(scores: Tensor, v: int, n: int, m: int) -> Tensor:
     blocks = values.reshape(rows // v, v, channels // m, m).permute(0, 2, 3, 1).reshape(-1, m, v)
     columns = _four_columns(m).to(scores.device)
     chosen = []
-    with tqdm(total=len(blocks), desc=f"{v}:{n}:{m} masks", unit="block", delay=_SILENT_SECONDS, leave=False) as bar:
+    with late_bar(f"{v}:{n}:{m} masks", "block", total=len(blocks)) as bar:
         for part in torch.split(blocks, max(1, _CHUNK_ELEMENTS // (v * m * m))):
             chosen.append(columns[_worth(part, n).argmax(1)])
             bar.update(len(part))

@@ -9,12 +9,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
+from scipy.stats import t
 
 from sparselab.plots.columns import require_columns
 from sparselab.plots.style import COLOURS, MARKERS, Figure, style
 
 MOST_PANELS = 9
 MOST_NAMES = 14
+NONE = "none"
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class Points:
 def trials(frame: pd.DataFrame, view: View, *, chosen: Any = None) -> Figure:
     """Every trial of a sweep's ``frame`` as a point of ``view``; the row labelled ``chosen`` has a ring.
 
-    Numbers lie where they are, names beside each other. Rows that lack ``x`` or ``y`` (failed trials) are left out. Raises
+    Numbers lie where they are, names beside each other, ``none`` among them. Over trials at one
+    place that only their seed tells apart their mean and its 95% interval (Student's t) are drawn. Rows that lack ``y`` (failed trials), or a number ``x``, are left out. Raises
     ``ValueError`` for columns that are not there, for nothing to draw, and for more panels than can be read.
     """
     with style():
@@ -70,7 +73,10 @@ def draw_trials(figure: Any, frame: pd.DataFrame, view: View, *, chosen: Any = N
     if len(facets) > MOST_PANELS:
         raise ValueError(f"trials: {view.facet!r} has {len(facets)} values, more than {MOST_PANELS} panels")
     heights, (across, names) = drawn[view.y].to_numpy(np.float64), _across(drawn[view.x])
+    settings = _settings(drawn)
     panel, series = _codes(drawn, view.facet, facets), _codes(drawn, view.colour, colours)
+    if names is not None and view.colour not in (None, view.x):  # side by side, so that none covers another
+        across = across + (series - (len(colours) - 1) / 2) * min(0.15, 0.6 / len(colours))
     with style():
         figure.clear()
         legend = _legend_shape(figure, colours[:MOST_NAMES]) if view.colour is not None else (0, 0)
@@ -79,6 +85,7 @@ def draw_trials(figure: Any, frame: pd.DataFrame, view: View, *, chosen: Any = N
             for code, name in enumerate(colours):
                 here = (panel == number) & (series == code)
                 axes.plot(across[here], heights[here], ls="", ms=6, alpha=0.85, label=_short(name), **_look(code))
+                _draw_means(axes, across[here], heights[here], settings[here], _look(code)["color"])
             if view.facet is not None:
                 axes.set_title(_title(view.facet, facets[number], axes.get_position().width * figure.get_figwidth()))
             if names is not None:
@@ -94,10 +101,31 @@ def draw_trials(figure: Any, frame: pd.DataFrame, view: View, *, chosen: Any = N
     return Points(drawn.index.to_numpy(), panels, panel, np.column_stack([across, heights]))
 
 
+def _draw_means(
+    axes: Axes, across: NDArray[Any], heights: NDArray[Any], settings: NDArray[np.int64], colour: str
+) -> None:
+    """Over trials at one place that only their seed tells apart: the mean and its 95% interval."""
+    for place in np.unique(across):
+        here = across == place
+        if here.sum() > 1 and len(np.unique(settings[here])) == 1:
+            mean, count = float(heights[here].mean()), int(here.sum())
+            half = float(t.ppf(0.975, count - 1) * heights[here].std(ddof=1) / count**0.5)
+            bar: dict[str, Any] = {"marker": "_", "ms": 18, "mew": 2.2, "capsize": 4, "color": colour, "zorder": 3}
+            axes.errorbar([place], [mean], [half], ls="", label="_mean", **bar)
+
+
+def _settings(frame: pd.DataFrame) -> NDArray[np.int64]:
+    """A number for every combination of inputs, the seed aside."""
+    inputs = [name for name in ("task", *frame.attrs.get("inputs", ())) if name in frame and name != "seed"]
+    if not inputs:
+        return np.arange(len(frame))
+    return np.asarray(frame.groupby(inputs, dropna=False, observed=True).ngroup(), np.int64)
+
+
 def _drawable(frame: pd.DataFrame, view: View) -> pd.DataFrame:
     """The rows that have a place; ``ValueError`` where there is none, or no height."""
     require_columns(frame, view.columns, "trials")
-    drawn = frame.dropna(subset=[view.x, view.y])
+    drawn = frame.dropna(subset=[view.x, view.y] if _has_places(frame[view.x]) else [view.y])
     require_columns(drawn, (), f"trials with {view.x} and {view.y}")
     if not pd.api.types.is_numeric_dtype(drawn[view.y]):
         raise ValueError(f"trials: {view.y!r} has no numbers, and only numbers have a height")
@@ -168,21 +196,31 @@ def _panels(figure: Any, count: int, legend_lines: int, below: float) -> list[Ax
 
 
 def _across(values: pd.Series[Any]) -> tuple[NDArray[np.float64], list[str] | None]:
-    if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+    if _has_places(values):
         return values.to_numpy(np.float64), None
-    codes, names = pd.factorize(values.astype(str))
+    codes, names = pd.factorize(_texts(values))
     return codes.astype(np.float64), list(names)
 
 
+def _has_places(values: pd.Series[Any]) -> bool:
+    """Whether they are numbers, which lie where they are."""
+    return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+
+
+def _texts(values: pd.Series[Any]) -> pd.Series[str]:
+    """What names are called; an input that was ``None`` is one of them."""
+    return values.astype(object).where(values.notna(), NONE).astype(str)
+
+
 def _names(frame: pd.DataFrame, column: str | None) -> list[str]:
-    return [""] if column is None else list(dict.fromkeys(frame[column].astype(str)))
+    return [""] if column is None else list(dict.fromkeys(_texts(frame[column])))
 
 
 def _codes(frame: pd.DataFrame, column: str | None, names: list[str]) -> NDArray[np.int64]:
     if column is None:
         return np.zeros(len(frame), np.int64)
     places = {name: code for code, name in enumerate(names)}
-    return np.array([places[name] for name in frame[column].astype(str)], np.int64)
+    return np.array([places[name] for name in _texts(frame[column])], np.int64)
 
 
 def _title(facet: str, value: str, inches: float) -> str:

@@ -14,6 +14,7 @@ from sparselab import saliency as saliency_module
 from sparselab.core import measures
 from sparselab.core.layers import Custom, LayerWeight, ModelWeight, TiedWeight, model_weights
 from sparselab.core.models import as_module
+from sparselab.core.progress import late_bar
 from sparselab.core.readable import require_some_values, shape_of, why_unreadable
 from sparselab.core.weight_matrix import to_matrix
 from sparselab.masks import AnyPattern, MaskCalculator, calculator, create_mask
@@ -33,6 +34,7 @@ def magnitude_report(
     rule: str = "divisible",
     custom: Custom | None = None,
     callback: Counted | None = None,
+    progress: bool = True,
 ) -> pd.DataFrame:
     """What ``pattern`` would keep of every weight: one row per weight, in the order of the modules. Changes nothing.
 
@@ -45,8 +47,8 @@ def magnitude_report(
     ``frame.attrs["whole_model"]`` has the sums over the eligible layers and the share of weights that they hold.
     ``saliency`` may be a mapping from weight name to saliency. A weight that cannot be read (quantised, offloaded, not
     loaded yet) has a row with the reason, and its ``total`` is NaN too. One that is sharded (``DTensor``) is gathered,
-    so every process has to call this. ``callback`` is called after each weight with how many are done, and of how many;
-    what it raises ends the report. Raises ``ValueError`` naming the layer for weights that are not finite, and where
+    so every process has to call this. A bar is shown after two seconds, if ``progress``; ``callback`` is called
+    after each weight with how many are done, and of how many; what it raises ends the report. Raises ``ValueError`` naming the layer for weights that are not finite, and where
     no weight is there yet (lazy layers, the meta device).
 
     >>> magnitude_report(nn.Linear(8, 4), "2:4")[["layer", "channels", "eligible"]].to_dict("records")
@@ -57,7 +59,7 @@ def magnitude_report(
     weights = list(model_weights(model, custom))
     require_some_values(weights)
     rows = []
-    for weight in weights:
+    for weight in late_bar("reading weights", "weight", weights, progress=progress):
         rows.append(_row(weight, calculate, saliency, rule))
         if callback is not None:
             callback(len(rows), len(weights))

@@ -19,7 +19,9 @@ def run_trials(task: str | Callable[[Trial], dict[str, Any]], settings: Settings
 
     Raises ``RuntimeError`` where a trial failed (the others are kept), and passes an interruption on.
     """
-    frame = experiment(task, store=settings.store, retry_failed=True, progress=settings.progress, **inputs)
+    frame: pd.DataFrame = experiment(
+        task, store=settings.store, retry_failed=True, progress=settings.progress, **inputs
+    )
     if frame.attrs["interrupted"]:
         raise KeyboardInterrupt
     failed = frame[frame["state"] == "failed"]

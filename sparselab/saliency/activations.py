@@ -60,6 +60,7 @@ def collect_activations(
     mask: PositionMask | None = padding,
     device: torch.device | str | None = None,
     forward: Forward | None = None,
+    progress: bool = True,
 ) -> ActivationNorms:
     """One pass of ``model`` over ``batches``: the norms of what each layer is given.
 
@@ -67,9 +68,10 @@ def collect_activations(
     is what the model takes (a tensor, a tuple of positional or a dict of keyword arguments),
     ``(inputs, labels)``, or what ``forward(model, batch)`` takes; its tensors are moved to
     ``device``, if given. Padding, by the attention mask of a batch, counts for nothing; ``mask``
-    says otherwise. Norms are accumulated in float64. Raises ``ValueError`` when there is no batch.
+    says otherwise. A bar is shown after two seconds, if ``progress``. Norms are accumulated in float64. Raises ``ValueError`` when there is no batch.
     """
-    return ActivationNorms(dict(collect(model, batches, mask=mask, device=device, forward=forward)[InputNorms]))
+    found = collect(model, batches, mask=mask, device=device, forward=forward, progress=progress)
+    return ActivationNorms(dict(found[InputNorms]))
 
 
 def collect_wanda(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sparselab.core.batches import TAKES, arguments, call_for
 from sparselab.core.models import as_eager, evaluating, running, to_device, unwrap
 from sparselab.core.moves import Move
+from sparselab.core.progress import late_bar
 from sparselab.core.readable import blaming_weights, refuse_flattened, why_unreadable
 from sparselab.core.sharding import is_sharded
 from sparselab.statistics.input_norms import InputNorms
@@ -116,6 +117,7 @@ def collect(
     forward: Forward | None = None,
     dtype: torch.dtype = torch.float32,
     max_bytes: float | None = None,
+    progress: bool = True,
 ) -> Statistics:
     """One pass of ``model`` over ``batches``: statistics of what its layers are given.
 
@@ -142,6 +144,7 @@ def collect(
     ranks: the same bits. The result is where the model computes, norms are on the CPU.
     Deterministic, but for the default of ``max_bytes``.
 
+    A bar counts the batches once they take longer than two seconds; ``progress=False`` shows none.
     ``max_bytes`` is the most that the sums may take on one device, half of what is free there by
     default. Norms are small; second moments of a large model are for one block at a time.
 
@@ -165,7 +168,7 @@ def collect(
     this = _Pass(kinds, dtype, mask)
     seen = 0
     with evaluating(model), torch.no_grad(), without_nested_tensors(model), _hooks(uses, this):
-        for batch in batches:
+        for batch in late_bar("collecting", "batch", batches, progress=progress):
             batch = to_device(batch, device)
             this.begin(model, batch if forward is not None else _named(model, batch, mask))
             with blaming_weights(model), running(model, f"batch {seen}", TAKES):

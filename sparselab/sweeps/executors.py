@@ -57,6 +57,7 @@ class Job:
 
 
 Deliver = Callable[[Job, Outcome], None]
+Stopping = Callable[[], bool]
 
 
 def run_here(jobs: Iterator[Job], threads: int, deliver: Deliver) -> None:
@@ -70,18 +71,20 @@ def run_here(jobs: Iterator[Job], threads: int, deliver: Deliver) -> None:
             raise
 
 
-def run_on(executor: Executor, jobs: Iterator[Job], threads: int, deliver: Deliver) -> None:
+def run_on(executor: Executor, jobs: Iterator[Job], threads: int, deliver: Deliver, stopping: Stopping) -> None:
     """Trials on an executor, delivered as they finish; delivering twice must do no harm.
 
     Interrupted, or when the pool breaks, what has not started is cancelled, what is finished is delivered, and the
-    exception goes on. The executor stays open: it is the caller's.
+    exception goes on. Once it is ``stopping``, what has not started is cancelled, and what has is waited for. The
+    executor stays open: it is the caller's.
     """
-    flight = _Flight(executor, _Packer(threads))
+    flight = _Flight(executor, _Packer(threads), stopping)
     try:
         while flight.fill(jobs):
             future = flight.landed()
-            deliver(flight.jobs[future], _outcome(future))
-            del flight.jobs[future]
+            if future in flight.jobs:
+                deliver(flight.jobs[future], _outcome(future))
+                del flight.jobs[future]
     except BaseException:
         for future in flight.jobs:
             future.cancel()
@@ -124,6 +127,7 @@ class _Flight:
 
     executor: Executor
     packer: _Packer
+    stopping: Stopping
     jobs: dict[Any, Job] = field(default_factory=dict)
     arrivals: queue.SimpleQueue[Any] = field(default_factory=queue.SimpleQueue)
     silent: dict[Any, Job] = field(default_factory=dict)  # jobs without callbacks, such as submitit's
@@ -139,9 +143,17 @@ class _Flight:
                 self.silent[future] = job
         return bool(self.jobs)
 
+    def ground(self) -> bool:
+        """Cancel what has not started; whether anything is under way still. Jobs without callbacks do not tell."""
+        for future in [future for future in self.jobs if future not in self.silent and future.cancel()]:
+            del self.jobs[future]
+        return bool(self.jobs)
+
     def landed(self) -> Any:
-        """The next future that is done. Jobs without callbacks are asked now and then."""
+        """The next future that is done; ``None`` where all were cancelled. Those without callbacks are asked now and then."""
         while True:
+            if self.stopping() and not self.ground():
+                return None
             for future in self.silent:
                 if future.done():
                     del self.silent[future]

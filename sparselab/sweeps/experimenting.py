@@ -5,16 +5,21 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import takewhile
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import pandas as pd
 import torch
 
 from sparselab.core.fingerprint import cell, digest, hides_data
-from sparselab.sweeps.executors import Executor, Job, check_executor, packed, run_here, run_on
+from sparselab.sweeps.background import RunningSweep
+from sparselab.sweeps.executors import Executor, Job, Stopping, check_executor, packed, run_here, run_on
 from sparselab.sweeps.frames import frame_of
 from sparselab.sweeps.grid import axis, check_names, chosen, grid
 from sparselab.sweeps.progress import progress_bar
@@ -24,6 +29,14 @@ from sparselab.sweeps.trial import Trial
 from sparselab.sweeps.worker import versions
 
 _KNOWN_INPUTS = ("seed", "threads")  # every trial's, whatever its task
+
+
+@overload
+def experiment(task: Any, *, background: Literal[True], **options: Any) -> RunningSweep: ...
+
+
+@overload
+def experiment(task: Any, *, background: Literal[False] = False, **options: Any) -> pd.DataFrame: ...
 
 
 def experiment(
@@ -37,8 +50,9 @@ def experiment(
     retry_failed: bool = False,
     progress: bool = True,
     version: str | int | None = None,
+    background: bool = False,
     **inputs: Any,
-) -> pd.DataFrame:
+) -> pd.DataFrame | RunningSweep:
     """Run every combination of ``inputs`` and hand back a frame, one row per trial.
 
     ``task`` is a callable: it gets a ``Trial``, a frozen mapping of the inputs with attribute
@@ -65,6 +79,11 @@ def experiment(
     ``resume`` trials that it holds are not run again (failed ones only with ``retry_failed``). They are known by their
     key: the hash of the inputs and of the task's source, or of ``version`` in place of the source.
 
+    ``background=True`` returns at once, with a ``RunningSweep``: its ``frame`` has what is done,
+    ``wait()`` and ``stop()`` end it, and ``SweepExplorer`` shows it live. Trials then run in a
+    process of their own, unless an ``executor`` is given, so that nothing else here is held up or
+    seeded by them.
+
     ``KeyboardInterrupt`` stops the sweep: the frame of what is done comes back, with ``attrs["interrupted"]``. A pool
     that breaks raises what it raised; what was finished is in the store. Raises ``ValueError`` before the first trial
     for a misspelt option, an empty axis, an input without a stable identity and a task that cannot travel.
@@ -77,8 +96,9 @@ def experiment(
     _check_spelling(inputs)
     runners = [runner(each) for each in axis("task", task)]
     sweep = _plan(runners, inputs, trials, where, version)
-    if executor is not None:
-        check_executor(executor)
+    if executor is not None or background:
+        if executor is not None:
+            check_executor(executor)
         for each in runners:
             packed("the task", each.task)
     else:
@@ -93,9 +113,27 @@ def experiment(
     }
     with Store(path) as opened:
         opened.begin(sweep.key, made)
-        interrupted = _run(sweep, opened, executor, resume=resume, retry_failed=retry_failed, progress=progress)
+
+    def run(stopping: Stopping) -> bool:
+        alone = ProcessPoolExecutor(1, mp_context=get_context("spawn")) if background and executor is None else None
+        with Store(path) as opened, alone or nullcontext():
+            return _run(
+                *(sweep, opened, alone or executor, stopping),
+                resume=resume,
+                retry_failed=retry_failed,
+                progress=progress,
+            )
+
+    def frame(interrupted: bool) -> pd.DataFrame:
         attrs = {**made, "store": str(path.resolve()), "interrupted": interrupted}
-        return frame_of(opened.records(job.key for job in sweep.jobs), attrs, opened.quantities())
+        with Store(path) as opened:
+            return frame_of(opened.records(job.key for job in sweep.jobs), attrs, opened.quantities())
+
+    return RunningSweep(run, frame, path) if background else frame(run(_never))
+
+
+def _never() -> bool:
+    return False
 
 
 @dataclass(frozen=True)
@@ -151,9 +189,16 @@ def _noted(value: Any) -> Any:
 
 
 def _run(
-    sweep: _Sweep, store: Store, executor: Executor | None, *, resume: bool, retry_failed: bool, progress: bool
+    sweep: _Sweep,
+    store: Store,
+    executor: Executor | None,
+    stopping: Stopping,
+    *,
+    resume: bool,
+    retry_failed: bool,
+    progress: bool,
 ) -> bool:
-    """Run what is not in the store yet; whether that was interrupted."""
+    """Run what is not in the store yet; whether that was interrupted, or asked to be by ``stopping``."""
     done = store.states(job.key for job in sweep.jobs) if resume else {}
     settled = {key for key, state in done.items() if state == "done" or not retry_failed}
     replace = retry_failed or not resume
@@ -169,12 +214,13 @@ def _run(
                 delivered.add(job.key)
                 bar.step(outcome)
 
-        jobs = _waiting(sweep.jobs, settled, store, replace)
+        waiting = _waiting(sweep.jobs, settled, store, replace)
+        jobs = takewhile(lambda _: not stopping(), waiting)
         try:
             if executor is None:
                 run_here(jobs, threads, deliver)
             else:
-                run_on(executor, jobs, threads, deliver)
+                run_on(executor, jobs, threads, deliver, stopping)
         except KeyboardInterrupt:
             return True
         except Exception as error:
@@ -183,7 +229,7 @@ def _run(
                 "call with store= runs the rest"
             )
             raise
-    return False
+    return stopping()
 
 
 def _waiting(jobs: Iterable[Job], settled: set[str], store: Store, replace: bool) -> Iterator[Job]:

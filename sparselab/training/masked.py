@@ -18,6 +18,7 @@ from sparselab.core.channel_order import ChannelOrder, from_json, to_json
 from sparselab.core.entries import mask_name, pruned_name
 from sparselab.core.layers import LayerWeight
 from sparselab.core.moves import Move
+from sparselab.core.progress import late_bar
 from sparselab.core.readable import why_unreadable
 from sparselab.core.registry import unknown_name
 from sparselab.core.sharding import gathered, is_sharded, laid_out_like, local, whole
@@ -75,8 +76,10 @@ class MaskedWeights:
         choice: Choice,
         keep_pruned: bool,
         before_first: Callable[[], None],
+        progress: bool = True,
     ) -> None:
         self.layers = list(layers)
+        self.progress = progress
         self.choice = self._dense_choice = choice
         self.keep_pruned = keep_pruned
         self.state = MaskState.DENSE
@@ -164,7 +167,8 @@ class MaskedWeights:
         # Masks that a checkpoint brought belong to weights that are where they should be.
         if self.state is MaskState.DENSE and not self.any_masked():
             self._before_first()
-        self._put([self._decide(layer, stage) for layer in self.layers], vanish)
+        layers = late_bar("masks", "weight", self.layers, progress=self.progress)
+        self._put([self._decide(layer, stage) for layer in layers], vanish)
 
     def unmask(self) -> None:
         """Turn masks off (all ones): kept pruned values come back, others start again from zero.

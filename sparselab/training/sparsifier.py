@@ -83,6 +83,8 @@ class Sparsifier:
     ``save_pretrained`` of a ``transformers`` model writes the plain model, without masks. Of any
     other state that was saved under masks ``sl.finalized(state)`` makes a plain model's.
 
+    Work that takes longer than two seconds shows a bar, if ``progress``.
+
     Deterministic. Raises ``ValueError`` for unknown names and for a model that has masks already.
 
     >>> model = nn.Linear(16, 8)
@@ -112,6 +114,7 @@ class Sparsifier:
         rule: str = "divisible",
         layer_types: Sequence[type[nn.Module]] | None = None,
         custom: Custom | None = None,
+        progress: bool = True,
         orders: str | Orders | Mapping[str, ChannelOrder] = "free",
     ) -> None:
         self.model = unwrap(as_eager(model, "Sparsifier"))
@@ -133,7 +136,7 @@ class Sparsifier:
         layers = [layer for layer, reason in chosen.values() if reason is None and isinstance(layer, LayerWeight)]
         say_what_was_chosen(chosen)
         keep_pruned = keep_pruned or self.schedule.keep_pruned
-        self.weights = MaskedWeights(layers, choice, keep_pruned, before_first=self._permute)
+        self.weights = MaskedWeights(layers, choice, keep_pruned, before_first=self._permute, progress=progress)
         if found:
             self.weights.choose_in(found)
         self.weights.add_buffers()

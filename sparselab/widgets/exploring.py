@@ -14,20 +14,21 @@ _HIDDEN = ("traceback", "versions", "key")
 
 
 def height_columns(frame: pd.DataFrame) -> list[str]:
-    """Columns of numbers, what a sweep measured before what it was given."""
+    """Columns of numbers that differ: the headline of the sweep, what else it measured, what it was given."""
     numbers = [
         str(name)
         for name in frame
         if pd.api.types.is_numeric_dtype(frame[name]) and not pd.api.types.is_bool_dtype(frame[name])
     ]
-    inputs = frame.attrs.get("inputs", [])
-    return [name for name in numbers if name not in inputs] + [name for name in numbers if name in inputs]
+    inputs, said = frame.attrs.get("inputs", []), [each["name"] for each in frame.attrs.get("quantities", [])]
+    differ = [name for name in numbers if frame[name].nunique() > 1] or numbers
+    return sorted(differ, key=lambda name: (name in inputs, name not in said[:1]))
 
 
 def name_columns(frame: pd.DataFrame) -> list[str]:
     """Columns with few enough values to colour points or make panels by; those with one value say nothing."""
     inputs = frame.attrs.get("inputs", [])
-    few = [str(name) for name in frame if name not in _HIDDEN and 1 < frame[name].astype(str).nunique() <= MOST_NAMES]
+    few = [str(name) for name in frame if name not in _HIDDEN and 1 < frame[name].nunique(dropna=False) <= MOST_NAMES]
     return [name for name in few if name in inputs] + [name for name in few if name not in inputs]
 
 
@@ -37,13 +38,21 @@ def across_columns(frame: pd.DataFrame) -> list[str]:
 
 
 def first_view(frame: pd.DataFrame) -> View:
-    """A view to start from: the first measure against the first input that varies, coloured by the next."""
+    """A view to start from, nothing before the first trial is done: the headline against the first input that varies, coloured by the next.
+
+    The seed is neither, where there are others: means and intervals are over it.
+    """
     heights, names = height_columns(frame), name_columns(frame)
+    if not len(frame):
+        return View("", "")
     if not heights:
         raise ValueError("the frame has no column of numbers, so there is nothing to draw")
-    inputs = [name for name in across_columns(frame) if name in frame.attrs.get("inputs", names)]
+    given = frame.attrs.get("inputs", names)
+    inputs = [name for name in across_columns(frame) if name in given]
+    inputs = [name for name in inputs if name != "seed"] or inputs
     across = [name for name in inputs or heights if name != heights[0]] or heights
-    colours = [name for name in names if name not in (across[0], heights[0], "state", "error")]
+    shown = (across[0], heights[0], "state", "error", "seed")
+    colours = [name for name in names if name in given and name not in shown]
     return View(across[0], heights[0], colours[0] if colours else None)
 
 

@@ -97,7 +97,9 @@ class LayerStatistics:
             self.done += 1
 
         with without_cache(self.model):
-            found = collect(self.model, self.batches, kinds, layers=[name], mask=self.mask, forward=forward)
+            found = collect(
+                self.model, self.batches, kinds, layers=[name], mask=self.mask, forward=forward, progress=False
+            )
         if any(name not in found[kind] for kind in kinds):
             raise ValueError(f"the calibration data did not reach the layer of {name!r}")
         return {kind: found[kind][name] for kind in kinds}

@@ -265,7 +265,7 @@ def search_axes(
 
     What ``permute`` would win: layers that read the same channels share an order.
     """
-    report = magnitude_report(axes.model, pattern, saliency=saliency, callback=lambda *_: check())
+    report = magnitude_report(axes.model, pattern, saliency=saliency, callback=lambda *_: check(), progress=False)
     report = report[report["eligible"]].set_index("layer")
     total, baseline, ideal = (report[name].to_dict() for name in ("total", "retained", "ideal"))
     places = {str(name): place for place, name in enumerate(report.index)}

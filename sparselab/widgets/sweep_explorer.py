@@ -15,6 +15,7 @@ from sparselab.plots import trials
 from sparselab.plots.style import Figure as PlainFigure
 from sparselab.plots.trials import View
 from sparselab.sweeps import load
+from sparselab.sweeps.background import RunningSweep
 from sparselab.widgets import exploring as logic
 from sparselab.widgets.panel import Panel, controls, numbers, pictures, scrolling, wide
 
@@ -23,7 +24,7 @@ _WIDTH = 460  # what there is beside JupyterLab's sidebar in a window of 900
 
 
 class SweepExplorer(Panel):
-    """Explore ``df_or_store``: a frame of ``sl.experiment`` or ``sl.load``, or the store of a sweep, running or done.
+    """Explore ``df_or_store``: a frame of ``sl.experiment`` or ``sl.load``, or a sweep or its store, running or done.
 
     State: ``x``, ``y``, ``colour``, ``facet`` (columns; ``""`` for none), ``query`` (a pandas query that chooses rows) and
     ``trial``, the place of the trial chosen among the rows shown (-1: none), by a click on a point or by number. ``frame``
@@ -42,7 +43,7 @@ class SweepExplorer(Panel):
 
     def __init__(
         self,
-        df_or_store: pd.DataFrame | str | Path,
+        df_or_store: pd.DataFrame | RunningSweep | str | Path,
         *,
         x: str | None = None,
         y: str | None = None,
@@ -51,18 +52,19 @@ class SweepExplorer(Panel):
         query: str = "",
         interval: float = 2.0,
     ) -> None:
-        self._store = None if isinstance(df_or_store, pd.DataFrame) else Path(df_or_store)
-        self._all = df_or_store if isinstance(df_or_store, pd.DataFrame) else load(df_or_store)
+        source = df_or_store.store if isinstance(df_or_store, RunningSweep) else df_or_store
+        self._store = None if isinstance(source, pd.DataFrame) else Path(source)
+        self._all = source if isinstance(source, pd.DataFrame) else load(source)
         self._changed = logic.changed(self._store) if self._store else 0.0
         self._interval = interval
         self._points: trials.Points | None = None
-        first = logic.first_view(self._all)
+        logic.first_view(self._all)  # raises where there is nothing to draw
         self._status, self._details = numbers(), numbers()
         self._canvas = self._make_canvas()
         self._make_controls()
         super().__init__(self._parts())
-        self.x, self.y, self.query = x or first.x, y or first.y, query
-        self.colour, self.facet = (first.colour or "") if colour is None else colour, facet or ""
+        self.query, self.facet = query, facet or ""
+        self._begin(x, y, colour)
         for name, control in self._controls.items():
             traitlets.link((self, name), (control, "value"))
         self.observe(self._redraw, ["x", "y", "colour", "facet", "query", "trial"])
@@ -70,6 +72,12 @@ class SweepExplorer(Panel):
         self._redraw()
         if self._store is not None:
             self._watch()
+
+    def _begin(self, x: str | None = None, y: str | None = None, colour: str | None = None) -> None:
+        """Show what is asked for, else what is worth a first look."""
+        first = logic.first_view(self._all)
+        self.x, self.y = x or first.x, y or first.y
+        self.colour = (first.colour or "") if colour is None else colour
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -92,8 +100,10 @@ class SweepExplorer(Panel):
             return
         with self.problems_shown():
             self._changed = logic.changed(self._store)
-            self._all = load(self._store)
+            before, self._all = len(self._all), load(self._store)
             self._offer()
+            if not before:
+                self._begin()
         if not self.problem:
             self._redraw()
 
@@ -138,8 +148,8 @@ class SweepExplorer(Panel):
         """Fill the choices with the columns that there are."""
         names = [(_NONE, ""), *((name, name) for name in logic.name_columns(self._all))]
         offered: dict[str, list[Any]] = {
-            "y": logic.height_columns(self._all),
-            "x": logic.across_columns(self._all),
+            "y": logic.height_columns(self._all) if len(self._all) else [(_NONE, "")],
+            "x": logic.across_columns(self._all) if len(self._all) else [(_NONE, "")],
             "colour": names,
             "facet": names,
         }
@@ -163,6 +173,9 @@ class SweepExplorer(Panel):
         return frame.index[self.trial] if 0 <= self.trial < len(frame) else None
 
     def _redraw(self, _: Any = None) -> None:
+        if not len(self._all):
+            self._status.value = "No trial is done yet."
+            return
         with self.problems_shown():
             frame = self.frame
             self._controls["trial"].max = max(-1, len(frame) - 1)

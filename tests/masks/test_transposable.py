@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from scipy.optimize import linear_sum_assignment
 
 import sparselab as sl
+from sparselab.core import progress
 from sparselab.ops import masks as ops
 from sparselab.ops import transposable
 
@@ -78,6 +79,6 @@ def test_neither_device_nor_threads_nor_large_scores_change_anything(name):
 
 
 def test_a_solver_that_works_long_shows_how_far_it_is(monkeypatch, capfd):
-    monkeypatch.setattr(transposable, "_SILENT_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "_SILENT_SECONDS", 0.0)
     sl.create_mask(torch.rand(8, 8), "m8n4_2d_best")
     assert "2d masks, 4:8" in capfd.readouterr().err

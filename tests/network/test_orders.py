@@ -107,6 +107,9 @@ def test_a_gather_is_taken_where_it_is_worth_so_much(gathered) -> None:
     assert report.gathers["reason"].str.contains("less than").any()
     with pytest.raises(ValueError, match="worth=-1 must be a percentage"):
         sl.permute(model, x, orders="gathered,-1")
+    moments = {"up.weight": sl.statistics.SecondMoments(torch.eye(16)[None], (5,), (12, 16))}
+    with pytest.raises(ValueError, match="worth is counted in saliency"):
+        sl.permute(model, x, orders="gathered", include=["up.weight"], objective="error", moments=moments)
     with pytest.raises(ValueError, match=r"unknown kind of orders 'gatherd'.*Did you mean 'gathered'"):
         sl.permute(model, x, orders="gatherd")
 

@@ -1,6 +1,7 @@
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -10,6 +11,7 @@ import sparselab as sl
 from sparselab.plots import trials
 from sparselab.plots.trials import View
 from sparselab.sweeps import experiment
+from sparselab.sweeps.store import Store
 from sparselab.widgets import exploring as logic
 
 
@@ -38,7 +40,7 @@ def points(axes):
 
 
 def test_it_starts_with_something_to_see(panel):
-    assert panel.view == View("pattern", "top1", "seed")
+    assert panel.view == View("pattern", "top1")  # means are over the seed
     assert panel._status.value == "<b>6</b> of 6 trials, 1 failed."
     assert panel.problem == ""
 
@@ -58,6 +60,42 @@ def test_points_are_where_the_numbers_are(frame):
     assert points(left) == [(0, 95), (1, 96), (2, 97)]
     assert points(right) == [(0, 90), (1, 91)]
     assert [panel.get_title(loc="left") for panel in (left, right)] == ["pattern: 2:4", "pattern: 1:4"]
+
+
+def test_none_is_a_value_like_others():
+    frame = experiment(
+        lambda trial: {"top1": 90.0 + (trial.permutation == "auto"), "same": 1.0},
+        permutation=[None, "auto"],
+        seed=[0, 1],
+        progress=False,
+    )
+    assert logic.name_columns(frame)[:2] == ["permutation", "seed"]
+    assert "same" not in logic.height_columns(frame)  # constants say nothing
+    assert logic.first_view(frame) == View("permutation", "top1")
+    figure = trials.trials(frame, View("permutation", "top1", "permutation"))
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["none", "auto"]
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {"none", "auto"}
+
+
+def test_it_starts_from_the_headline():
+    def measured(trial):
+        metrics = {"first": float(trial.seed), "top1": trial.seed + 90.0}
+        return {**metrics, "said": (sl.tasks.Quantity("top1", higher_is_better=True),)}
+
+    frame = experiment(measured, seed=[0, 1, 2], progress=False)
+    assert logic.first_view(frame).y == "top1"
+
+
+def test_means_are_over_seeds_alone(frame):
+    def means(view):
+        return [c.lines[0].get_xydata()[0].tolist() for c in trials.trials(frame, view).axes[0].containers]
+
+    assert means(View("pattern", "top1")) == [[0.0, 96.0], [1.0, 90.5]]
+    assert means(View("pattern", "top1", "seed")) == []  # one trial each
+    assert means(View("state", "top1")) == []  # patterns at one place are not one setting
+    (bar, *_) = trials.trials(frame, View("pattern", "top1")).axes[0].containers
+    half = 4.302652729911275 / 3**0.5  # t of 2 degrees of freedom times the deviation, 1, over the root of 3
+    np.testing.assert_allclose(bar.lines[2][0].get_segments()[0][:, 1], [96 - half, 96 + half])
 
 
 def test_what_cannot_be_drawn_says_so(frame):
@@ -110,6 +148,18 @@ def test_a_store_is_read_again_when_it_has_changed(tmp_path):
         sweep(store, seeds=(0, 1, int(time.monotonic_ns() % 10**6)))
     panel._look()
     assert len(panel.frame) >= 5
+
+
+def test_it_waits_for_the_first_trial(tmp_path):
+    store = tmp_path / "sweep.db"
+    with Store(store):
+        pass
+    panel = sl.widgets.SweepExplorer(store)
+    assert panel._status.value == "No trial is done yet."
+    sweep(store)
+    panel.refresh()
+    assert panel.view == View("pattern", "top1")
+    assert panel._status.value == "<b>6</b> of 6 trials, 1 failed."
 
 
 def test_text_is_escaped():
