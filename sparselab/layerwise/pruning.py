@@ -16,7 +16,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from sparselab._version import __version__
-from sparselab.core.batches import calibration_batches
+from sparselab.core.batches import calibration_batches, excerpt
 from sparselab.core.fingerprint import digest
 from sparselab.core.layers import LayerWeight, Names
 from sparselab.core.models import as_eager, device_of, evaluating, to_device, unwrap
@@ -85,7 +85,8 @@ def prune(
 
     ``permutation`` (a search strategy: ``"auto"``) first puts the channels of the whole model in
     free orders (``sl.permute``), searched by the scores of the pruner, or by Wanda's where it has
-    none; ``seed`` is that of the search. The first batch is the example that the model is traced on.
+    none; ``seed`` is that of the search. The first batch is the example
+    that the model is traced and compared on; of plain text its first 64 positions.
 
     With ``store``, a folder, every block is saved when it is done. A call with the same model (as it
     was, or as an interrupted call left it) and the same arguments goes on at the next block and ends
@@ -186,7 +187,7 @@ class _Run:
                 self.chain.model, self.batches, [kind], layers=names, mask=self.mask, forward=self.chain.whole
             )
             saliency = from_statistics(saliency, found)
-        example = to_device(self.batches[0], device_of(self.chain.model))
+        example = to_device(excerpt(self.batches[0]), device_of(self.chain.model))
         return permute(
             self.chain.model,
             example,
