@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING, Any
 from sparselab._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from sparselab import measures, plots, saliency, statistics, tasks, trackers, widgets
+    from sparselab import deploy, measures, plots, saliency, statistics, tasks, trackers, widgets
     from sparselab.core.patterns import Pattern
+    from sparselab.deploy import load_into, save, to_semi_structured
+    from sparselab.deploy.forecasting import Forecast, forecast
+    from sparselab.deploy.measuring import benchmark
+    from sparselab.deploy.onnx_export import export_onnx
     from sparselab.layerwise import PruneReport, prune, reconstruct
     from sparselab.masks import create_mask
     from sparselab.network.permuting import permute
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ASP": "sparselab.training.asp",
+    "Forecast": "sparselab.deploy.forecasting",
     "Pattern": "sparselab.core.patterns",
     "PermutationReport": "sparselab.network.report",
     "Plan": "sparselab.network.plan",
@@ -39,25 +44,32 @@ _HOMES = {
     "SearchProblem": "sparselab.permutation",
     "SearchResult": "sparselab.permutation",
     "Sparsifier": "sparselab.training.sparsifier",
+    "benchmark": "sparselab.deploy.measuring",
     "check": "sparselab.reports",
     "create_mask": "sparselab.masks",
     "experiment": "sparselab.sweeps.experimenting",
+    "export_onnx": "sparselab.deploy.onnx_export",
     "finalized": "sparselab.training.finalizing",
+    "forecast": "sparselab.deploy.forecasting",
     "history": "sparselab.sweeps.frames",
     "load": "sparselab.sweeps.frames",
+    "load_into": "sparselab.deploy",
     "magnitude_report": "sparselab.reports",
     "mask_lora": "sparselab.training.adapters",
     "permute": "sparselab.network.permuting",
     "prune": "sparselab.layerwise",
     "recalibrate_batchnorm": "sparselab.training.batchnorm",
     "reconstruct": "sparselab.layerwise",
+    "save": "sparselab.deploy",
     "search_permutation": "sparselab.permutation",
     "search_permutations": "sparselab.permutation",
+    "to_semi_structured": "sparselab.deploy",
 }
-_MODULES = ("measures", "plots", "saliency", "statistics", "tasks", "trackers", "widgets")
+_MODULES = ("deploy", "measures", "plots", "saliency", "statistics", "tasks", "trackers", "widgets")
 
 __all__ = [
     "ASP",
+    "Forecast",
     "Pattern",
     "PermutationReport",
     "Plan",
@@ -65,12 +77,17 @@ __all__ = [
     "SearchProblem",
     "SearchResult",
     "Sparsifier",
+    "benchmark",
     "check",
     "create_mask",
+    "deploy",
     "experiment",
+    "export_onnx",
     "finalized",
+    "forecast",
     "history",
     "load",
+    "load_into",
     "magnitude_report",
     "mask_lora",
     "measures",
@@ -80,10 +97,12 @@ __all__ = [
     "recalibrate_batchnorm",
     "reconstruct",
     "saliency",
+    "save",
     "search_permutation",
     "search_permutations",
     "statistics",
     "tasks",
+    "to_semi_structured",
     "trackers",
     "widgets",
 ]

@@ -25,7 +25,7 @@ LAYERS = [
     {"pruners", "reports", "network"},
     {"training", "metrics"},
     {"trackers", "plots"},
-    {"layerwise"},
+    {"layerwise", "deploy"},
     {"tasks"},
     {"sweeps"},
     {"reproduce", "widgets"},

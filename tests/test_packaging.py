@@ -26,14 +26,16 @@ def test_environment_yml_is_pyproject():
     lines = re.findall(r"^\s+- ([^\s:]+(?:>=[\d.]+)?)$", (ROOT / "environment.yml").read_text(), re.MULTILINE)
     listed = {split(line) for line in lines if line not in ("conda-forge", "pip", "-e .")}
     extras = PROJECT["optional-dependencies"]
-    wanted = {split(r) for r in [*PROJECT["dependencies"], *extras["lab"], *extras["zoo"]]}
+    wanted = {split(r) for r in [*PROJECT["dependencies"], *extras["lab"], *extras["zoo"], *extras["onnx"]]}
     assert listed == wanted | {("python", PROJECT["requires-python"])}
 
 
 def test_every_dependency_has_a_tested_version():
     pinned = {line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().split("\n") if "==" in line}  # fmt: skip
     extras = PROJECT["optional-dependencies"]
-    names = [re.match(r"[\w.-]+", r)[0].lower() for group in ("lab", "zoo", "dask", "dev") for r in extras[group]]
+    names = [
+        re.match(r"[\w.-]+", r)[0].lower() for group in ("lab", "zoo", "onnx", "dask", "dev") for r in extras[group]
+    ]
     names += [re.match(r"[\w.-]+", r)[0].lower() for r in PROJECT["dependencies"]]
     assert set(names) <= pinned
 
@@ -64,6 +66,7 @@ def test_a_wheel_carries_the_kernels_and_finds_them(tmp_path):
     kernels = {path.name for path in (ROOT / "kernels").glob("*.cu")}
     assert {f"sparselab/kernels/{name}" for name in kernels} <= set(names)
     assert "sparselab/py.typed" in names
+    assert {"sparselab/deploy/hardware.json", "sparselab/deploy/published.json"} <= set(names)
     assert not [name for name in names if name.startswith(("tests/", "notebooks/", "benchmarks/"))]
     code = "from sparselab.ops.kernel_sources import kernel_dir; print(kernel_dir())"
     found = subprocess.run(

@@ -30,10 +30,11 @@ from sparselab.layerwise.stream import Stream, few_of
 from sparselab.masks import AnyPattern, calculator
 from sparselab.network.permuting import OWN_DTYPE, permute
 from sparselab.network.report import PermutationReport
+from sparselab.permutation.objectives import OBJECTIVES, Objective
 from sparselab.permutation.strategy import STRATEGIES, Strategy
 from sparselab.pruners import BySaliency, Pruner, get_pruner
 from sparselab.saliency import ModelSaliency, from_statistics, needs
-from sparselab.statistics import PositionMask, collect
+from sparselab.statistics import PositionMask, SecondMoments, Statistics, collect
 from sparselab.statistics.collecting import without_nested_tensors
 from sparselab.statistics.positions import padding
 
@@ -45,6 +46,7 @@ def prune(
     *,
     pruner: str | Pruner = "sparsegpt",
     permutation: str | Strategy | None = None,
+    objective: str | Objective | None = None,
     include: str | Iterable[str] | None = None,
     exclude: str | Iterable[str] | None = None,
     blocks: str | Sequence[str] | None = "auto",
@@ -85,8 +87,11 @@ def prune(
 
     ``permutation`` (a search strategy: ``"auto"``) first puts the channels of the whole model in
     free orders (``sl.permute``), searched by the scores of the pruner, or by Wanda's where it has
-    none; ``seed`` is that of the search. The first batch is the example
-    that the model is traced and compared on; of plain text its first 64 positions.
+    none; ``seed`` is that of the search. The first batch is the example that the model is traced
+    and compared on; of plain text its first 64 positions.
+    ``objective`` (``"error"``, ``"updated_error"``) has them searched for the error of what layers
+    give instead, by second moments of the calibration data, which take ``4 d^2`` bytes for each
+    different input of ``d`` channels.
 
     With ``store``, a folder, every block is saved when it is done. A call with the same model (as it
     was, or as an interrupted call left it) and the same arguments goes on at the next block and ends
@@ -119,6 +124,10 @@ def prune(
         raise ValueError("correction: what it sums is not added over ranks; leave it out, or run one process")
     method = Method(get_pruner(pruner), calculator(pattern), sequential, correction)
     strategy = None if permutation is None else STRATEGIES.resolve(permutation)
+    if strategy is None and objective is not None:
+        raise ValueError(f"objective={objective!r} is what orders are searched for: give permutation='auto' too")
+    searched = None if objective is None else OBJECTIVES.resolve(objective)
+    orders = None if strategy is None else _Orders(strategy, searched, seed)
     batches = calibration_batches(calibration, "to calibrate on")
     with ExitStack() as stack:
         for context in (torch.no_grad(), evaluating(inner), without_cache(inner), without_nested_tensors(inner)):
@@ -126,11 +135,11 @@ def prune(
         chain = chain_by(inner, blocks, batches[0], device)
         weights = chosen(chain, Names.of(include, exclude), method)
         run = _Run(chain, weights, batches, method, mask)
-        protocol = run.protocol(strategy, seed)
+        protocol = run.protocol(orders, seed)
         blocks_done = None if store is None else BlockStore(Path(store))
         if blocks_done is not None:
             blocks_done.open({**protocol, "calibration": digest(batches)})
-        report = begin(inner, blocks_done, lambda: None if strategy is None else run.permute(strategy, seed))
+        report = begin(inner, blocks_done, lambda: None if orders is None else run.permute(orders))
         with tqdm(total=run.count, unit="weight", disable=not progress) as bar:
             rows, resumed = run.go(blocks_done, bar)
     frame = frame_of(weights, chain, rows, protocol)
@@ -139,6 +148,15 @@ def prune(
 
 
 # ---------------------------------------------------------------------------------------------------------------- a run
+
+
+@dataclass(frozen=True)
+class _Orders:
+    """How the channels of the whole model are put in order first."""
+
+    strategy: Strategy
+    objective: Objective | None
+    seed: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,13 +174,14 @@ class _Run:
         """How many weights are pruned."""
         return sum(each.reason is None for each in self.weights)
 
-    def protocol(self, strategy: Strategy | None, seed: int) -> dict[str, Any]:
+    def protocol(self, orders: _Orders | None, seed: int) -> dict[str, Any]:
         """What decides the result beside the model and the data."""
         return {
             "pattern": str(self.method.calculate),
             "pruner": _text(self.method.pruner),
             "pruner_options": str(self.method.pruner),
-            "permutation": str(strategy),
+            "permutation": str(orders and orders.strategy),
+            "objective": str(orders and orders.objective),
             "sequential": self.method.sequential,
             "correction": self.method.correction,
             "seed": seed,
@@ -173,31 +192,36 @@ class _Run:
             "version": __version__,
         }
 
-    def permute(self, strategy: Strategy, seed: int) -> PermutationReport:
-        """Put the channels of the whole model in the orders that the pruner's scores ask for."""
+    def permute(self, orders: _Orders) -> PermutationReport:
+        """Put the channels of the whole model in the orders that the objective, or the pruner's scores, ask for."""
         pattern = self.method.calculate.searched_as
         if pattern is None:
             raise ValueError(
                 f"permutation: no order of channels is better than another for {self.method.calculate}; leave it out"
             )
         names = [each.layer.name for each in self.weights if each.reason is None]
-        saliency = _orders_by(self.method.pruner)
-        if isinstance(saliency, str) and (kind := needs(saliency)) is not None:
-            found = collect(
-                self.chain.model, self.batches, [kind], layers=names, mask=self.mask, forward=self.chain.whole
-            )
-            saliency = from_statistics(saliency, found)
+        saliency = _orders_by(self.method.pruner) if orders.objective is None else "magnitude"
+        moments = None
+        if orders.objective is not None:
+            moments = self._collected(SecondMoments, names)[SecondMoments]
+        elif isinstance(saliency, str) and (kind := needs(saliency)) is not None:
+            saliency = from_statistics(saliency, self._collected(kind, names))
         example = to_device(excerpt(self.batches[0]), device_of(self.chain.model))
         return permute(
             self.chain.model,
             example,
             pattern,
-            strategy=strategy,
+            strategy=orders.strategy,
             saliency=saliency,
+            objective=orders.objective,
+            moments=moments,
             include=names,
-            seed=seed,
+            seed=orders.seed,
             verify=OWN_DTYPE,  # a copy in float64 would be larger than all else here
         )
+
+    def _collected(self, kind: type[Any], names: list[str]) -> Statistics:
+        return collect(self.chain.model, self.batches, [kind], layers=names, mask=self.mask, forward=self.chain.whole)
 
     def go(self, store: BlockStore | None, bar: Any) -> tuple[dict[str, dict[str, Any]], int]:
         """Prune all blocks that the ``store`` does not have; the rows of the frame by weight, and how many it had."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +13,13 @@ from torch import Tensor, nn
 from sparselab.core.layers import is_wrapped
 from sparselab.core.models import evaluating, in_mode
 from sparselab.core.writing import why_not_written
-from sparselab.network import rules_linear, rules_norm  # noqa: F401  (they register themselves)
+from sparselab.network import rules_experts, rules_linear, rules_norm, rules_scatter  # noqa: F401  (they register themselves)
 from sparselab.network.axes import Dim, fresh, pin
-from sparselab.network.dataflow import Dataflow, Dims, Value
+from sparselab.network.constants import constants_of, pin_constants_nobody_reads
+from sparselab.network.dataflow import Dataflow, Dims, Grouping, Notes, Value, live_nodes
 from sparselab.network.rules import RULES, pointwise
 from sparselab.network.tracing import Graph, UntraceableError, trace
+from sparselab.network.unpacking import unpack
 
 
 @dataclass(frozen=True)
@@ -43,13 +46,14 @@ class Analysis:
     """What the walk over the graph found out.
 
     ``members`` are the parameters and buffers, ``values`` the dimensions of every value met on the
-    way (``free_axes`` reads them), and ``lowest`` is the lowest floating-point dtype that the
-    model's own code asks for.
+    way, and ``groupings`` what an index of one dimension tells of another (``free_axes`` reads
+    both). ``lowest`` is the lowest floating-point dtype that the model's own code asks for.
     """
 
     members: tuple[Member, ...]
     values: tuple[Dims, ...]
     lowest: torch.dtype | None = None
+    groupings: tuple[Grouping, ...] = ()
 
 
 def analyse(model: nn.Module, example_inputs: Any) -> Analysis:
@@ -59,32 +63,40 @@ def analyse(model: nn.Module, example_inputs: Any) -> Analysis:
     auxiliary head). Members that occur in neither are pinned. The model is left as it was. Raises
     ``UntraceableError``.
     """
-    members = _members(model)
+    constants = constants_of(model)
+    members = _members(model, constants)
     by_name = {name: member for member in members for name in member.names}
     met: set[str] = set()
     with evaluating(model):
         graph = trace(model, example_inputs)
-    values = _walk(graph, by_name, met)
+    notes = _walk(graph, by_name, constants, met)
     unused = [name for name, _ in model.named_parameters() if by_name[name].name not in met]
     if unused:
         try:
             with in_mode(model, training=True):
                 graph_in_training = trace(model, example_inputs)
-            values += _walk(graph_in_training, by_name, met)
+            notes += _walk(graph_in_training, by_name, constants, met)
         except UntraceableError as error:
             raise UntraceableError(
                 f"In training mode, which may use {unused[0]} (evaluation does not): {error}"
             ) from error
+    pin_constants_nobody_reads(model, {name: member.dims for name, member in by_name.items()})
     for member in members:
         if member.name not in met:
             for dim in member.dims:
                 pin(dim, f"{member.name} is not used by the model on these inputs")
-    return Analysis(tuple(members), tuple(values + [member.dims for member in members]), _lowest_dtype(graph))
+    values = notes.values + [member.dims for member in members]
+    return Analysis(tuple(members), tuple(values), _lowest_dtype(graph), tuple(notes.groupings))
 
 
-def _walk(graph: Graph, by_name: dict[str, Member], met: set[str]) -> list[Dims]:
+def _walk(graph: Graph, by_name: dict[str, Member], constants: Mapping[str, Tensor], met: set[str]) -> Notes:
+    unpack(graph.module)
+    live = live_nodes(graph.module)
     placeholders = [node for node in graph.module.graph.nodes if node.op == "placeholder"]
-    inputs = [_placeholder(node, graph, by_name, met) for node in placeholders]
+    held = {id(tensor): name for name, tensor in constants.items()}
+    names = {key: held[id(tensor)] for key, tensor in graph.constants.items() if id(tensor) in held} | {**graph.tensors}
+    met |= {by_name[names[node.name]].name for node in placeholders if node in live and node.name in names}
+    inputs = [_placeholder(node, graph, names, by_name) for node in placeholders]
     flow = Dataflow(RULES, pointwise)
     outputs = flow.run(graph.module, inputs)
     for position, output in enumerate(outputs):
@@ -92,14 +104,12 @@ def _walk(graph: Graph, by_name: dict[str, Member], met: set[str]) -> list[Dims]
         if isinstance(output, Value):
             for dim in output.dims:
                 pin(dim, f"the model's output {name}".rstrip())
-    return [value.dims for value in inputs] + flow.notes.values
+    return Notes([value.dims for value in inputs] + flow.notes.values, flow.notes.groupings)
 
 
-def _placeholder(node: Any, graph: Graph, by_name: dict[str, Member], met: set[str]) -> Value:
-    if (name := graph.tensors.get(node.name)) is not None:
+def _placeholder(node: Any, graph: Graph, names: Mapping[str, str], by_name: dict[str, Member]) -> Value:
+    if (name := names.get(node.name)) is not None:
         member = by_name[name]
-        if node.users:
-            met.add(member.name)
         return Value(member.dims, member.content)
     content = graph.constants.get(node.name)
     reason = "a constant of the model" if content is not None else f"the model's input {node.name}"
@@ -120,8 +130,8 @@ def _lowest_dtype(graph: Graph) -> torch.dtype | None:
     return min(asked, key=lambda dtype: torch.finfo(dtype).bits, default=None)
 
 
-def _members(model: nn.Module) -> list[Member]:
-    """Every parameter and persistent buffer once, however many names it has.
+def _members(model: nn.Module, constants: Mapping[str, Tensor]) -> list[Member]:
+    """Every parameter, persistent buffer and one of ``constants`` once, however many names it has.
 
     Two tensors are the same if they are the same place in memory. Tensors that share memory in any
     other way are pinned.
@@ -129,6 +139,7 @@ def _members(model: nn.Module) -> list[Member]:
     persistent = set(model.state_dict(keep_vars=True))
     named: list[tuple[str, Tensor]] = [*model.named_parameters(remove_duplicate=False)]
     named += [(name, buffer) for name, buffer in model.named_buffers(remove_duplicate=False) if name in persistent]
+    named += constants.items()
     same: dict[Any, list[tuple[str, Tensor]]] = defaultdict(list)
     for name, tensor in named:
         same[place_of(tensor)].append((name, tensor))

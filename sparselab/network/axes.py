@@ -34,15 +34,16 @@ Indices = npt.NDArray[np.int64]
 class Leaf:
     """``size`` indices that may take any order, unless refined (``link``) or pinned (``reason``).
 
-    A refined leaf is what its link says.
+    A refined leaf is what its link says. The indices of ``copies`` are all alike.
     """
 
-    __slots__ = ("link", "reason", "size")
+    __slots__ = ("copies", "link", "reason", "size")
 
-    def __init__(self, size: int, *, link: Link | None = None, reason: str | None = None) -> None:
+    def __init__(self, size: int, *, link: Link | None = None, reason: str | None = None, copies: bool = False) -> None:
         self.size = size
         self.link = link
         self.reason = reason
+        self.copies = copies
 
     def __repr__(self) -> str:
         if isinstance(self.link, Product):
@@ -89,6 +90,16 @@ Link = Product | Concat | Relabel
 def fresh(size: int, reason: str | None = None) -> Dim:
     """A new dimension of ``size`` that nothing is known about; pinned if there is a ``reason``."""
     return () if size == 1 else (Leaf(size, reason=reason),)
+
+
+def copies(size: int) -> Dim:
+    """A new dimension of ``size`` copies of one thing."""
+    return () if size == 1 else (Leaf(size, copies=True),)
+
+
+def are_copies(dim: Dim) -> bool:
+    """Whether all indices of a dimension are known to be alike: it was expanded, and met nothing since."""
+    return all(leaf.copies and leaf.link is None and leaf.reason is None for leaf in factors_of(dim))
 
 
 def size_of(dim: Dim) -> int:
@@ -335,6 +346,7 @@ def _bind(x: Leaf, y: Leaf) -> None:
     if y.link is None:
         x, y = y, x
     if x.link is None and x not in set(leaves_of((y,))):
+        y.copies = y.copies and x.copies
         refine(x, Product((y,)))
     elif isinstance(x.link, Concat) and isinstance(y.link, Concat):
         _align(x, y)

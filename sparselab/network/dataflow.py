@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -25,17 +25,48 @@ Rule = Callable[["Call"], Result]
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor in the graph: its dimensions, and its content where that is a constant."""
+    """A tensor in the graph: its dimensions, its content where that is a constant, and its dtype."""
 
     dims: Dims
     constant: Tensor | None = None
+    dtype: torch.dtype | None = None
+
+    @property
+    def is_mask(self) -> bool:
+        """Whether it chooses places by being true there; an index names them.
+
+        Raises ``ValueError`` where the dtype is not known.
+        """
+        if self.dtype is None:
+            raise ValueError("an index of unknown dtype")
+        return self.dtype in (torch.bool, torch.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class Grouping:
+    """An index of ``tokens`` tells one of ``experts``, by the ends of the groups, ``ends``."""
+
+    tokens: Dim
+    experts: Dim
+    ends: Value
 
 
 @dataclass
 class Notes:
-    """Every value seen, hidden intermediates included; they show which leaves stand together."""
+    """Every value seen, hidden intermediates included; they show which leaves stand together.
+
+    ``groupings`` are the dimensions in which an index of another one is implied.
+    """
 
     values: list[Dims] = field(default_factory=list)
+    groupings: list[Grouping] = field(default_factory=list)
+
+    def group(self, tokens: Dim, experts: Dim, ends: Value) -> None:
+        """Note that tokens are grouped by experts."""
+        self.groupings.append(Grouping(tokens, experts, ends))
+
+    def __add__(self, other: Notes) -> Notes:
+        return Notes(self.values + other.values, self.groupings + other.groupings)
 
     def add(self, dims: Iterable[Dim]) -> None:
         """Note one value."""
@@ -102,14 +133,16 @@ class Dataflow:
         values: dict[Node, Any] = {}
         remaining = iter(inputs)
         changing = any(map(_writes_whole_numbers, graph.graph.nodes))
+        live = live_nodes(graph)
         for node in graph.graph.nodes:
             if node.op in ("placeholder", "get_attr"):
                 value = next(remaining) if node.op == "placeholder" else _attribute(graph, str(node.target))
-                values[node] = Value(value.dims) if changing and isinstance(value, Value) else value
+                value = Value(value.dims) if changing and isinstance(value, Value) else value
+                values[node] = _typed(value, node)
             elif node.op == "output":
                 return [_lookup(values, out) for out in torch.utils._pytree.tree_leaves(node.args[0])]
-            else:
-                values[node] = self._node(node, values, depth)
+            elif node in live:
+                values[node] = _typed(self._node(node, values, depth), node)
         raise ValueError("a graph without an output")
 
     def _node(self, node: Node, values: dict[Node, Any], depth: int) -> Any:
@@ -192,6 +225,41 @@ class Dataflow:
             ),
             node.meta.get("val"),
         )
+
+
+def _typed(value: Any, node: Node) -> Any:
+    """``value``, one or a list, with the dtypes that the node has in the graph."""
+    val = node.meta.get("val")
+    if isinstance(value, list) and isinstance(val, (list, tuple)) and len(val) == len(value):
+        return [_of_dtype(each, like) for each, like in zip(value, val, strict=True)]
+    return _of_dtype(value, val)
+
+
+def _of_dtype(value: Any, like: Any) -> Any:
+    if isinstance(value, Value) and isinstance(like, Tensor) and value.dtype is None:
+        return replace(value, dtype=like.dtype)
+    return value
+
+
+def live_nodes(graph: GraphModule) -> set[Node]:
+    """The nodes that an output, or something written in place, depends on.
+
+    The others were computed for their shape, or to be asserted.
+    """
+    live: set[Node] = set()
+    for node in reversed(graph.graph.nodes):
+        if node in live or node.op == "output" or _has_effects(node):
+            live.update((node, *node.all_input_nodes))
+    return live
+
+
+def _has_effects(node: Node) -> bool:
+    """Whether a node may write into what others read: an operator in place, or a graph within the graph."""
+    if node.op != "call_function" or node.target is operator.getitem:
+        return False
+    if isinstance(node.target, torch._ops.OpOverload):
+        return node.target._schema.is_mutable
+    return isinstance(node.target, torch._ops.HigherOrderOperator)
 
 
 _KEEPS_CONTENT = frozenset({"lift_fresh_copy", "lift_fresh", "clone", "detach", "alias", "_to_copy", "to"})

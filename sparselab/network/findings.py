@@ -31,7 +31,8 @@ class Findings:
 
     ``consumers`` are those whose weight the ``analysis`` knows. ``verdict`` is ``None`` when
     nothing was verified. ``untraceable`` says why the model could not be followed, if so; then
-    there is no analysis, and every layer is pinned for that reason.
+    there is no analysis, and every layer is pinned for that reason. ``objective``: what orders were
+    searched for if not for saliency.
     """
 
     pattern: Pattern
@@ -41,6 +42,7 @@ class Findings:
     searches: Searches = field(default_factory=Searches)
     verdict: Verdict | None = None
     untraceable: str | None = None
+    objective: str | None = None
 
     def report(self, seconds: float) -> PermutationReport:
         """The report, of a permutation that took ``seconds``."""
@@ -55,6 +57,7 @@ class Findings:
             verdict.tolerance if verdict else math.nan,
             seconds,
             self.untraceable,
+            self.objective,
         )
 
     def _axes(self) -> pd.DataFrame:

@@ -26,7 +26,7 @@ import numpy as np
 
 from sparselab.network.analysis import Analysis
 from sparselab.network.axes import Concat, Dim, Indices, Leaf, Relabel, factors_of, leaves_of, parts_of, size_of
-from sparselab.network.dataflow import Dims
+from sparselab.network.dataflow import Dims, Grouping
 
 MAX_CONTEXTS = 4096
 
@@ -68,7 +68,9 @@ def free_axes(analysis: Analysis) -> list[Axis]:
 
     The order of the list follows the model's own order of parameters.
     """
-    beside = _always_beside(analysis.values)
+    beside = _always_beside(analysis.values, _implied(analysis.groupings))
+    for leaf, others in _always_beside(member.dims for member in analysis.members).items():
+        beside[leaf] &= others  # what moves a tensor needs every index that an order depends on, in that tensor
     ranked = {leaf: rank for rank, leaf in enumerate(dict.fromkeys(_member_leaves(analysis)))}
     free = [leaf for leaf in ranked if leaf.reason is None]
     found: list[tuple[tuple[Leaf, ...], tuple[Leaf, ...]]] = []
@@ -117,7 +119,33 @@ def _outer_first(found: Sequence[tuple[tuple[Leaf, ...], tuple[Leaf, ...]]]) -> 
     return list(placed.values())
 
 
-def _always_beside(values: Iterable[Dims]) -> dict[Leaf, set[Leaf]]:
+@dataclass(frozen=True)
+class _Implied:
+    """An index in each of ``known`` tells the one in ``leaf``: the tokens of a group, their expert."""
+
+    known: frozenset[Leaf]
+    leaf: Leaf
+
+    def holds(self, counts: Counter[Leaf]) -> bool:
+        """Whether it is clear in a value, which has every leaf ``counts`` times, what is told."""
+        return counts[self.leaf] == 0 and all(counts[leaf] == 1 for leaf in self.known)
+
+
+def _implied(groupings: Sequence[Grouping]) -> list[_Implied]:
+    """What groupings imply; nothing where the same tokens are grouped in two ways."""
+    ends: dict[Leaf, set[int]] = {}
+    for grouping in groupings:
+        for leaf in leaves_of(grouping.tokens):
+            ends.setdefault(leaf, set()).add(id(grouping.ends))
+    found = []
+    for grouping in groupings:
+        known, experts = frozenset(leaves_of(grouping.tokens)), list(leaves_of(grouping.experts))
+        if known and len(experts) == 1 and all(len(ends[leaf]) == 1 for leaf in known):
+            found.append(_Implied(known, experts[0]))
+    return list(dict.fromkeys(found))
+
+
+def _always_beside(values: Iterable[Dims], implied: Sequence[_Implied] = ()) -> dict[Leaf, set[Leaf]]:
     """For every leaf, the leaves that stand, unmistakably, beside each of its occurrences."""
     beside: dict[Leaf, set[Leaf]] = {}
     seen: set[tuple[tuple[int, ...], ...]] = set()
@@ -132,9 +160,9 @@ def _always_beside(values: Iterable[Dims]) -> dict[Leaf, set[Leaf]]:
         for position, own in enumerate(chains):
             elsewhere = {leaf for other, c in enumerate(chains) if other != position for leaf in c.certain}
             for leaf, chain in own.occurrences:
-                certain = {
-                    other for other in elsewhere | set(chain) if counts[other] == 1 or _paired(other, leaf, chains)
-                }
+                near = elsewhere | set(chain)
+                certain = {other for other in near if counts[other] == 1 or _paired(other, leaf, chains)}
+                certain |= {each.leaf for each in implied if each.known <= near and each.holds(counts)}
                 beside[leaf] = (beside[leaf] & certain) if leaf in beside else certain
     for leaf, others in beside.items():
         others.discard(leaf)

@@ -26,7 +26,7 @@ from sparselab.network.analysis import Analysis
 from sparselab.network.axes import Indices
 from sparselab.network.free_axes import Axis, Orders
 from sparselab.network.plan import Plan
-from sparselab.network.search_problems import Consumer, Rows, placed_problems, touched_columns
+from sparselab.network.search_problems import Consumer, Scored, placed_problems, touched_columns
 from sparselab.permutation import SearchProblem
 
 MAX_ROUNDS = 6
@@ -115,8 +115,8 @@ class TransposableWeights:
         scores = self.moved(orders, touched)
         sides = [side for consumer in touched for side in (consumer, turned(consumer))]
 
-        def matrix(layer: LayerWeight) -> Rows:
-            return to_matrix(scores[layer.name], layer.channel_dim).__getitem__
+        def matrix(layer: LayerWeight) -> Scored:
+            return Scored(to_matrix(scores[layer.name], layer.channel_dim).__getitem__)
 
         # No sample of rows: it would cut the blocks of the masks into pieces.
         for placed in placed_problems(axis, sides, matrix, self._m, max_scores=sys.maxsize):

@@ -23,8 +23,9 @@ from sparselab.network.analysis import Analysis, analyse
 from sparselab.network.axes import Indices, leaves_of
 from sparselab.network.free_axes import Axis, free_axes
 from sparselab.network.plan import Plan
-from sparselab.network.search_problems import Place, Rows, Scores, consumers_of, placed_problems
+from sparselab.network.search_problems import Place, Scored, Scores, consumers_of, placed_problems
 from sparselab.permutation import SearchProblem
+from sparselab.permutation.objectives import ByErrors
 from sparselab.permutation.problem import MAX_CHANNELS
 from sparselab.saliency import ModelSaliency
 
@@ -160,7 +161,7 @@ def layer_scores(saliency: ModelSaliency) -> Scores:
     ``ValueError`` when scores that are asked for are not finite.
     """
 
-    def scores(layer: LayerWeight) -> Rows:
+    def scores(layer: LayerWeight) -> Scored:
         weight, criterion = layer.weight.detach(), saliency_module.for_layer(saliency, layer.name)
         plain = isinstance(criterion, str) and criterion == "magnitude"
         values = weight if plain else saliency_module.layer_scores(weight, saliency, layer.name)
@@ -170,7 +171,26 @@ def layer_scores(saliency: ModelSaliency) -> Scores:
             part = matrix[rows if isinstance(rows, slice) else torch.from_numpy(rows).to(matrix.device)]
             return _finite(part.abs() if plain else part, layer)
 
-        return read
+        return Scored(read)
+
+    return scores
+
+
+def layer_errors(errors: ByErrors) -> Scores:
+    """The weight matrix of a layer and what its rows are judged by.
+
+    Raises ``ValueError`` for a layer without second moments, and one whose weight is not finite.
+    """
+
+    def scores(layer: LayerWeight) -> Scored:
+        weight = layer.weight.detach()
+        moments, counts = errors.of(layer.name, weight)
+        matrix = to_matrix(weight, layer.channel_dim)
+
+        def read(rows: Indices | slice) -> Tensor:
+            return _finite(matrix[rows if isinstance(rows, slice) else torch.from_numpy(rows).to(matrix.device)], layer)
+
+        return Scored(read, moments, counts)
 
     return scores
 

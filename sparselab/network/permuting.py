@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,8 +25,10 @@ from sparselab.network.search_problems import consumers_of
 from sparselab.network.searching import SearchSettings, search_axes
 from sparselab.network.tracing import UntraceableError
 from sparselab.network.verify import Verdict, Witness, verify
+from sparselab.permutation.objectives import ByErrors, Objective, by_errors, require_no_saliency
 from sparselab.permutation.strategy import Strategy
 from sparselab.saliency import ModelSaliency
+from sparselab.statistics import SecondMoments
 
 OWN_DTYPE = "own_dtype"
 
@@ -38,6 +40,8 @@ def permute(
     *,
     strategy: str | Strategy = "auto",
     saliency: ModelSaliency = "magnitude",
+    objective: str | Objective | None = None,
+    moments: Mapping[str, SecondMoments] | None = None,
     optimizer: torch.optim.Optimizer | Iterable[torch.optim.Optimizer] | None = None,
     include: Iterable[str] | None = None,
     exclude: Iterable[str] | None = None,
@@ -58,7 +62,11 @@ def permute(
 
     ``include`` and ``exclude`` choose the weights whose retained saliency counts, by names of
     weights or modules with ``*`` and ``?``; ``saliency`` may be a mapping from weight name to
-    saliency. ``strategy``, ``seed`` and ``backend`` are those of ``search_permutation``: the same
+    saliency. Orders are searched for the saliency that masks retain or, with an ``objective``, for
+    the error of what layers give: ``"error"`` (masks alone) or ``"updated_error"`` (for pruners that
+    update weights; ``sparselab.permutation.objectives``). It needs ``moments``, the second moments
+    of every weight that is to count, and the columns ``baseline``, ``retained`` and ``ideal`` are
+    shares of what each layer gives less those errors. ``strategy``, ``seed`` and ``backend`` are those of ``search_permutation``: the same
     seed gives the same orders.
 
     ``verify=True`` compares outputs before and after on the examples and on random inputs like
@@ -87,7 +95,12 @@ def permute(
         raise ValueError(f"verify is True, False or {OWN_DTYPE!r}, got {verify!r}")
     inner = unwrap(as_eager(model, "permute"))
     optimizers = as_optimizers(optimizer)
-    settings = SearchSettings(Pattern.parse(pattern), strategy, saliency, seed, backend)
+    chosen = by_errors(objective, moments)
+    errors = None
+    if chosen is not None and moments is not None:
+        require_no_saliency(saliency)
+        errors = ByErrors(chosen, moments)
+    settings = SearchSettings(Pattern.parse(pattern), strategy, saliency, seed, backend, errors)
     layers = chosen_layers(inner, settings.pattern, include, exclude)
     examples = examples_of(example_inputs, inner)
     report = on_one_rank(lambda: _found(inner, examples, layers, settings, verify, strict))
@@ -110,7 +123,7 @@ def _found(
     except UntraceableError as error:
         if strict:
             raise
-        findings = Findings(settings.pattern, layers, untraceable=str(error))
+        findings = Findings(settings.pattern, layers, untraceable=str(error), objective=settings.objective)
         return findings.report(time.perf_counter() - started)
     consumers = consumers_of(analysis, layers)
     searches = search_axes(analysis, free_axes(analysis), consumers, settings)
@@ -122,7 +135,7 @@ def _found(
         if verdict.blamed and strict:
             raise RuntimeError(f"{len(verdict.blamed)} axes changed the model's outputs; the model is as it was")
         searches = searches.rolled_back(verdict.blamed)
-    findings = Findings(settings.pattern, layers, analysis, consumers, searches, verdict)
+    findings = Findings(settings.pattern, layers, analysis, consumers, searches, verdict, objective=settings.objective)
     return findings.report(time.perf_counter() - started)
 
 

@@ -25,6 +25,7 @@ from sparselab.core.sharding import laid_out_like, local, reshard, whole
 from sparselab.core.writing import why_not_written
 from sparselab.network.analysis import Analysis, place_of
 from sparselab.network.axes import Leaf, leaves_of
+from sparselab.network.constants import constants_of, keep_moved_constants
 from sparselab.network.free_axes import Axis, Orders, order_of, spans
 
 _log = logging.getLogger("sparselab")
@@ -111,6 +112,7 @@ class Plan:
             for move, module, attribute in masked:
                 module.__dict__.setdefault(moves_name(attribute), []).append(move)
         _say_what_moved(masked)
+        _say_what_is_kept(keep_moved_constants(inner, self.moves))
 
     def moved(self, held: Mapping[str, T]) -> dict[str, T]:
         """What fits a model to which this plan was applied, of what was ``held`` by weight name before.
@@ -137,6 +139,7 @@ class Plan:
         """
         tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
         tensors.update(model.named_buffers(remove_duplicate=False))
+        tensors.update(constants_of(model))
         moves_of: dict[Any, tuple[dict[int, Tensor], list[Move]]] = {}
         for move in self.moves:
             for name in move.names:
@@ -254,6 +257,16 @@ def _say_what_moved(masked: Iterable[tuple[Move, nn.Module, str]]) -> None:
             "or given to a kernel, or compute masks anew",
             len(names),
             reprlib.repr(list(names)),
+        )
+
+
+def _say_what_is_kept(names: Sequence[str]) -> None:
+    """Log that constants of the model have moved, which a fresh one has in the old order."""
+    if names:
+        _log.warning(
+            "%s moved too, and is in the state dict from now on: it is computed when the model is built, so apply the "
+            "plan to a fresh model before you load the state dict into it",
+            ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else ""),
         )
 
 

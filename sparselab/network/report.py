@@ -31,6 +31,9 @@ class PermutationReport:
     that reads several axes has the best of their statuses. ``plan`` moves another copy of the model
     in the same way. ``max_abs_error`` and ``max_rel_error`` compare outputs before and after, and
     ``tolerance`` is what rounding may explain; all three are NaN when nothing was verified.
+    ``objective`` says what orders were searched for if not for saliency: then ``baseline``,
+    ``retained`` and ``ideal`` are a constant less the error, a constant less what is left of it, and
+    that constant, as shares of what each layer gives, and ``efficacy`` is the percent saved.
     ``untraceable`` says why the model could not be traced, else it is ``None``; an untraceable
     model was not changed.
     """
@@ -44,6 +47,7 @@ class PermutationReport:
     tolerance: float = math.nan
     seconds: float = 0.0
     untraceable: str | None = None
+    objective: str | None = None
 
     @property
     def share_permuted(self) -> float:
@@ -66,6 +70,15 @@ class PermutationReport:
         before = float(searched["baseline"].sum())
         return float(searched["retained"].sum()) / before - 1 if before else 0.0
 
+    @property
+    def _gain(self) -> str:
+        """What was gained by what orders were searched for."""
+        if self.objective is None:
+            return f"retained saliency {100 * self.retained_gain:+.2f}%"
+        searched = self.frame.dropna(subset=["baseline"])
+        error, left = (float((searched["ideal"] - searched[one]).sum()) for one in ("baseline", "retained"))
+        return f"{self.objective} {100 * (left / error - 1 if error else 0.0):+.2f}%"
+
     def __repr__(self) -> str:
         return f"<PermutationReport: {str(self).splitlines()[0]}>"
 
@@ -77,7 +90,7 @@ class PermutationReport:
         lines = [
             f"Channel permutation for {self.pattern}: {said or 'no eligible weights'}.",
             f"{100 * self.share_permuted:.1f}% of the eligible weights have their input channels permuted; "
-            f"retained saliency {100 * self.retained_gain:+.2f}% in {self.seconds:.1f} s.",
+            f"{self._gain} in {self.seconds:.1f} s.",
         ]
         if not math.isnan(self.max_rel_error):
             lines.append(

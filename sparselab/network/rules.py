@@ -16,6 +16,7 @@ import numpy as np
 from sparselab.network.axes import (
     Dim,
     choose,
+    copies,
     fresh,
     join,
     piece,
@@ -60,8 +61,8 @@ def broadcast(*operands: Dims) -> Dims:
 
 
 @rule(
-    *("dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "clone", "contiguous", "to", "_to_copy"),
-    *("type_as", "lift_fresh_copy", "lift_fresh", "detach", "alias", "copy", "masked_fill", "where", "rsub", "relu6"),
+    *("dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "clone", "contiguous", "_to_copy"),
+    *("lift_fresh_copy", "lift_fresh", "detach", "alias", "copy", "masked_fill", "where", "rsub", "relu6"),
     *("hardtanh", "softplus", "_assert_tensor_metadata", "clamp", "native_dropout", "nan_to_num", "rrelu", "addcmul"),
     *("fill", "zero", "lerp", "isnan", "isinf", "isfinite", "logical_not", "bitwise_not", "float_power", "threshold"),
 )
@@ -69,6 +70,12 @@ def pointwise(call: Call) -> Result:
     """Elementwise with broadcasting: dimensions that meet are one."""
     dims = broadcast(*(value.dims for value in call.tensors()))
     return dims if len(call.shapes) < 2 else [dims] * len(call.shapes)
+
+
+@rule("to", "type_as")
+def cast(call: Call) -> Result:
+    """The same numbers in another dtype, which another tensor may name: its dimensions say nothing."""
+    return call.tensors()[0].dims
 
 
 @rule(
@@ -159,9 +166,11 @@ def transpose(call: Call) -> Result:
 def movedim(call: Call) -> Result:
     """Dimensions moved from ``source`` to ``destination``; the others stay in order."""
     dims = call.dims("self")
-    source = [axis % len(dims) for axis in call["source"]]
+    source, destination = (
+        [axis % len(dims) for axis in _as_axes(call[name], ())] for name in ("source", "destination")
+    )
     order = [axis for axis in range(len(dims)) if axis not in source]
-    for target, axis in sorted((d % len(dims), s) for d, s in zip(call["destination"], source, strict=True)):
+    for target, axis in sorted(zip(destination, source, strict=True)):
         order.insert(target, axis)
     return tuple(dims[axis] for axis in order)
 
@@ -180,7 +189,7 @@ def broadcast_tensors(call: Call) -> Result:
 
 def _expanded(dims: Dims, shape: Sequence[int]) -> Dims:
     padded = ((),) * (len(shape) - len(dims)) + dims
-    return tuple(dim if size_of(dim) == size else fresh(size) for dim, size in zip(padded, shape, strict=True))
+    return tuple(dim if size_of(dim) == size else copies(size) for dim, size in zip(padded, shape, strict=True))
 
 
 @rule("repeat", "tile")

@@ -17,13 +17,27 @@ from sparselab.network.analysis import Analysis, Member
 from sparselab.network.axes import Indices, Leaf, leaves_of
 from sparselab.network.free_axes import Axis, Occurrence, coordinates
 from sparselab.permutation import SearchProblem, SearchResult, Term
-from sparselab.permutation.problem import Matrix, fills_groups
+from sparselab.permutation.problem import fills_groups
+from sparselab.permutation.row_moments import RowMoments
 
 Rows = Callable[[Indices | slice], Tensor]
 """Some rows of a matrix: those asked for."""
 
-Scores = Callable[[LayerWeight], Rows]
-"""The matrix of a weight's scores."""
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """The matrix of a weight's scores, by its ``rows``; with ``moments``, of the weight itself.
+
+    ``weight`` is what it counts.
+    """
+
+    rows: Rows
+    moments: RowMoments | None = None
+    weight: float = 1.0
+
+
+Scores = Callable[[LayerWeight], Scored]
+"""How a weight is scored."""
 
 MAX_SCORES = 2**24  # of one axis, searched at once: some 9 bytes each while a search runs
 _BLOCK = 2**22  # scores of one weight that are counted at once
@@ -140,12 +154,12 @@ class _Reading:
         largest = max(entries, key=lambda entry: entry.consumer.layer.weight.numel())
         return cls(axis, entries, scores, np.argsort(largest.columns[0, :, 0], kind="stable"), m)
 
-    def whole(self, context: int, matrices: Sequence[Tensor]) -> SearchProblem | None:
+    def whole(self, context: int, matrices: Sequence[tuple[Scored, Tensor]]) -> SearchProblem | None:
         """The problem of one context, of all scores; ``None`` where no units fill groups."""
         terms = [
             term
-            for entry, matrix in zip(self.entries, matrices, strict=True)
-            for term in self._terms(entry, matrix, context)
+            for entry, (scored, matrix) in zip(self.entries, matrices, strict=True)
+            for term in self._terms(entry, scored, matrix, context)
         ]
         problem = SearchProblem(tuple(terms), self.axis.size)
         return problem if problem.has_searchable(self.m) else None
@@ -153,31 +167,39 @@ class _Reading:
     def in_parts(self, context: int) -> Iterator[SearchProblem]:
         """Problems of some rows each that add up to that of all."""
         for entry in self.entries:
-            layer, read = entry.consumer.layer, self.scores(entry.consumer.layer)
+            layer, scored = entry.consumer.layer, self.scores(entry.consumer.layer)
             step = max(1, _BLOCK // layer.weight.shape[layer.channel_dim])
             for start in range(0, len(entry.row_context), step):
                 rows = slice(start, start + step)
                 part = replace(entry, row_context=entry.row_context[rows])
-                terms = self._terms(part, _wide(read(rows)), context)
+                terms = self._terms(part, _some(scored, rows), _wide(scored.rows(rows)), context)
                 yield SearchProblem(tuple(terms), self.axis.size)
 
     def sampled(self, context: int, share: float, rng: np.random.Generator) -> SearchProblem | None:
-        """A problem of one matrix: a random ``share`` of every weight's rows, and of those the
-        columns in which the units fill groups; ``None`` where there are none."""
-        parts: list[Matrix] = []
+        """A random ``share`` of every weight's rows, and of those the columns in which the units fill groups.
+
+        Saliency is one matrix then. ``None`` where there are no such columns.
+        """
+        parts: list[Term] = []
         for entry in self.entries:
             count = len(entry.row_context)
             rows = np.sort(rng.choice(count, max(1, int(share * count)), replace=False))
             part = replace(entry, row_context=entry.row_context[rows])
-            matrix = _wide(self.scores(entry.consumer.layer)(rows))
-            for term in self._terms(part, matrix, context):
+            scored = self.scores(entry.consumer.layer)
+            for term in self._terms(part, _some(scored, rows), _wide(scored.rows(rows)), context):
                 columns = np.asarray(term.columns)
                 if fills_groups(columns, self.m):
                     span = slice(columns[0], columns[-1] + 1)
-                    parts.append(torch.as_tensor(term.saliency)[:, span].cpu().numpy())
-        return SearchProblem.from_matrix(np.concatenate(parts)) if parts else None
+                    matrix = torch.as_tensor(term.saliency)[:, span].cpu().numpy()
+                    moments = term.moments and term.moments.columns(span)
+                    parts.append(Term(matrix, columns - columns[0], term.weight, moments))
+        if not parts:
+            return None
+        if parts[0].moments is not None:
+            return SearchProblem(tuple(parts), self.axis.size)
+        return SearchProblem.from_matrix(np.concatenate([np.asarray(part.saliency) for part in parts]))
 
-    def _terms(self, entry: _Entry, matrix: Tensor, context: int) -> Iterator[Term]:
+    def _terms(self, entry: _Entry, scored: Scored, matrix: Tensor, context: int) -> Iterator[Term]:
         """What one weight adds to the problem of a context: a term for every copy of the axis."""
         outer = self.axis.outer
         index = dict(zip(outer, np.unravel_index(context, [leaf.size for leaf in outer]), strict=True))
@@ -185,13 +207,16 @@ class _Reading:
         touched = _groups_of(columns, self.m)
         row_context = _ravel([(leaf, index[leaf]) for leaf in entry.row_leaves])
         rows = np.flatnonzero(entry.row_context == row_context)
-        part = matrix if len(rows) == matrix.shape[0] else matrix[rows]
+        part, moments = matrix, scored.moments
+        if len(rows) < matrix.shape[0]:
+            part, moments = matrix[rows], moments and moments.rows(rows)
         if len(touched) < matrix.shape[1]:
             start, stop = int(touched[0]), int(touched[-1]) + 1
-            part = part[:, start:stop] if stop - start == len(touched) else part[:, touched]
+            there = slice(start, stop) if stop - start == len(touched) else touched
+            part, moments = part[:, there], moments and moments.columns(there)
             columns = np.searchsorted(touched, columns)
         for copy in range(columns.shape[1]):
-            yield Term(part, columns[self.units, copy])
+            yield Term(part, columns[self.units, copy], scored.weight, moments)
 
 
 def placed_problems(
@@ -225,9 +250,15 @@ def placed_problems(
             place = Place(context, read.units, functools.partial(read.in_parts, context))
             yield PlacedProblem(place, read.sampled(context, share, rng), names)
         return
-    matrices = [_wide(scores(entry.consumer.layer)(slice(None))) for entry in entries]
+    scored = [scores(entry.consumer.layer) for entry in entries]
+    matrices = [(each, _wide(each.rows(slice(None)))) for each in scored]
     for context in range(axis.contexts):
         yield PlacedProblem(Place(context, read.units), read.whole(context, matrices), names)
+
+
+def _some(scored: Scored, rows: Indices | slice) -> Scored:
+    """The same of some rows."""
+    return replace(scored, moments=scored.moments and scored.moments.rows(rows))
 
 
 def _wide(matrix: Tensor) -> Tensor:

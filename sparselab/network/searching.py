@@ -13,11 +13,12 @@ from sparselab.network.analysis import Analysis
 from sparselab.network.axes import Indices
 from sparselab.network.free_axes import Axis
 from sparselab.network.in_turn import TransposableWeights, touches
-from sparselab.network.named_axes import layer_scores, whole_scores
+from sparselab.network.named_axes import layer_errors, layer_scores, whole_scores
 from sparselab.network.search_problems import Consumer, Place, placed_problems
 from sparselab.ops.threads import side_by_side
 from sparselab.permutation import SearchProblem, SearchResult, search_permutation
 from sparselab.permutation.auto import Auto
+from sparselab.permutation.objectives import ByErrors
 from sparselab.permutation.problem import LARGEST_BLOCK, MAX_CHANNELS
 from sparselab.permutation.search import check_backend
 from sparselab.permutation.strategy import Callback, Strategy
@@ -48,6 +49,7 @@ class SearchSettings:
     saliency: ModelSaliency
     seed: int
     backend: str
+    errors: ByErrors | None = None
 
     def __post_init__(self) -> None:
         n, m = self.pattern.require_nm("permute")
@@ -57,6 +59,13 @@ class SearchSettings:
                 f"'m{m}n{n}_2d_best'; got '{self.pattern}', which the order for '{n}:{m}' helps too"
             )
         check_backend(self.pattern, self.backend)
+        if self.errors is not None and calculator(self.pattern).transposable:
+            raise ValueError(f"objective: errors judge masks along the channels, '{n}:{m}', not '{self.pattern}'")
+
+    @property
+    def objective(self) -> str | None:
+        """What orders are searched for, ``None`` for saliency."""
+        return None if self.errors is None else str(self.errors.objective)
 
     @property
     def m(self) -> int:
@@ -223,7 +232,7 @@ def _search_contexts(
 ) -> list[tuple[Place, SearchResult]]:
     """What was found for each context in which there is something to search."""
     found = []
-    scores = layer_scores(settings.saliency)
+    scores = layer_scores(settings.saliency) if settings.errors is None else layer_errors(settings.errors)
     for placed in placed_problems(axis, readers, scores, settings.m, seed=settings.seed + number):
         if placed.problem is not None:
             seed = 1_000 * number + placed.place.context

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import GraphModule
 
@@ -94,25 +95,43 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
     Nothing is printed, and the model is left as it was, also after an error. Raises
     ``UntraceableError`` naming the line of the user's code at which ``torch.export`` stopped.
     """
-    args, kwargs = as_call(example_inputs)
-    paths: list[list[str]] = [[]]
-    wrapped = _TensorsOut(model, paths.append)
-    wrapped.training = model.training  # without `train()`, which would reach into the model
-    try:
-        with quietly(), restored(model), _no_fused_attention():
-            program = torch.export.export(wrapped, args, kwargs, strict=False)
-    except Exception as error:  # anything that the user's code or torch.export raises
-        raise UntraceableError(_explain(error)) from error
+    program, outputs = exported(model, example_inputs)
     tensors: dict[str, str] = {}
     constants: dict[str, Tensor] = {}
     for spec in program.graph_signature.input_specs:
         name = getattr(spec.arg, "name", "")
         target = spec.target or ""
         if spec.kind is InputKind.PARAMETER or (spec.kind is InputKind.BUFFER and spec.persistent):
-            tensors[name] = target.removeprefix("model.")
+            tensors[name] = target.removeprefix(EXPORTED_AS)
         elif spec.kind in (InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
             constants[name] = program.constants[target]
-    return Graph(program.graph_module, tensors, constants, tuple(paths[-1]))
+    return Graph(program.graph_module, tensors, constants, outputs)
+
+
+EXPORTED_AS = "model."
+"""What the names of a model's tensors begin with in the program that ``exported`` makes of it."""
+
+
+def exported(
+    model: nn.Module, example_inputs: Any, *, dynamic_shapes: Any = None
+) -> tuple[ExportedProgram, tuple[str, ...]]:
+    """``model`` as an exported program whose outputs are tensors, and the paths to these in its own output.
+
+    Otherwise as ``trace``. ``dynamic_shapes`` are those of ``torch.export``: one entry for each
+    positional input, or a mapping by keyword.
+    """
+    args, kwargs = as_call(example_inputs)
+    paths: list[list[str]] = [[]]
+    wrapped = _TensorsOut(model, paths.append)
+    wrapped.training = model.training  # without `train()`, which would reach into the model
+    if dynamic_shapes is not None:  # by the names of the wrapper's own parameters
+        dynamic_shapes = {"kwargs": dynamic_shapes} if kwargs else {"args": tuple(dynamic_shapes)}
+    try:
+        with quietly(), restored(model), no_fused_attention():
+            program = torch.export.export(wrapped, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+    except Exception as error:  # anything that the user's code or torch.export raises
+        raise UntraceableError(_explain(error)) from error
+    return program, tuple(paths[-1])
 
 
 def _explain(error: Exception) -> str:
@@ -123,7 +142,7 @@ def _explain(error: Exception) -> str:
     return (
         f"torch.export stopped at {where}: {type(error).__name__}: {first[:300].rstrip('.')}. "
         "If the model itself runs on these inputs, write that line so that it does not depend on "
-        "tensor values or on Python side effects, or pass a submodule without it to permute"
+        "tensor values or on Python side effects, or pass a submodule without it"
     )
 
 
@@ -175,7 +194,7 @@ def restored(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _no_fused_attention() -> Iterator[None]:
+def no_fused_attention() -> Iterator[None]:
     """Attention as the operators that it consists of, not as one fused operator."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

@@ -7,7 +7,7 @@ scores stay where the backend put them.
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,6 +102,18 @@ class LoadedMatrix(Protocol):
         of ``retained``, drawn for each slot. With no noise no move ever loses, up to the resolution
         the backend searches at. Deterministic for ``seeds``.
         """
+
+
+@runtime_checkable
+class HasStandIn(LoadedMatrix, Protocol):
+    """A loaded matrix with another one, of the same channels, that takes a fraction of the time.
+
+    Its good orders are good ones to start from.
+    """
+
+    @property
+    def stand_in(self) -> LoadedMatrix:
+        """The other one; its values mean nothing to this one."""
 
 
 _CHANNELS = 256  # that a thread copies at once

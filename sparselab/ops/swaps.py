@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sparselab.ops.jit import jit
-from sparselab.ops.matrix import Floats, Ints, LoadedMatrix
+from sparselab.ops.matrix import Doubles, Floats, Ints, LoadedMatrix
 
 _TILE = 64  # rows and columns of a table that are looked at together, so that both ways of a swap are in the cache
 
@@ -54,6 +54,26 @@ class TableSwaps:
         self._table[stale] = self._matrix.table(self._order, self._slots[stale], self._channels)
         self.values[touched] = self._matrix.group_table(self._order[self._slots[stale]].reshape(-1, m))
         return self._order
+
+
+def annealed(matrix: LoadedMatrix, order: Ints, cooling: Doubles, seed: int) -> Ints:
+    """``order`` after one swap at each temperature of ``cooling``, or the best that was met; two groups are counted each time."""
+    rng = np.random.default_rng(seed)
+    groups = order.reshape(-1, matrix.m).copy()
+    worth = matrix.group_table(groups)
+    best, best_value = order.copy(), worth.sum()
+    for temperature in cooling:
+        (one, two), (i, j) = rng.integers(len(groups), size=2), rng.integers(matrix.m, size=2)
+        if one == two:
+            continue
+        swapped = groups[[one, two]]
+        swapped[0, i], swapped[1, j] = swapped[1, j], swapped[0, i]
+        now = matrix.group_table(swapped)
+        if now.sum() - worth[one] - worth[two] > -temperature * rng.exponential():
+            groups[[one, two]], worth[[one, two]] = swapped, now
+            if worth.sum() > best_value:
+                best, best_value = groups.ravel().copy(), worth.sum()
+    return best
 
 
 @jit

@@ -19,6 +19,7 @@ from sparselab.ops.jit import jit
 from sparselab.ops.masks import block_choices
 from sparselab.ops.matrix import Doubles, Floats, Ints, power_of_two
 from sparselab.ops.reference import ReferenceMatrix
+from sparselab.ops.swaps import annealed
 from sparselab.ops.threads import map_blocks, row_blocks
 
 _BASES = 2**22
@@ -71,22 +72,7 @@ class TransposableMatrix(ReferenceMatrix):
         )
 
     def _anneal(self, order: Ints, cooling: Doubles, seed: int) -> Ints:
-        rng = np.random.default_rng(seed)
-        groups = order.reshape(-1, self.m).copy()
-        worth = self.group_table(groups)
-        best, best_value = order.copy(), worth.sum()
-        for temperature in cooling:
-            (one, two), (i, j) = rng.integers(len(groups), size=2), rng.integers(self.m, size=2)
-            if one == two:
-                continue
-            swapped = groups[[one, two]]
-            swapped[0, i], swapped[1, j] = swapped[1, j], swapped[0, i]
-            now = self.group_table(swapped)
-            if now.sum() - worth[one] - worth[two] > -temperature * rng.exponential():
-                groups[[one, two]], worth[[one, two]] = swapped, now
-                if worth.sum() > best_value:
-                    best, best_value = groups.ravel().copy(), worth.sum()
-        return best
+        return annealed(self, order, cooling, seed)
 
     def _completed(self, prefixes: Ints, picked: Floats) -> Floats:
         """``(prefixes, columns)``: what each prefix retains with each column of ``picked``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from sparselab.ops.matrix import HasStandIn
 from sparselab.permutation import exhaustive, optimal
 from sparselab.permutation.annealed_assignment import AnnealedAssignment, move_seconds
 from sparselab.permutation.channel_swap import WINDOW, ChannelSwap
@@ -58,6 +59,8 @@ class Auto:
         if provable and limit is not None and limit >= _PROOF_SECONDS:
             Optimal()(search)
             return
+        if isinstance(search.matrix, HasStandIn):
+            self._once(search.beginning(search.matrix.stand_in))
         if limit is None:
             self._once(search)
         else:

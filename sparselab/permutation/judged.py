@@ -24,7 +24,7 @@ class JudgedProblem:
     def of(cls, problem: SearchProblem, judge: Judge, backend: str) -> JudgedProblem:
         """``problem`` on the backend that ``backend`` stands for. Raises ``ValueError`` for what cannot be searched."""
         problem.check(judge)
-        return cls(problem, judge, judge.resolve(backend, problem.rows, problem.size))
+        return cls(problem, judge, problem.resolve(judge, backend))
 
     def begin(
         self,
@@ -34,7 +34,7 @@ class JudgedProblem:
         callback: Callback | None = None,
     ) -> Search:
         """A search that has found nothing yet; its clock began at ``started``, or begins now."""
-        matrix = self.judge.load(self.problem.searchable(self.judge.m).T, self.backend)
+        matrix = self.problem.load(self.judge, self.backend)
         exact = None if self.problem.is_wholly_searchable(self.judge.m) else self.retained
         started = time.perf_counter() if started is None else started
         return Search(matrix, np.random.default_rng(seed), started, time_limit, exact, callback)

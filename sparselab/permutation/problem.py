@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,14 +12,18 @@ import torch
 from numpy.typing import NDArray
 
 from sparselab.core.patterns import Pattern
+from sparselab.ops import errors
+from sparselab.ops.matrix import LoadedMatrix
 from sparselab.permutation.judges import LARGEST_BLOCK as LARGEST_BLOCK
-from sparselab.permutation.judges import Judge, judge_of
+from sparselab.permutation.judges import AlongChannels, Judge, judge_of
+from sparselab.permutation.row_moments import RowMoments, forms
 
 Order = NDArray[np.int64]
 Matrix = NDArray[Any]
 
 MAX_CHANNELS = 16_384
 MAX_ELEMENTS = 2**28
+_BLOCK = 2**24  # entries whose errors are counted at once in float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,11 +34,15 @@ class Term:
     numpy array; ``columns`` is int64 ``(size,)``, the flat column of unit ``u`` in the current order; ``weight`` scales
     what this consumer counts. Columns that no term names never move. Several terms on the *same* saliency object are
     one consumer that the units enter at several offsets.
+
+    With ``moments`` orders are judged by errors, and in place of scores stands the weight matrix
+    itself, signs and all.
     """
 
     saliency: torch.Tensor | Matrix
     columns: torch.Tensor | NDArray[np.integer[Any]]
     weight: float = 1.0
+    moments: RowMoments | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,11 +52,43 @@ class _Consumer:
     saliency: Matrix
     runs: tuple[NDArray[np.int64], ...]
     weight: float
+    moments: RowMoments | None = None
+
+    def retained(self, judge: Judge, columns: NDArray[np.int64]) -> float:
+        """What masks keep with the columns in that order, counted in float64."""
+        if self.moments is None:
+            return self.weight * judge.retained(self.saliency, columns)
+        groups = columns.reshape(-1, judge.m)
+        return sum(float(each.worth(groups, judge.n).sum()) for each in self._forms())
+
+    def ideal(self, judge: Judge) -> float:
+        """What no order can exceed: the best of every row, or nothing lost."""
+        if self.moments is None:
+            return self.weight * judge.ideal(self.saliency)
+        return errors.allowance(judge.n, judge.m) * self.total()
+
+    def total(self) -> float:
+        """The saliency, or what the entries give by themselves."""
+        if self.moments is None:
+            return self.weight * float(self.saliency.sum(dtype=np.float64))
+        return sum(float(each.own.sum()) for each in self._forms())
+
+    def _forms(self) -> Iterator[errors.Forms]:
+        """The quadratic forms of some rows at a time."""
+        assert self.moments is not None
+        step = max(1, _BLOCK // max(1, self.saliency.shape[1]))
+        for start in range(0, len(self.saliency), step):
+            rows = slice(start, start + step)
+            yield forms([(self.saliency[rows], self.moments.rows(rows), self.weight)], self.saliency.shape[1])
 
 
 @dataclass(frozen=True, eq=False)
 class SearchProblem:
     """``size`` units, moved by one order in every one of ``terms``.
+
+    What orders retain is saliency or, where terms have moments, what the entries of the weights
+    give by themselves (``sum of w_i^2 H_ii``) less the least error of every group of every row
+    (``sparselab.ops.errors``): a constant less the error, so that gains are errors saved.
 
     Raises ``ValueError`` where scores are not a finite non-negative matrix, where columns are out
     of range, repeated or not ``size`` many, and above 2^28 scores per term or 16,384 units.
@@ -69,13 +109,23 @@ class SearchProblem:
                 f"a problem of {self.size} units is out of range: between 1 and {MAX_CHANNELS} can be searched"
             )
         object.__setattr__(self, "terms", tuple(self.terms))
+        if len({term.moments and term.moments.updated for term in self.terms}) > 1:
+            raise ValueError("terms are judged by saliency, by errors, or by errors after an update: all by the same")
         _ = self.consumers
 
     @classmethod
-    def from_matrix(cls, matrix: torch.Tensor | Matrix) -> SearchProblem:
-        """The one-term problem of a saliency matrix ``(rows, channels)``: every column is a unit."""
+    def from_matrix(cls, matrix: torch.Tensor | Matrix, moments: RowMoments | None = None) -> SearchProblem:
+        """The one-term problem of a matrix ``(rows, channels)``: every column is a unit.
+
+        It holds saliency or, with ``moments``, weights.
+        """
         channels = matrix.shape[-1] if matrix.ndim else 0
-        return cls((Term(matrix, np.arange(channels, dtype=np.int64)),), channels)
+        return cls((Term(matrix, np.arange(channels, dtype=np.int64), moments=moments),), channels)
+
+    @property
+    def by_errors(self) -> bool:
+        """Whether orders are judged by errors, not by saliency."""
+        return self.terms[0].moments is not None
 
     @property
     def rows(self) -> int:
@@ -89,16 +139,19 @@ class SearchProblem:
         for number, term in enumerate(self.terms):
             key = id(term.saliency)
             known = found.get(key)
-            saliency = known.saliency if known else _as_scores(term.saliency, f"term {number}")
+            signed = term.moments is not None
+            saliency = known.saliency if known else _as_scores(term.saliency, f"term {number}", signed)
             columns = _as_columns(term.columns, self.size, saliency.shape[1], f"term {number}")
             if known is None:
-                found[key] = _Consumer(saliency, (columns,), _as_weight(term.weight, number))
+                found[key] = _Consumer(saliency, (columns,), _as_weight(term.weight, number), term.moments)
+                if term.moments is not None:
+                    term.moments.check(saliency.shape[0], saliency.shape[1], f"term {number}")
             elif known.weight != term.weight:
                 raise ValueError(
                     f"term {number} shares its saliency with a term of weight {known.weight}, not {term.weight}"
                 )
             else:
-                found[key] = _Consumer(saliency, (*known.runs, columns), known.weight)
+                found[key] = replace(known, runs=(*known.runs, columns))
         for consumer in found.values():
             moved = np.concatenate(consumer.runs)
             if len(np.unique(moved)) != len(moved):
@@ -116,6 +169,8 @@ class SearchProblem:
 
     def _judge(self, pattern: str | Pattern | Judge) -> Judge:
         judge = judge_of(pattern)
+        if self.by_errors and not isinstance(judge, AlongChannels):
+            raise ValueError(f"errors judge masks along the channels, '{judge.n}:{judge.m}', not 2d masks")
         m, multiple = judge.m, judge.row_multiple
         for consumer in self.consumers:
             rows, channels = consumer.saliency.shape
@@ -152,6 +207,27 @@ class SearchProblem:
             return parts[0]
         return np.concatenate(parts) if parts else np.zeros((0, self.size), np.float32)
 
+    def resolve(self, judge: Judge, backend: str) -> str:
+        """The backend that ``backend`` stands for; errors have none on a GPU."""
+        if not self.by_errors:
+            return judge.resolve(backend, self.rows, self.size)
+        judge.check_backend(backend)
+        if backend == "cuda":
+            raise ValueError("orders judged by errors are searched by backend 'cpu' ('auto') or 'reference'")
+        return "cpu" if backend == "auto" else backend
+
+    def load(self, judge: Judge, backend: str) -> LoadedMatrix:
+        """What strategies search, on a resolved ``backend``."""
+        if not self.by_errors:
+            return judge.load(self.searchable(judge.m).T, backend)
+        parts = [
+            (consumer.saliency[:, span], consumer.moments.columns(span), consumer.weight)
+            for consumer, run in self._runs()
+            if fills_groups(run, judge.m) and consumer.moments is not None
+            for span in [slice(int(run[0]), int(run[0]) + self.size)]
+        ]
+        return errors.load(forms(parts, self.size), judge.n, judge.m, backend)
+
     def is_wholly_searchable(self, m: int) -> bool:
         """Whether what strategies search is, up to a constant, the whole objective."""
         return all(fills_groups(run, m) for _, run in self._runs())
@@ -168,18 +244,16 @@ class SearchProblem:
         """The share of each of ``consumers`` in ``retained``."""
         judge = self._judge(pattern)
         index = np.arange(self.size) if order is None else np.asarray(order)
-        return [
-            consumer.weight * judge.retained(consumer.saliency, _moved(consumer, index)) for consumer in self.consumers
-        ]
+        return [consumer.retained(judge, _moved(consumer, index)) for consumer in self.consumers]
 
     def ideal_each(self, pattern: str | Pattern | Judge = "2:4") -> list[float]:
         """The share of each of ``consumers`` in ``ideal``."""
         judge = self._judge(pattern)
-        return [consumer.weight * judge.ideal(consumer.saliency) for consumer in self.consumers]
+        return [consumer.ideal(judge) for consumer in self.consumers]
 
     def total_each(self) -> list[float]:
         """The saliency of each of ``consumers``, counted in float64."""
-        return [consumer.weight * float(consumer.saliency.sum(dtype=np.float64)) for consumer in self.consumers]
+        return [consumer.total() for consumer in self.consumers]
 
     def ideal(self, pattern: str | Pattern | Judge = "2:4") -> float:
         """Saliency that keeping the best N/M of every row would retain, with no structure, counted in float64."""
@@ -195,7 +269,7 @@ def fills_groups(columns: NDArray[np.int64], m: int) -> bool:
     return size % m == 0 and start % m == 0 and bool((columns == np.arange(start, start + size)).all())
 
 
-def _as_scores(saliency: torch.Tensor | Matrix, what: str) -> Matrix:
+def _as_scores(saliency: torch.Tensor | Matrix, what: str, signed: bool = False) -> Matrix:
     if isinstance(saliency, torch.Tensor):
         tensor = saliency.detach().cpu()
         array: Matrix = (tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()).numpy()
@@ -209,7 +283,9 @@ def _as_scores(saliency: torch.Tensor | Matrix, what: str) -> Matrix:
         raise ValueError(
             f"{what}: {array.size} scores are more than the limit of {MAX_ELEMENTS}: search a sample of the rows"
         )
-    if array.size and not (array.min() >= 0 and np.isfinite(array.sum(dtype=np.float64))):  # NaN fails the first
+    if array.size and not (
+        (signed or array.min() >= 0) and np.isfinite(array.sum(dtype=np.float64))
+    ):  # NaN fails the first
         raise ValueError(f"{what}: scores must be non-negative and finite, and so must their sum")
     return array
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import time
 
+import torch
+
 from sparselab.core.patterns import Pattern
 from sparselab.permutation.coercion import Searchable, as_problem
 from sparselab.permutation.judges import judge_of
+from sparselab.permutation.objectives import Objective, by_errors, problem_of, require_no_saliency
+from sparselab.permutation.problem import SearchProblem
 from sparselab.permutation.result import SearchResult
 from sparselab.permutation.searching import SearchOptions, run_search
 from sparselab.permutation.strategy import Callback, Strategy
 from sparselab.saliency import Saliency
+from sparselab.statistics.second_moments import SecondMoments
 
 
 def search_permutation(
@@ -19,6 +24,8 @@ def search_permutation(
     *,
     strategy: str | Strategy = "auto",
     saliency: Saliency = "magnitude",
+    objective: str | Objective | None = None,
+    moments: SecondMoments | None = None,
     seed: int = 0,
     backend: str = "auto",
     time_limit: float | None = None,
@@ -32,6 +39,11 @@ def search_permutation(
     device), or a ``SearchProblem``. A weight is scored by ``saliency``: ``"magnitude"``, a callable from weights to
     scores, or a tensor of scores of its shape; a problem brings its scores. ``strategy`` is a name with options
     (``"stripe_groups,8,100"``) or a configured object. It never hands back an order worse than the one given.
+
+    With an ``objective``, ``"error"`` or ``"updated_error"``, and ``moments``, the second moments of what the weight is
+    given, orders are searched for the least error of what it gives (``sparselab.permutation.objectives``). ``retained``
+    is a constant less that error, as a share of what the layer gives, ``efficacy`` the percent of it that the order
+    saves.
 
     The same ``seed`` gives the same order, whatever the number of threads, unless ``time_limit`` (seconds) is given:
     then the search ends after that long, and what anneals, so ``"auto"`` too, uses all of it (compiling, once on a
@@ -59,10 +71,27 @@ def search_permutation(
     >>> result = search_permutation(torch.arange(32.0).reshape(4, 8), strategy="channel_swap")
     >>> sorted(result.order.tolist()) == list(range(8)), result.efficacy >= 0
     (True, True)
+    >>> x = torch.tensor([[1.0, 1, 0, 0, -1, 0, 1, 0], [0, 0, 1, 1, 0, -1, 0, 1]])  # inputs, token by token
+    >>> moments = SecondMoments((x.T @ x)[None], (2,), (1, 8))
+    >>> result = search_permutation(torch.ones(1, 8), objective="error", moments=moments)
+    >>> round(result.efficacy)  # what cancels can go together, and nothing is lost
+    100
     """
     started = time.perf_counter()
     options = SearchOptions(pattern, strategy, seed, backend, time_limit, bound)
-    return run_search(as_problem(matrix_or_problem, saliency), options, started, callback, progress)
+    problem = _problem(matrix_or_problem, saliency, by_errors(objective, moments), moments)
+    return run_search(problem, options, started, callback, progress)
+
+
+def _problem(
+    item: Searchable, saliency: Saliency, objective: Objective | None, moments: SecondMoments | None
+) -> SearchProblem:
+    if objective is None:
+        return as_problem(item, saliency)
+    require_no_saliency(saliency)
+    if not isinstance(item, torch.Tensor):
+        raise ValueError(f"an objective judges orders of a weight, a tensor, not of a {type(item).__name__}")
+    return problem_of(item, objective, moments)
 
 
 def check_backend(pattern: str | Pattern, backend: str) -> None:

@@ -50,9 +50,9 @@ class SearchOptions:
         """The strategy itself."""
         return as_strategy(self.strategy)
 
-    def warm_up(self, backend: str) -> float:
+    def warm_up(self, backend: str, errors: bool = False) -> float:
         """Compile before a time limit starts; the seconds that it took, 0 without a limit."""
-        return 0.0 if self.time_limit is None else warm_up(self.chosen, self.pattern, backend)
+        return 0.0 if self.time_limit is None else warm_up(self.chosen, self.pattern, backend, errors)
 
 
 def run_search(
@@ -64,7 +64,7 @@ def run_search(
 ) -> SearchResult:
     """Search ``problem``, with a clock that began at ``started``. Raises ``ValueError`` where it cannot be searched."""
     judged = JudgedProblem.of(problem, options.judge, options.backend)
-    started += options.warm_up(judged.backend)
+    started += options.warm_up(judged.backend, problem.by_errors)
     with _reporting(callback, options.time_limit, progress) as report:
         search = judged.begin(options.seed, started, options.time_limit, report)
         if search.matrix.rows and search.groups > 1:

@@ -91,6 +91,19 @@ class Search:
             self.callback(self.elapsed(), self.value * self.matrix.scale * (1 - _TOO_HIGH))
         return better
 
+    def beginning(self, matrix: LoadedMatrix | None = None, share: float = 1.0) -> Search:
+        """A search to begin with, that offers here whatever it finds.
+
+        It is of the same channels, of another ``matrix`` where given, and ends after ``share`` of
+        the time that is left, if there is a limit.
+        """
+        left = self.left()
+        limit = None if left is None else self.elapsed() + share * left
+        exact = self.exact if matrix is None else None
+        first = Search(matrix or self.matrix, self.rng, self.started, limit, exact)
+        first.callback = lambda *_: self.offer(first.best)
+        return first
+
     def counted(self, value: float, baseline: float) -> float:
         """``value`` in units of the scores, where the order given is worth ``baseline``."""
         scale = self.matrix.scale
@@ -120,6 +133,7 @@ STRATEGIES: Registry[Strategy] = Registry(
         "auto": "sparselab.permutation.auto:Auto",
         "exhaustive": "sparselab.permutation.exhaustive:Exhaustive",
         "identity": "sparselab.permutation.identity:Identity",
+        "learned": "sparselab.permutation.learned:Learned",
         "optimal": "sparselab.permutation.optimal:Optimal",
         "random": "sparselab.permutation.random_orders:RandomOrders",
         "channel_swap": "sparselab.permutation.channel_swap:ChannelSwap",

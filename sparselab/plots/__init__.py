@@ -5,6 +5,7 @@ from __future__ import annotations
 from sparselab.plots.columns import require_columns
 from sparselab.plots.comparisons import accuracy_bars, pareto, recompute_curves
 from sparselab.plots.layers import efficacy_by_layer, error_by_layer, loss_by_layer
+from sparselab.plots.rooflines import roofline
 from sparselab.plots.searches import search_pareto, search_traces
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "pareto",
     "recompute_curves",
     "require_columns",
+    "roofline",
     "search_pareto",
     "search_traces",
 ]

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from sparselab.core.kernel_limits import KERNEL_LIMITS
 from sparselab.core.layers import Custom, LayerWeight, TiedWeight, is_recurrent, model_weights
+from sparselab.core.onnx_files import onnx_stored
 from sparselab.core.progress import late_bar
 from sparselab.core.readable import require_some_values, why_unreadable
 from sparselab.core.stored import StoredWeight, packed_weights, state_in, stored_weights
@@ -34,7 +36,8 @@ def check(
     ``model``: a module, a state dict, an ``ExportedProgram``, or a checkpoint: a file
     (``.safetensors``, ``.pt2``, or what ``torch.save`` wrote, read with ``weights_only``), or a
     folder or ``*.index.json`` of a sharded one, of which one tensor at a time is in memory (of a
-    ``.bin`` shard, the shard). The state may lie in another mapping, as in ``{"net": state}``;
+    ``.bin`` shard, the shard). Of an ``.onnx`` file every weight is judged as its operator
+    multiplies with it (``docs/onnx.md``); that needs the extra ``onnx``. The state may lie in another mapping, as in ``{"net": state}``;
     ``entry`` says which is meant where several hold weights. ``docs/stored.md`` has the rules.
     Columns: ``layer, shape, dtype, channel_dim, density, groups, violations, sparse,
     is_sparse, kernel, reason``. ``violations`` counts the ``groups`` with more than N non-zeros (2d
@@ -125,10 +128,6 @@ def _judged(stored: StoredWeight, calculate: MaskCalculator) -> tuple[int, Viola
     return first, calculate.violations(to_slices(stored.weight, first))
 
 
-# What torch.sparse.to_sparse_semi_structured asks of a matrix through cuSPARSELt: rows and columns multiples of this.
-_KERNEL_MULTIPLE = {torch.float16: 16, torch.bfloat16: 16, torch.int8: 32, torch.float8_e4m3fn: 32}
-
-
 def _kernel_refusal(weight: Tensor, calculate: MaskCalculator, channel_dim: int) -> str | None:
     positions, rows, channels = to_slices(torch.empty(weight.shape, device="meta"), channel_dim).shape
     if calculate.nm is not None and channels <= calculate.nm[0]:
@@ -142,10 +141,8 @@ def _kernel_refusal(weight: Tensor, calculate: MaskCalculator, channel_dim: int)
         return "PyTorch's kernel multiplies one matrix: packed experts have to be taken apart for it"
     if positions > 1:
         return "PyTorch's kernel multiplies matrices: a convolution wider than 1x1 needs TensorRT"
-    multiple = _KERNEL_MULTIPLE.get(weight.dtype, 16)
-    if rows % multiple or channels % multiple:
-        return f"{rows} x {channels}: the kernel wants multiples of {multiple}"
-    return None
+    limits = KERNEL_LIMITS["cusparselt"]
+    return limits.get(weight.dtype, limits[torch.float16]).why_not(rows, channels)
 
 
 def _sizes(calculate: MaskCalculator) -> str:
@@ -159,6 +156,11 @@ def _stored_weights(model: Any, entry: str | None, custom: Custom | None) -> Ite
     if not isinstance(model, nn.Module):
         if custom is not None:
             raise ValueError(f"custom={custom!r} is for modules, whose types it names; got a {type(model).__name__}")
+        if isinstance(model, (str, Path)) and Path(model).suffix == ".onnx":
+            if entry is not None:
+                raise ValueError(f"entry={entry!r} is for states and files of them, and {str(model)!r} is an ONNX file")
+            yield from onnx_stored(Path(model))
+            return
         yield from stored_weights(state_in(model, entry))
         return
     if entry is not None:

@@ -11,6 +11,14 @@ from sparselab.widgets.magnitude_loss import MagnitudeLoss
 from sparselab.widgets.mask_recomputation import MaskRecomputation
 from sparselab.widgets.permutation_gain import PermutationGain
 from sparselab.widgets.pruner_comparison import PrunerComparison
+from sparselab.widgets.speed_forecast import SpeedForecast
 from sparselab.widgets.sweep_explorer import SweepExplorer
 
-__all__ = ["MagnitudeLoss", "MaskRecomputation", "PermutationGain", "PrunerComparison", "SweepExplorer"]
+__all__ = [
+    "MagnitudeLoss",
+    "MaskRecomputation",
+    "PermutationGain",
+    "PrunerComparison",
+    "SpeedForecast",
+    "SweepExplorer",
+]

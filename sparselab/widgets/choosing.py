@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import html
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import ipywidgets
 import traitlets
 
+from sparselab.core.layers import LayerWeight
 from sparselab.widgets.panel import LONG, wide
 
 FEW = 24
@@ -78,6 +80,65 @@ class LayerChooser(ipywidgets.HBox):
 
     def _options(self, names: Iterable[str]) -> list[tuple[str, str]]:
         return [(self._labels[name], name) for name in names]
+
+
+class PatternChooser(ipywidgets.HBox):
+    """A list of ``patterns``, and a field to type any other, which joins the list and is chosen.
+
+    ``text_of`` gives the text that a pattern is known by, and raises ``ValueError`` for what is none:
+    the reason is then said beside the field, and ``value`` stays.
+    """
+
+    value = traitlets.Unicode()
+
+    def __init__(
+        self, patterns: Sequence[str], value: str, text_of: Callable[[str], str], tooltip: str = "Keep N of M"
+    ) -> None:
+        self._text_of = text_of
+        plain = {"style": {"description_width": "initial"}}
+        options = list(dict.fromkeys([*patterns, value]))
+        self._list = ipywidgets.Dropdown(
+            options=options, value=value, description="Pattern", tooltip=tooltip, layout={"width": "190px"}, **plain
+        )
+        self._field = ipywidgets.Text(
+            placeholder="m4n2_2d_best",
+            description="or type",
+            **wide(layout={"width": "190px"}),
+        )
+        self._problem = ipywidgets.HTML()
+        super().__init__([self._list, self._field, self._problem])
+        self.add_class("sparselab-controls")
+        traitlets.link((self._list, "value"), (self, "value"))
+        self._field.observe(self._typed, "value")
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """What the list offers now."""
+        return tuple(self._list.options)
+
+    @traitlets.validate("value")
+    def _known(self, proposal: Any) -> str:
+        text = self._text_of(proposal["value"])
+        if text not in self._list.options:
+            self._list.options = (*self._list.options, text)
+        return text
+
+    def _typed(self, change: Any) -> None:
+        self._problem.value = ""
+        if not change["new"].strip():
+            return
+        try:
+            self.value = change["new"].strip()
+        except ValueError as error:
+            self._problem.value = f'<span role="alert">{html.escape(str(error))}</span>'
+        else:
+            self._field.value = ""
+
+
+def layer_labels(layers: Mapping[str, LayerWeight]) -> dict[str, str]:
+    """What a list says of each of ``layers``: its module's name and its shape."""
+    sizes = {name: " x ".join(map(str, layer.weight.shape)) for name, layer in layers.items()}
+    return {name: f"{name.removesuffix('.weight')}  ({size})" for name, size in sizes.items()}
 
 
 class Ticks(ipywidgets.HBox):

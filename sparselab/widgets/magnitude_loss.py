@@ -19,7 +19,7 @@ from sparselab.plots import matrices
 from sparselab.reports import Counted, magnitude_report
 from sparselab.saliency import ModelSaliency
 from sparselab.widgets import layers as logic
-from sparselab.widgets.choosing import LayerChooser
+from sparselab.widgets.choosing import LayerChooser, PatternChooser, layer_labels
 from sparselab.widgets.job import Job
 from sparselab.widgets.panel import Panel, Picture, controls, in_words, numbers, pictures, soon, wide
 
@@ -108,21 +108,15 @@ class MagnitudeLoss(Panel):
 
     @traitlets.validate("pattern")
     def _known_pattern(self, proposal: Any) -> str:
-        text = logic.pattern_text(proposal["value"])
-        if text not in self._controls["pattern"].options:
-            self._controls["pattern"].options = (*self._controls["pattern"].options, text)
-        return text
+        return logic.pattern_text(proposal["value"])
 
     def _make_controls(self, pattern: str) -> dict[str, ipywidgets.Widget]:
-        sizes = {name: " x ".join(map(str, layer.weight.shape)) for name, layer in self._layers.items()}
-        labels = {name: f"{name.removesuffix('.weight')}  ({size})" for name, size in sizes.items()}
-        patterns = list(dict.fromkeys([*logic.PATTERNS, pattern]))
         dropdown, slider = ipywidgets.Dropdown, ipywidgets.IntSlider
         plain = {"style": {"description_width": "initial"}}
         short = {"layout": {"width": "240px"}, **plain}
         return {
-            "layer": LayerChooser(labels, tooltip="The weight to look at"),
-            "pattern": dropdown(options=patterns, value=pattern, description="Pattern", tooltip="Keep N of M", **short),
+            "layer": LayerChooser(layer_labels(self._layers), tooltip="The weight to look at"),
+            "pattern": PatternChooser(logic.PATTERNS, pattern, logic.pattern_text),
             "saliency": dropdown(options=list(self._saliencies), description="Saliency", tooltip="Score", **short),
             "row": slider(max=0, description="Window: row", readout=False, **wide(layout={"width": "290px"})),
             "channel": slider(max=0, description="channel", readout=False, **wide(layout={"width": "270px"})),

@@ -16,6 +16,7 @@ from sparselab.core.models import as_eager
 from sparselab.plots import matrices
 from sparselab.tasks import Task, dense_baseline, get_task
 from sparselab.widgets import recomputing as logic
+from sparselab.widgets.choosing import PatternChooser
 from sparselab.widgets.job import Job
 from sparselab.widgets.layers import pattern_text
 from sparselab.widgets.panel import Picture, controls, numbers, wide
@@ -106,12 +107,9 @@ class MaskRecomputation(WorkingPanel):
         self._start(work, self._show, interval=0.5)
 
     def _make_controls(self, pattern: str) -> None:
-        patterns = list(dict.fromkeys([*PATTERNS, pattern]))
         narrow = {"width": "150px"}
         self._controls: dict[str, ipywidgets.Widget] = {
-            "pattern": ipywidgets.Dropdown(
-                options=patterns, description="Pattern", tooltip="Keep N of M", style={"description_width": "initial"}
-            ),
+            "pattern": PatternChooser(PATTERNS, pattern, pattern_text),
             "steps": ipywidgets.BoundedIntText(min=1, max=100_000, description="Steps each", **wide(layout=narrow)),
             "seed": ipywidgets.BoundedIntText(min=0, max=2**31 - 1, description="Seed", **wide(layout=narrow)),
         }

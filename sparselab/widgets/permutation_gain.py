@@ -26,7 +26,7 @@ from sparselab.permutation import STRATEGIES, SearchResult, warm_up
 from sparselab.plots import matrices
 from sparselab.saliency import ModelSaliency, for_layer
 from sparselab.widgets import searches as logic
-from sparselab.widgets.choosing import LayerChooser, Ticks
+from sparselab.widgets.choosing import LayerChooser, PatternChooser, Ticks
 from sparselab.widgets.job import Job
 from sparselab.widgets.layers import choosable_layers, first_choice
 from sparselab.widgets.panel import Picture, controls, numbers, pictures, wide
@@ -205,12 +205,9 @@ class PermutationGain(WorkingPanel):
     def _make_controls(self, layers: list[str], pattern: str, strategies: Sequence[str]) -> None:
         plain = {"style": {"description_width": "initial"}}
         names = {name: self._label(name) for name in layers}
-        patterns = list(dict.fromkeys([*logic.PATTERNS, pattern]))
         self._controls: dict[str, ipywidgets.Widget] = {
             "layer": LayerChooser(names, "Layer or axis" if self._axes else "Layer", tooltip="What to permute"),
-            "pattern": ipywidgets.Dropdown(
-                options=patterns, description="Pattern", tooltip="Keep N of M", layout={"width": "140px"}, **plain
-            ),
+            "pattern": PatternChooser(logic.PATTERNS, pattern, _searched_text),
             "seconds": ipywidgets.BoundedFloatText(
                 min=0, max=3600, step=0.5, description="Seconds each (0: until done)", **wide(layout={"width": "240px"})
             ),
@@ -341,6 +338,13 @@ def _choices(
     if isinstance(saliency, Mapping):
         raise ValueError("a mapping of saliencies is for a model; give a matrix one saliency")
     return {_MATRIX: lambda _: logic.Matrix.of(_MATRIX, weight, 1, saliency)}
+
+
+def _searched_text(pattern: str) -> str:
+    """The text of a pattern that orders are searched for. Raises ``ValueError`` for another."""
+    parsed = Pattern.parse(pattern)
+    parsed.require_nm("this widget")
+    return str(parsed)
 
 
 def _layer_matrix(layer: LayerWeight, saliency: ModelSaliency, pattern: str) -> logic.Matrix:

@@ -23,7 +23,7 @@ from sparselab.pruners import get_pruner
 from sparselab.statistics import PositionMask
 from sparselab.statistics.positions import padding
 from sparselab.widgets import pruning as logic
-from sparselab.widgets.choosing import LayerChooser, Ticks
+from sparselab.widgets.choosing import LayerChooser, PatternChooser, Ticks, layer_labels
 from sparselab.widgets.job import Job
 from sparselab.widgets.layers import PATTERNS, choosable_layers, first_choice, pattern_text
 from sparselab.widgets.panel import Picture, controls, numbers, wide
@@ -146,10 +146,7 @@ class PrunerComparison(WorkingPanel):
 
     @traitlets.validate("pattern")
     def _known_pattern(self, proposal: Any) -> str:
-        text = pattern_text(proposal["value"])
-        if text not in self._controls["pattern"].options:
-            self._controls["pattern"].options = (*self._controls["pattern"].options, text)
-        return text
+        return pattern_text(proposal["value"])
 
     @traitlets.validate("pruners")
     def _known_pruners(self, proposal: Any) -> tuple[str, ...]:
@@ -158,19 +155,10 @@ class PrunerComparison(WorkingPanel):
         return tuple(proposal["value"])
 
     def _make_controls(self, pattern: str) -> None:
-        sizes = {name: " x ".join(map(str, layer.weight.shape)) for name, layer in self._layers.items()}
-        labels = {name: f"{name.removesuffix('.weight')}  ({size})" for name, size in sizes.items()}
         narrow = wide(layout={"width": "160px"})
         self._controls: dict[str, ipywidgets.Widget] = {
-            "layer": LayerChooser(labels, tooltip="The weight to prune"),
-            "pattern": ipywidgets.Dropdown(
-                options=list(dict.fromkeys([*PATTERNS, pattern])),
-                value=pattern,
-                description="Pattern",
-                tooltip="Keep N of M",
-                style={"description_width": "initial"},
-                layout={"width": "240px"},
-            ),
+            "layer": LayerChooser(layer_labels(self._layers), tooltip="The weight to prune"),
+            "pattern": PatternChooser(PATTERNS, pattern, pattern_text),
             "row": ipywidgets.BoundedIntText(
                 min=0, max=0, step=pictures_of.WINDOW[0], description="Window: row", **narrow
             ),

@@ -42,6 +42,9 @@ FUNCTIONS: dict[str, Callable[[Any], object]] = {
     "prune": lambda given: sl.prune(given, [X], progress=False),
     "reconstruct": lambda given: sl.reconstruct(given, model(), [X], progress=False),
     "mask_lora": lambda given: sl.mask_lora(given),
+    "export_onnx": lambda given: sl.export_onnx(given, X, "model.onnx"),
+    "forecast": lambda given: sl.forecast(given, X),
+    "benchmark": lambda given: sl.benchmark(given, X),
     "recalibrate_batchnorm": lambda given: sl.recalibrate_batchnorm(given, [X]),
     "AccuracyTracker": lambda given: sl.trackers.AccuracyTracker(given, []),
     "evaluate": lambda given: sl.tasks.evaluate(task(given), given),
@@ -76,6 +79,8 @@ def test_widgets_take_modules_too(words):
         sl.widgets.MagnitudeLoss(GIVEN[words])
     with pytest.raises(ValueError, match=re.escape(f"PrunerComparison takes a torch.nn.Module, got {words}")):
         sl.widgets.PrunerComparison(GIVEN[words], [X])
+    with pytest.raises(ValueError, match=re.escape(f"SpeedForecast takes a torch.nn.Module, got {words}")):
+        sl.widgets.SpeedForecast(GIVEN[words], X)
     if GIVEN[words] is not None:
         with pytest.raises(ValueError, match=re.escape(f"(dense=...) takes a torch.nn.Module, got {words}")):
             sl.widgets.MaskRecomputation(task(model()), dense=GIVEN[words])

@@ -8,7 +8,7 @@ import torch
 from sparselab.network.analysis import analyse
 from sparselab.network.free_axes import free_axes
 
-from . import zoo_attention  # noqa: F401  (it registers itself)
+from . import zoo_attention, zoo_routing  # noqa: F401  (they register themselves)
 from .helpers import moved_dims, shuffles
 from .zoo import ZOO
 
@@ -39,6 +39,22 @@ def test_each_head_has_an_order_of_its_own_unless_heads_are_mixed() -> None:
         "SharedHeadProjection",
     ):  # of q with k there is one for each head, of v there is not
         assert contexts_of_the_width(name) == {1, 4}
+
+
+def test_experts_have_orders_of_their_own_where_every_token_tells_its_expert() -> None:
+    contexts = {
+        name: set[int]() for name in ("GroupedExperts", "ExpertsWithABias", "ExpertsGroupedAnew", "BatchedExperts")
+    }
+    for name, found in contexts.items():
+        topology = ZOO[name]
+        axes = free_axes(analyse(topology.build().double(), topology.inputs().double()))
+        found |= {axis.contexts for axis in axes if axis.size == 8}
+    assert contexts == {
+        "GroupedExperts": {4},
+        "ExpertsWithABias": {1},
+        "ExpertsGroupedAnew": {1},
+        "BatchedExperts": {1},
+    }
 
 
 def test_pairs_that_are_turned_together_stay() -> None:

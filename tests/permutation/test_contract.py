@@ -17,6 +17,7 @@ SPECS = [
     "anneal,2000",
     "annealed_assignment,50",
     "auto",
+    "learned,steps=3,rounds=2",
 ]
 
 

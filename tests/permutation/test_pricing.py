@@ -51,4 +51,4 @@ def test_the_bound_lies_between_the_optimum_and_the_ideal(n, monkeypatch):
     monkeypatch.setattr(bounds.exhaustive, "MAX_CHANNELS", 8)
     bounded = search_permutation(values, f"{n}:4", strategy="identity", bound=True)
     assert optimum.retained <= bounded.upper_bound < bounded.ideal
-    assert optimum.retained > 0.99 * bounded.upper_bound
+    assert optimum.retained > 0.98 * bounded.upper_bound

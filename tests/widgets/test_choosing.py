@@ -1,7 +1,8 @@
 import pytest
 
 pytest.importorskip("ipywidgets", reason="needs the extra 'lab'")
-from sparselab.widgets.choosing import FEW, LayerChooser, matching
+from sparselab.widgets.choosing import FEW, LayerChooser, PatternChooser, matching
+from sparselab.widgets.layers import pattern_text
 
 NAMES = [f"model.layers.{block}.{part}.weight" for block in range(30) for part in ("mlp.up_proj", "self_attn.q_proj")]
 
@@ -60,3 +61,21 @@ def test_few_layers_need_no_search():
     few = LayerChooser({name: name for name in NAMES[:FEW]}, "Layer", "tip")
     assert few.children == (few._list,)
     assert few._list.description == "Layer"
+
+
+def test_a_pattern_is_chosen_or_typed():
+    chooser = PatternChooser(["1:4", "2:4"], "2:4", pattern_text)
+    assert (chooser.value, chooser.options) == ("2:4", ("1:4", "2:4"))
+    chooser._field.value = "m4n2_2d_best"
+    assert chooser.value == chooser._list.value == "m4n2_2d_best"
+    assert chooser.options == ("1:4", "2:4", "m4n2_2d_best")
+    assert chooser._field.value == ""
+    chooser._field.value = "4:2"
+    assert chooser.value == "m4n2_2d_best"
+    assert "4:2" in chooser._problem.value
+    assert 'role="alert"' in chooser._problem.value
+    chooser._field.value = "4:8"
+    assert chooser.value == "4:8"
+    assert chooser._problem.value == ""
+    with pytest.raises(ValueError, match="is not a pattern"):
+        chooser.value = "3d_best,7"

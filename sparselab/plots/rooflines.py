@@ -1,0 +1,92 @@
+"""Where the layers of a network stand under the roofs of a GPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from sparselab.plots.columns import finite_rows, require_columns
+from sparselab.plots.style import COLOURS, MARKERS, Figure, style
+
+_KINDS = (
+    ("a sparse kernel takes it", COLOURS[0], MARKERS[0]),
+    ("depthwise", COLOURS[1], MARKERS[1]),
+    ("no kernel takes it", "#777777", MARKERS[2]),
+)
+
+
+def roofline(frame: pd.DataFrame) -> Figure:
+    """The layers of ``sl.forecast`` under the roofs of the GPU: one panel per batch.
+
+    To the right, more arithmetic per byte; up, more of it per second, at best. Under the slope a
+    layer waits for memory, under the flat roof for the tensor cores. The bar above a layer ends
+    where the best sparse kernel would have it, with the same arithmetic counted. The size of a mark
+    is the layer's share of the time. ``frame`` has ``layer, batch, flops, intensity, channels,
+    positions, kernel, dense_us_lower, speedup_upper, share_percent``, and in ``frame.attrs`` the
+    rates. Raises ``ValueError`` when a column is missing or there is nothing to draw.
+    """
+    columns = ("flops", "intensity", "dense_us_lower", "speedup_upper", "share_percent")
+    require_columns(frame, ("layer", "batch", "kernel", "channels", "positions", *columns), "roofline")
+    drawn = finite_rows(frame, list(columns), "roofline")
+    drawn = drawn[drawn["dense_us_lower"] > 0]
+    drawn = drawn.assign(rate=drawn["flops"] / drawn["dense_us_lower"] / 1e6)
+    batches = list(dict.fromkeys(drawn["batch"]))
+    shown = min(3, len(batches))
+    with style():
+        rows = -(-len(batches) // shown)
+        figure = Figure(figsize=(max(5.4, 4.1 * shown), 1.1 + 3.3 * rows), layout="constrained")
+        panels = figure.subplots(rows, shown, squeeze=False, sharex=True, sharey=True).ravel()
+        spread = _spread(drawn, frame)
+        for axes, batch in zip(panels, batches):
+            _draw(axes, drawn[drawn["batch"] == batch], frame, spread)
+            axes.set_title(f"batch {batch}")
+        for axes in panels[len(batches) :]:
+            axes.set_visible(False)
+        for axes in panels[::shown]:
+            axes.set_ylabel("TFLOPS, at best")
+        for axes in panels[len(batches) - shown : len(batches)]:
+            axes.set_xlabel("flops per byte")
+        figure.suptitle(f"{frame.attrs['hardware']}, {frame.attrs['dtype']}, {frame.attrs['pattern']}", fontsize=9.5)
+        figure.legend(handles=_legend(drawn), ncols=3, loc="outside lower center")
+    return figure
+
+
+def _spread(drawn: pd.DataFrame, frame: pd.DataFrame) -> tuple[float, float]:
+    """The intensities to draw: those of the layers, and the ridge."""
+    ridge = frame.attrs["dense_rate"] * 1e3 / frame.attrs["bandwidth"]
+    return min(drawn["intensity"].min(), ridge) / 2, max(drawn["intensity"].max(), ridge) * 2.5
+
+
+def _draw(axes: Axes, rows: pd.DataFrame, frame: pd.DataFrame, spread: tuple[float, float]) -> None:
+    intensity = np.geomspace(*spread, 200)
+    slope = intensity * frame.attrs["bandwidth"] / 1e3
+    axes.plot(intensity, np.minimum(slope, frame.attrs["dense_rate"]), color="#333333", lw=1.4)
+    roof = frame.attrs["sparse_rate"]
+    axes.plot(intensity, np.minimum(slope, roof), color="#333333", lw=1.0, ls="--")
+    axes.text(spread[1], roof, "2:4 peak", ha="right", va="bottom", fontsize=7.5)
+    axes.text(spread[1], 0.88 * frame.attrs["dense_rate"], "dense peak", ha="right", va="top", fontsize=7.5)
+    for (_, colour, marker), chosen in zip(_KINDS, _by_kind(rows)):
+        size = 12 + 9 * chosen["share_percent"].clip(upper=30)
+        axes.vlines(chosen["intensity"], chosen["rate"], chosen["rate"] * chosen["speedup_upper"], color=colour, lw=1.2)
+        axes.scatter(chosen["intensity"], chosen["rate"], s=size, color=colour, marker=marker, alpha=0.65, lw=0)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlim(*spread)
+    axes.set_ylim(top=roof * 1.9)
+
+
+def _by_kind(rows: pd.DataFrame) -> tuple[pd.DataFrame, ...]:
+    """The rows of each of ``_KINDS``."""
+    taken = rows["kernel"] != ""
+    depthwise = ~taken & (rows["channels"] == 1) & (rows["positions"] > 1)
+    return rows[taken], rows[depthwise], rows[~taken & ~depthwise]
+
+
+def _legend(rows: pd.DataFrame) -> list[Line2D]:
+    return [
+        Line2D([], [], color=colour, marker=marker, ls="", label=f"{label} ({chosen['layer'].nunique()} layers)")
+        for (label, colour, marker), chosen in zip(_KINDS, _by_kind(rows))
+        if len(chosen)
+    ]

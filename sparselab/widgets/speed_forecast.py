@@ -1,0 +1,109 @@
+"""Does it pay? Choose a GPU, a precision and a batch; see where the layers stand, and what to expect."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable
+from typing import Any
+
+import ipywidgets
+import pandas as pd
+import traitlets
+from matplotlib.figure import Figure
+from torch import nn
+
+from sparselab.core.models import as_eager
+from sparselab.core.registry import unknown_name
+from sparselab.deploy.forecasting import Forecast, forecast
+from sparselab.deploy.hardware import hardware, hardware_names
+from sparselab.masks import AnyPattern
+from sparselab.widgets.panel import Panel, Picture, controls, numbers, pictures
+
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+class SpeedForecast(Panel):
+    """Choose a GPU, a precision and a batch; see the layers under its roofs, and the sentence of ``sl.forecast``.
+
+    State: ``hardware``, ``dtype``, ``batch``. ``forecast`` is the ``Forecast`` chosen, ``frame`` its table and
+    ``figure`` its picture. ``include`` and ``exclude`` name the layers that would be pruned. Only shapes of the model
+    are used; nothing runs on a GPU. Raises ``ValueError`` as ``sl.forecast`` does.
+    """
+
+    hardware = traitlets.Unicode("h100")
+    dtype = traitlets.Unicode("float16")
+    batch = traitlets.Int(1, min=1)
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example_inputs: Any,
+        pattern: AnyPattern = "2:4",
+        *,
+        hardware: str = "h100",
+        dtype: str = "float16",
+        batch: int = 1,
+        include: str | Iterable[str] | None = None,
+        exclude: str | Iterable[str] | None = None,
+    ) -> None:
+        self._model, self._inputs = as_eager(model, "SpeedForecast"), example_inputs
+        self._options: dict[str, Any] = {"pattern": pattern, "include": include, "exclude": exclude}
+        self._found: dict[tuple[str, str, int], Forecast] = {}
+        self._controls = _made_controls(hardware, dtype, batch)
+        self._picture, self._sentence = Picture(), numbers()
+        super().__init__([controls(*self._controls.values()), self._sentence, pictures(self._picture)])
+        self.hardware, self.dtype, self.batch = hardware, dtype, batch
+        for name, control in self._controls.items():
+            traitlets.link((self, name), (control, "value"))
+        self.observe(self._moved, list(self._controls))
+        self._draw()
+
+    @property
+    def forecast(self) -> Forecast:
+        """The forecast for what is chosen."""
+        key = (self.hardware, self.dtype, self.batch)
+        if key not in self._found:
+            gpu, dtype, batch = key
+            self._found[key] = forecast(
+                self._model, self._inputs, hardware=gpu, dtype=dtype, batch=batch, **self._options
+            )
+        return self._found[key]
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row for every layer."""
+        return self.forecast.frame
+
+    @property
+    def figure(self) -> Figure:
+        """The roofline."""
+        return self.forecast.plot()
+
+    @traitlets.validate("hardware")
+    def _known_hardware(self, proposal: Any) -> str:
+        if proposal["value"] not in hardware_names():
+            raise unknown_name("hardware", proposal["value"], hardware_names())
+        return str(proposal["value"])
+
+    def _moved(self, change: dict[str, Any]) -> None:
+        with self.problems_shown():
+            self._draw()
+
+    def _draw(self) -> None:
+        sentence = self.forecast.sentence
+        self._sentence.value = html.escape(sentence)
+        self._picture.show(self.figure, sentence)
+
+
+def _made_controls(gpu: str, dtype: str, batch: int) -> dict[str, ipywidgets.Widget]:
+    plain: dict[str, Any] = {"style": {"description_width": "initial"}}
+    names = {hardware(name).name: name for name in hardware_names()}
+    dtypes = list(dict.fromkeys([*(each for name in hardware_names() for each in hardware(name).sparse), dtype]))
+    batches = sorted({*BATCHES, batch})
+    return {
+        "hardware": ipywidgets.Dropdown(options=names, value=gpu, description="GPU", **plain),
+        "dtype": ipywidgets.Dropdown(options=dtypes, value=dtype, description="Precision", **plain),
+        "batch": ipywidgets.SelectionSlider(
+            options=batches, value=batch, description="Batch", continuous_update=False, **plain
+        ),
+    }
