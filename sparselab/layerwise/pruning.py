@@ -16,7 +16,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from sparselab._version import __version__
-from sparselab.core.batches import calibration_batches
+from sparselab.core.batches import calibration_batches, excerpt
 from sparselab.core.fingerprint import digest
 from sparselab.core.layers import LayerWeight, Names
 from sparselab.core.models import as_eager, device_of, evaluating, to_device, unwrap
@@ -184,8 +184,8 @@ class _Traced:
     outputs: Outputs | None
 
     def examples(self, batches: Sequence[Any]) -> Any:
-        """The examples: the first of ``batches`` where none were given."""
-        return as_example(batches[0]) if self.example_inputs is None else self.example_inputs
+        """The examples: a short piece of the first of ``batches`` where none were given."""
+        return as_example(excerpt(batches[0])) if self.example_inputs is None else self.example_inputs
 
     @property
     def digest(self) -> str:
