@@ -301,6 +301,15 @@ def touched_columns(axis: Axis, consumer: Consumer, m: int) -> Indices:
     return _groups_of(entry.columns, m) if entry else np.empty(0, np.int64)
 
 
+def fills_groups_of(axis: Axis, consumer: Consumer, m: int) -> bool:
+    """Whether the units of ``axis`` fill groups of ``m`` input channels of ``consumer`` somewhere."""
+    entry = _entry(axis, consumer) if consumer.reads(axis) else None
+    if entry is None:
+        return False
+    runs = np.sort(entry.columns, axis=1).transpose(0, 2, 1).reshape(-1, axis.size)
+    return any(fills_groups(run, m) for run in runs)
+
+
 def _groups_of(columns: Indices, m: int) -> Indices:
     """All columns of the groups of ``m`` that ``columns`` stand in, rising."""
     touched: Indices = (np.unique(columns // m)[:, None] * m + np.arange(m)).ravel()
