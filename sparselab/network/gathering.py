@@ -147,14 +147,9 @@ class Gathering:
         gathers = [rows.get(layer.name) or _without(layer, self.reasons[layer.name]) for layer in self.layers]
         weights = self.report.weights.copy()
         weights.loc[weights["weight"].isin(names), ["status", "reason"]] = ["gathered", ""]
-        errors = (
-            {}
-            if difference is None
-            else {
-                "max_abs_error": difference.absolute,
-                "max_rel_error": difference.relative,
-            }
-        )
+        errors: dict[str, Any] = {}
+        if difference is not None:
+            errors = {"max_abs_error": difference.absolute, "max_rel_error": difference.relative}
         return replace(
             self.report,
             frame=_with_gathered(self.report.frame, taken),

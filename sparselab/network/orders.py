@@ -17,6 +17,7 @@ from sparselab.network.own_orders import OwnOrders
 from sparselab.network.plan import Plan
 from sparselab.network.report import PermutationReport
 from sparselab.network.searching import SearchSettings
+from sparselab.network.tracing import Pick
 from sparselab.network.verify import Witness
 
 
@@ -24,7 +25,8 @@ from sparselab.network.verify import Witness
 class Request:
     """What ``permute`` was asked for: an order for the eligible ``layers`` of ``model``.
 
-    ``free`` searches and verifies the free ones; ``verify`` is that of ``permute``.
+    ``free`` searches and verifies the free ones; ``verify`` is that of ``permute``, and ``pick`` has
+    the outputs that have to stay as they are.
     """
 
     model: nn.Module
@@ -32,6 +34,7 @@ class Request:
     layers: Sequence[LayerWeight]
     settings: SearchSettings
     verify: bool | str
+    pick: Pick
     free: Callable[[], PermutationReport]
 
 
@@ -107,7 +110,7 @@ class Gathered:
         wanted = list(taken)
         if request.verify and taken:
             copied, seed = request.verify is True, request.settings.seed
-            witness = Witness(request.model, request.examples, None, seed, copied=copied)
+            witness = Witness(request.model, request.examples, None, seed, copied=copied, pick=request.pick)
             taken, difference = found.verified(witness, wanted)
         blamed = [offer for offer in wanted if offer not in taken]
         return found.reported(taken, self.worth, blamed, difference, started)

@@ -137,12 +137,12 @@ def permute(
     settings = SearchSettings(Pattern.parse(pattern), strategy, saliency, seed, backend, errors)
     layers = chosen_layers(inner, settings.pattern, include, exclude)
     kind = ORDERS.resolve(orders)
-    examples = examples_of(example_inputs, inner) if kind.traces else None
+    examples = examples_of(example_inputs, inner) if kind.traces else []
 
     def free() -> PermutationReport:
         return _found(inner, examples, reach, layers, settings, verify, strict)
 
-    report = on_one_rank(lambda: kind(Request(inner, examples, layers, settings, verify, free)))
+    report = on_one_rank(lambda: kind(Request(inner, examples, layers, settings, verify, reach.choice, free)))
     if report.refused:
         _log.warning("nothing was permuted: %s", report.refused)
     report.plan.apply(inner, optimizers)

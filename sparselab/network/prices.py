@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from sparselab.core.layers import LayerWeight
 from sparselab.core.models import buffers_kept, cuda_devices, evaluating
+from sparselab.network.examples import several
 from sparselab.network.gathers import input_dim
 from sparselab.network.tracing import as_call, restored
 
@@ -86,13 +87,12 @@ class _Reading(TorchFunctionMode):
 
 
 def uses_of(model: nn.Module, example_inputs: Any, layers: Sequence[LayerWeight]) -> Uses:
-    """Run ``model`` once, in evaluation mode, and note how the weights of ``layers`` are used.
+    """Run ``model`` on every example, in evaluation mode, and note how the weights of ``layers`` are used.
 
     The model is left as it was. Raises whatever it raises.
     """
     uses = Uses()
     reading = _Reading(layers, uses)
-    args, kwargs = as_call(example_inputs)
     with ExitStack() as stack:
         for layer in layers:
             before, behind = _noting(layer, uses, reading.running)
@@ -102,7 +102,9 @@ def uses_of(model: nn.Module, example_inputs: Any, layers: Sequence[LayerWeight]
         for context in (restored(model), evaluating(model), random_state_kept, torch.no_grad(), buffers_kept(model)):
             stack.enter_context(context)
         with reading:
-            model(*args, **kwargs)
+            for example in several(example_inputs):
+                args, kwargs = as_call(example)
+                model(*args, **kwargs)
     return uses
 
 
