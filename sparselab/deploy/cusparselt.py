@@ -53,7 +53,7 @@ class CuSparseLt(Layout):
 
     def from_torch(self, tensor: SparseSemiStructuredTensor) -> Tensor:
         """The matrix, by a product with the unit matrix: only cuSPARSELt reads what it wrote."""
-        dense: Tensor = tensor.to_dense()
+        dense: Tensor = tensor.to_dense()  # type: ignore[no-untyped-call]
         return dense
 
 

@@ -196,13 +196,14 @@ def pack(module: nn.Module, name: str, layout: Layout) -> None:
 def split(attention: nn.MultiheadAttention, layout: Layout) -> None:
     """Take the packed projection of ``attention`` apart, if it is not yet."""
     packed = _packed(attention, layout)
+    assert isinstance(packed, PackedAttention)
     weight = packed._parameters.get("in_proj_weight")
     if weight is not None:
         parts = (nn.Parameter(part.clone(), weight.requires_grad) for part in weight.detach().chunk(3))
         packed._parameters.update(zip(_PROJECTIONS, parts))
         packed._parameters["in_proj_weight"] = None
         attention._qkv_same_embed_dim = False
-        packed._was_packed = True  # type: ignore[assignment]
+        packed._was_packed = True
 
 
 def _packed(module: nn.Module, layout: Layout) -> PackedModule:

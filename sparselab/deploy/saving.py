@@ -203,7 +203,7 @@ class _Writer:
     def write_compressed(self, model: nn.Module, held: Sequence[Held], grids: Mapping[str, Grid]) -> None:
         """Weights that have a grid as values and places, the rest as it is."""
         if _is_pretrained(model):
-            for config in (model.config, getattr(model, "generation_config", None)):
+            for config in (getattr(model, name, None) for name in ("config", "generation_config")):
                 if config is not None:
                     config.save_pretrained(self.folder)
         self._write("compressed", [(each, _grid_of(each, grids)) for each in held])

@@ -51,14 +51,16 @@ model.to('cuda') first"}]
     chosen = LAYOUTS.resolve(layout)
     if masks_of(model):
         raise ValueError("to_semi_structured: this model has masks that its Sparsifier keeps up: finalize() it first")
-    verdict = check(model, "2:4").set_index("layer")
+    verdict = check(model, "2:4")
+    judged = dict(zip(verdict["layer"], zip(verdict["is_sparse"], verdict["reason"])))
     weights = list(model_weights(model))
     names = Names.of(include, exclude)
     names.check(model, weights)
     holders = _holders(model)
-    rows, taken = [], []
+    rows: list[tuple[Any, ...]] = []
+    taken: list[ModelWeight] = []
     for weight in weights:
-        reason = _why_not(weight, verdict.loc[weight.name], chosen, names, holders)
+        reason = _why_not(weight, judged[weight.name], chosen, names, holders)
         tensor = weight.weight
         dtype = str(tensor.dtype).removeprefix("torch.")
         rows.append((weight.name, shape_of(tensor), dtype, chosen.kernel, not reason, reason))
@@ -102,13 +104,14 @@ def convert(model: nn.Module, weights: Sequence[ModelWeight], layout: Layout) ->
 
 
 def _why_not(
-    weight: ModelWeight, verdict: pd.Series[Any], layout: Layout, names: Names, holders: Mapping[int, list[str]]
+    weight: ModelWeight, verdict: tuple[bool, str], layout: Layout, names: Names, holders: Mapping[int, list[str]]
 ) -> str:
     """Why ``weight`` stays dense; empty where it is packed."""
     if (reason := names.why_not(weight)) is not None:
         return reason
-    if not verdict["is_sparse"] or not isinstance(weight, LayerWeight):
-        return str(verdict["reason"])
+    is_sparse, why = verdict
+    if not is_sparse or not isinstance(weight, LayerWeight):
+        return why
     if weight.attribute not in weight.module._parameters:
         return "computed by a parametrisation at every use: nothing stored here to pack"
     if (reason := _why_not_module(weight.module)) is not None:
