@@ -105,7 +105,9 @@ def _add_check(commands: Any) -> None:
         "sparselab check model.safetensors",
         "sparselab check folder_of_shards --pattern 1:4 --exclude 'lm_head*'",
     )
-    audit.add_argument("file", help="a .safetensors, .pt2 or torch.save file, or the folder or index of a sharded one")
+    audit.add_argument(
+        "file", help="a .safetensors, .pt2, .onnx or torch.save file, or the folder or index of a sharded one"
+    )
     audit.add_argument("--pattern", default="2:4", help="the pattern (default: 2:4)")
     audit.add_argument("--entry", help="which state of the file, where it holds several: 'ema', say")
     audit.add_argument("--include", action="append", metavar="NAME", help="only weights so called; * and ? allowed")

@@ -91,7 +91,7 @@ def analyse(model: nn.Module, example_inputs: Any, choice: OutputChoice | None =
     examples = several(example_inputs)
     constants = constants_of(model)
     members = _members(model, constants)
-    by_name = {name: member for member in members for name in member.names}
+    by_name = _by_name(members, constants, model)
     met: set[str] = set()
     with evaluating(model):
         graphs = [trace(model, example, choice) for example in examples]
@@ -229,7 +229,8 @@ def _members(model: nn.Module, constants: Mapping[str, Tensor]) -> list[Member]:
         tensor = group[0][1]
         shape = tuple(tensor.shape)
         content = None if tensor.is_floating_point() or tensor.is_complex() or tensor.is_meta else tensor
-        member = Member(tuple(name for name, _ in group), shape, tuple(map(fresh, shape)), content)
+        names = [name for name, _ in group if name not in constants] or [name for name, _ in group]
+        member = Member(tuple(names), shape, tuple(map(fresh, shape)), content)
         if is_wrapped(tensor):
             _pin_all(member.dims, f"{member.name} is held as a {type(tensor).__name__}, which cannot be moved")
         if sharing[place[0]] > 1:
@@ -238,6 +239,14 @@ def _members(model: nn.Module, constants: Mapping[str, Tensor]) -> list[Member]:
             _pin_all(member.dims, f"{member.name} stays as it is: {reason}")
         members.append(member)
     return members
+
+
+def _by_name(members: Iterable[Member], constants: Mapping[str, Tensor], model: nn.Module) -> dict[str, Member]:
+    """Every member under each of its names, and under those of constants that are the same tensor."""
+    by_name = {name: member for member in members for name in member.names}
+    tensors: dict[str, Tensor] = {**dict(model.named_buffers()), **dict(model.named_parameters()), **constants}
+    at = {place_of(tensors[member.name]): member for member in members if member.name in tensors}
+    return by_name | {name: at[place_of(tensor)] for name, tensor in constants.items() if name not in by_name}
 
 
 def _pin_all(dims: tuple[Dim, ...], reason: str) -> None:

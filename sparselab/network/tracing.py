@@ -19,6 +19,8 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import GraphModule
 
+from sparselab.network.implementations import traceable_experts
+
 _CONTAINERS = (dict, OrderedDict, list, set)
 _OUR_FOLDERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
@@ -142,7 +144,8 @@ def trace(model: nn.Module, example: Any, pick: Pick = named_tensors) -> Graph:
     ``UntraceableError`` naming the line of the user's code at which ``torch.export`` stopped, and
     ``ValueError`` where ``pick`` does.
     """
-    program, returned = exported(model, example, pick=pick)
+    with traceable_experts(model):
+        program, returned = exported(model, example, pick=pick)
     tensors: dict[str, str] = {}
     constants: dict[str, Tensor] = {}
     for spec in program.graph_signature.input_specs:
@@ -192,9 +195,23 @@ def _explain(error: Exception) -> str:
     where = f"{frames[-1].filename}:{frames[-1].lineno} (`{frames[-1].line}`)" if frames else "the model"
     return (
         f"torch.export stopped at {where}: {type(error).__name__}: {first[:300].rstrip('.')}. "
-        "If the model itself runs on these inputs, write that line so that it does not depend on "
-        "tensor values or on Python side effects, or pass a submodule without it"
+        f"{_MISSING if _is_missing(error) else _REWRITE}"
     )
+
+
+_REWRITE = (
+    "If the model itself runs on these inputs, write that line so that it does not depend on "
+    "tensor values or on Python side effects, or pass a submodule without it"
+)
+_MISSING = (
+    "An input is None there: give it too, an attention_mask of ones, say, for texts without padding; "
+    "pixel_values or decoder_input_ids where the model takes them"
+)
+
+
+def _is_missing(error: Exception) -> bool:
+    """Whether the model made use of an optional input that was not given."""
+    return isinstance(error, (AttributeError, TypeError)) and "'NoneType' object" in str(error)
 
 
 def _is_library(filename: str) -> bool:
