@@ -4,13 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-EXTRAS := lab,zoo,llm,onnx,dask,dev
+EXTRAS := lab,zoo,llm,deploy,onnx,dask,dev,docs
 
 # CuPy for the driver's CUDA: gpu is for 13, make GPU=gpu-cuda12 ... for 12.
 GPU ?= gpu
 GPU_READY := $(VENV)/.ready-$(GPU)
 
-.PHONY: help install reproduce reproduce-full test test-gpu lab bench bench-gpu lint notebooks clean
+.PHONY: help install reproduce reproduce-full test test-gpu lab bench bench-gpu lint notebooks docs dist clean
 
 help:
 	@echo "make reproduce       tables, figures and a report into results/ (quick)"
@@ -22,6 +22,8 @@ help:
 	@echo "make bench-gpu       the search on a GPU beside the CPU, and beside Apex in SPARSELAB_APEX"
 	@echo "make lint            formatter, linter, type checker"
 	@echo "make notebooks       run all notebooks again and keep their outputs"
+	@echo "make docs            the site, in build/docs (open index.html; no network is needed)"
+	@echo "make dist            what is uploaded, in dist/, checked"
 	@echo "make install         only the set-up, in $(VENV)"
 
 install: $(READY)
@@ -70,5 +72,13 @@ notebooks: $(READY)
 	$(BIN)/ruff format notebooks
 	$(BIN)/python notebooks/execute.py
 
+docs: $(READY)
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html -c docs . build/docs
+
+dist: $(READY)
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+
 clean:
-	rm -rf $(VENV) build dist results .pytest_cache .mypy_cache .ruff_cache
+	rm -rf docs/reference/generated $(VENV) build dist results .pytest_cache .mypy_cache .ruff_cache

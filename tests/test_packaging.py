@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -26,16 +27,17 @@ def test_environment_yml_is_pyproject():
     lines = re.findall(r"^\s+- ([^\s:]+(?:>=[\d.]+)?)$", (ROOT / "environment.yml").read_text(), re.MULTILINE)
     listed = {split(line) for line in lines if line not in ("conda-forge", "pip", "-e .")}
     extras = PROJECT["optional-dependencies"]
-    wanted = {split(r) for r in [*PROJECT["dependencies"], *extras["lab"], *extras["zoo"], *extras["onnx"]]}
+    wanted = {
+        split(r) for r in [*PROJECT["dependencies"], *extras["lab"], *extras["zoo"], *extras["deploy"], *extras["onnx"]]
+    }
     assert listed == wanted | {("python", PROJECT["requires-python"])}
 
 
 def test_every_dependency_has_a_tested_version():
     pinned = {line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().split("\n") if "==" in line}  # fmt: skip
     extras = PROJECT["optional-dependencies"]
-    names = [
-        re.match(r"[\w.-]+", r)[0].lower() for group in ("lab", "zoo", "onnx", "dask", "dev") for r in extras[group]
-    ]
+    groups = ("lab", "zoo", "deploy", "onnx", "dask", "dev", "docs")
+    names = [re.match(r"[\w.-]+", r)[0].lower() for group in groups for r in extras[group]]
     names += [re.match(r"[\w.-]+", r)[0].lower() for r in PROJECT["dependencies"]]
     assert set(names) <= pinned
 
@@ -53,7 +55,7 @@ def test_kernels_are_found_in_a_checkout():
 
 @pytest.mark.slow
 def test_a_wheel_carries_the_kernels_and_finds_them(tmp_path):
-    build = [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT)]
+    build = [sys.executable, "-m", "build", "--outdir", str(tmp_path), str(ROOT)]  # the wheel is made of the sdist
     done = subprocess.run(build, capture_output=True, text=True, check=False)
     if "No matching distribution" in done.stderr or "ConnectionError" in done.stderr:
         pytest.skip("the build backend cannot be downloaded here")
@@ -74,3 +76,15 @@ def test_a_wheel_carries_the_kernels_and_finds_them(tmp_path):
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert found.stdout.strip() == str(tmp_path / "site" / "sparselab" / "kernels")
+    (metadata,) = (tmp_path / "site").glob("*.dist-info/METADATA")
+    targets = re.findall(r"\]\(([^)]+)\)", metadata.read_text(encoding="utf-8").split("\n\n", 1)[1])
+    assert len(targets) > 20
+    assert all(target.startswith("https://") for target in targets)
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        carried = {name.partition("/")[2] for name in archive.getnames()}
+    tracked = subprocess.run(
+        ["git", "ls-files", "docs", "notebooks"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert set(tracked.stdout.split()) <= carried
+    assert {"Makefile", "CONTRIBUTING.md", "docs/index.md", "notebooks/01_quickstart.ipynb"} <= carried

@@ -8,7 +8,7 @@ import pytest
 from sparselab.training.asp import ASP
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def test_the_code_runs_as_it_stands(capsys):
@@ -24,7 +24,7 @@ def test_the_code_runs_as_it_stands(capsys):
     assert "efficacy" in printed
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_and_pictures_exist(document):
     for target in re.findall(r"\]\(([^)#]+)(?:#[\w-]+)?\)", document.read_text()):
         if not target.startswith("http"):

@@ -1,0 +1,63 @@
+"""How Sphinx makes the site: ``make docs``. Its sources are the repository, so that links work here and on a code host."""
+
+import sparselab
+
+project = "sparselab"
+author = "The sparselab developers"
+copyright = author
+release = sparselab.__version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "myst_nb",
+]
+root_doc = "docs/index"
+include_patterns = ["docs/**.md", "docs/**.rst", "notebooks/*.ipynb", "CHANGELOG.md", "CONTRIBUTING.md"]
+exclude_patterns = [
+    ".*",
+    "build",
+    "dist",
+    "results",
+    "sparselab",
+    "tests",
+    "kernels",
+    "benchmarks",
+    "**/.ipynb_checkpoints",
+]
+templates_path = ["_templates"]
+
+# Notebooks show the outputs that they have; nothing of the site comes from another host.
+nb_execution_mode = "off"
+nb_ipywidgets_js = {}
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 4
+suppress_warnings = ["toc.empty_glob"]
+
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autosummary_ignore_module_all = False
+maximum_signature_line_length = 88
+python_use_unqualified_type_names = True
+copybutton_prompt_text = ">>> |\\.\\.\\. "
+copybutton_prompt_is_regexp = True
+copybutton_exclude = ".linenos, .gp, .go"
+
+html_theme = "pydata_sphinx_theme"
+html_title = "sparselab"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_extra_path = ["_root"]  # index.html, which leads to docs/index.html
+html_copy_source = False
+html_theme_options = {
+    "logo": {"text": "sparselab"},
+    "navbar_align": "left",
+    "header_links_before_dropdown": 7,
+    "navigation_with_keys": False,
+    "show_toc_level": 2,
+    "secondary_sidebar_items": ["page-toc"],
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
