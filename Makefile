@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-EXTRAS := lab,zoo,llm,onnx,dask,dev,docs
+EXTRAS := lab,zoo,llm,deploy,onnx,dask,dev,docs
 
 # CuPy for the driver's CUDA: gpu is for 13, make GPU=gpu-cuda12 ... for 12.
 GPU ?= gpu

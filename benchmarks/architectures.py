@@ -123,8 +123,9 @@ def _transformers() -> Iterator[Build]:
         "smollm3": "SmolLM3ForCausalLM",
     }.items():
         yield text(name, kind)
-    yield text("falcon", "FalconForCausalLM")
-    yield text("falcon_new", "FalconForCausalLM", new_decoder_architecture=True, num_kv_heads=2)
+    falcon = {name: value for name, value in _TEXT.items() if name not in ("head_dim", "num_key_value_heads")}
+    yield text("falcon", "FalconForCausalLM", falcon)
+    yield text("falcon_new", "FalconForCausalLM", falcon, new_decoder_architecture=True, num_kv_heads=2)
     yield text("bloom", "BloomForCausalLM", n_layer=2, n_head=4)
     yield text("mpt", "MptForCausalLM", d_model=64, n_heads=4, n_layers=2)
     yield text("opt", "OPTForCausalLM", ffn_dim=128, word_embed_proj_dim=64)
@@ -149,8 +150,6 @@ def _transformers() -> Iterator[Build]:
         "hunyuan_moe": "HunYuanMoEV1ForCausalLM",
         "flex_olmo": "FlexOlmoForCausalLM",
         "afmoe": "AfmoeForCausalLM",
-        "bailing_moe": "BailingMoeForCausalLM",
-        "lfm2_moe": "Lfm2MoeForCausalLM",
         "jetmoe": "JetMoeForCausalLM",
     }.items():
         yield text(name, kind, _MOE)
@@ -205,9 +204,8 @@ def _transformers() -> Iterator[Build]:
     }.items():
         yield text(name, kind, embedding_size=64, d_model=64, n_layer=2, n_head=4, d_inner=128)
     yield text("distilbert", "DistilBertForSequenceClassification", dim=64, n_layers=2, n_heads=4, hidden_dim=128)
-    yield text(
-        "funnel", "FunnelForSequenceClassification", d_model=64, n_head=4, d_head=16, d_inner=128, block_sizes=[1, 1]
-    )
+    funnel = {"vocab_size": 100, "d_model": 64, "n_head": 4, "d_head": 16, "d_inner": 128, "block_sizes": [1, 1]}
+    yield text("funnel", "FunnelForSequenceClassification", funnel)
     yield from _seq2seq()
     yield from _vision()
 
@@ -259,6 +257,10 @@ def _seq2seq() -> Iterator[Build]:
         "led": "LEDForConditionalGeneration",
     }.items():
         yield Build(name, "transformers", _model(kind, _SEQ), inputs)
+
+    def masked() -> dict[str, Tensor]:
+        return {**inputs(), "attention_mask": torch.ones(2, 12, dtype=torch.long)}
+
     for name, kind in {
         "t5": "T5ForConditionalGeneration",
         "mt5": "MT5ForConditionalGeneration",
@@ -266,7 +268,7 @@ def _seq2seq() -> Iterator[Build]:
         "longt5": "LongT5ForConditionalGeneration",
         "switch": "SwitchTransformersForConditionalGeneration",
     }.items():
-        yield Build(name, "transformers", _model(kind, _T5), inputs)
+        yield Build(name, "transformers", _model(kind, _T5), masked)
 
     def speech() -> dict[str, Tensor]:
         return {
@@ -306,7 +308,6 @@ def _vision() -> Iterator[Build]:
         "beit": "BeitForImageClassification",
         "data2vec_vision": "Data2VecVisionForImageClassification",
         "dinov2": "Dinov2ForImageClassification",
-        "dinov3": "DINOv3ViTForImageClassification",
         "siglip": "SiglipForImageClassification",
         "ijepa": "IJepaForImageClassification",
         "hiera": "HieraForImageClassification",
@@ -325,9 +326,7 @@ def _vision() -> Iterator[Build]:
         "cvt": "CvtForImageClassification",
         "focalnet": "FocalNetForImageClassification",
     }.items():
-        small = (
-            config if name in ("vit", "deit", "beit", "data2vec_vision", "dinov2", "dinov3", "siglip", "ijepa") else {}
-        )
+        small = config if name in ("vit", "deit", "beit", "data2vec_vision", "dinov2", "siglip", "ijepa") else {}
         yield Build(name, "transformers", _model(kind, small), _pictures(32 if small else 224))
 
 

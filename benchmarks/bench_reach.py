@@ -98,7 +98,7 @@ def _reached(model: nn.Module, inputs: Any) -> tuple[int, int, str, float]:
     except UntraceableError as error:
         return eligible, 0, str(error), float("nan")
     consumers = consumers_of(analysis, layers)
-    settings = SearchSettings(PATTERN, "random,8", "magnitude", 0, "auto")
+    settings = SearchSettings(PATTERN, "random,100", "magnitude", 0, "auto")
     searches = search_axes(analysis, free_axes(analysis), consumers, settings)
     report = Findings(PATTERN, layers, analysis, consumers, searches).report(0.0)
     left = report.weights[report.weights["status"] != "permuted"].groupby("reason")["numel"].sum()

@@ -27,14 +27,16 @@ def test_environment_yml_is_pyproject():
     lines = re.findall(r"^\s+- ([^\s:]+(?:>=[\d.]+)?)$", (ROOT / "environment.yml").read_text(), re.MULTILINE)
     listed = {split(line) for line in lines if line not in ("conda-forge", "pip", "-e .")}
     extras = PROJECT["optional-dependencies"]
-    wanted = {split(r) for r in [*PROJECT["dependencies"], *extras["lab"], *extras["zoo"], *extras["onnx"]]}
+    wanted = {
+        split(r) for r in [*PROJECT["dependencies"], *extras["lab"], *extras["zoo"], *extras["deploy"], *extras["onnx"]]
+    }
     assert listed == wanted | {("python", PROJECT["requires-python"])}
 
 
 def test_every_dependency_has_a_tested_version():
     pinned = {line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().split("\n") if "==" in line}  # fmt: skip
     extras = PROJECT["optional-dependencies"]
-    groups = ("lab", "zoo", "onnx", "dask", "dev", "docs")
+    groups = ("lab", "zoo", "deploy", "onnx", "dask", "dev", "docs")
     names = [re.match(r"[\w.-]+", r)[0].lower() for group in groups for r in extras[group]]
     names += [re.match(r"[\w.-]+", r)[0].lower() for r in PROJECT["dependencies"]]
     assert set(names) <= pinned

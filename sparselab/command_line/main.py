@@ -105,7 +105,9 @@ def _add_check(commands: Any) -> None:
         "sparselab check model.safetensors",
         "sparselab check folder_of_shards --pattern 1:4 --exclude 'lm_head*'",
     )
-    audit.add_argument("file", help="a .safetensors, .pt2 or torch.save file, or the folder or index of a sharded one")
+    audit.add_argument(
+        "file", help="a .safetensors, .pt2, .onnx or torch.save file, or the folder or index of a sharded one"
+    )
     audit.add_argument("--pattern", default="2:4", help="the pattern (default: 2:4)")
     audit.add_argument("--entry", help="which state of the file, where it holds several: 'ema', say")
     audit.add_argument("--include", action="append", metavar="NAME", help="only weights so called; * and ? allowed")
@@ -145,6 +147,7 @@ def _add_changing(commands: Any) -> None:
     )
     _add_model_options(part)
     part.add_argument("--strategy", default="auto", help="name with options (default: auto)")
+    part.add_argument("--examples", type=int, default=1, help="how many batches the model is traced on (default: 1)")
     part.add_argument("--plan", help="write what was moved there, for sl.Plan.load")
     part.add_argument("--json", action="store_true", help="print records as JSON")
     part.set_defaults(run=_command("pruning:permute"))
@@ -169,6 +172,12 @@ def _add_model_options(part: argparse.ArgumentParser) -> None:
     part.add_argument("--pattern", default="2:4", help="the pattern (default: 2:4)")
     part.add_argument("--include", action="append", metavar="NAME", help="only weights or modules so called; * and ?")
     part.add_argument("--exclude", action="append", metavar="NAME", help="but for these; may be given again")
+    part.add_argument(
+        "--output", action="append", metavar="NAME", help="permute: only this output has to stay; a name or an index"
+    )
+    part.add_argument(
+        "--unreached", default="refuse", choices=["refuse", "keep"], help="permute: parameters no batch reaches"
+    )
     part.add_argument("--seed", type=int, default=0, help="of the search (default: 0)")
 
 

@@ -19,6 +19,8 @@ def prune(options: Namespace) -> int:
         options.pattern,
         pruner=options.pruner,
         permutation=options.permutation,
+        outputs=_outputs(options),
+        unreached=options.unreached,
         include=options.include,
         exclude=options.exclude,
         store=options.store,
@@ -35,17 +37,22 @@ def prune(options: Namespace) -> int:
 
 def permute(options: Namespace) -> int:
     """Put the channels of a model in orders that let the pattern keep more of it, and write it; 1 if none moved."""
+    from sparselab.network.examples import as_example
     from sparselab.network.permuting import permute as permuted
 
     named = NamedModel.of(options)
+    if options.examples < 1:
+        raise ValueError(f"--examples {options.examples}: the model is traced on 1 batch or more")
     report = permuted(
         named.model,
-        named.batches(options)[0],
+        [as_example(batch) for batch in named.batches(options)[: options.examples]],
         options.pattern,
         strategy=options.strategy,
         include=options.include,
         exclude=options.exclude or (),
         seed=options.seed,
+        outputs=_outputs(options),
+        unreached=options.unreached,
     )
     named.save()
     if options.plan:
@@ -55,3 +62,8 @@ def permute(options: Namespace) -> int:
     else:
         print(f"{report}\nwritten to {named.out}" + (f", the plan to {options.plan}" if options.plan else ""))
     return 0 if len(report.plan) else 1
+
+
+def _outputs(options: Namespace) -> list[str | int] | None:
+    """The outputs that were named; whole numbers are indices."""
+    return [int(name) if name.lstrip("-").isdigit() else name for name in options.output] if options.output else None

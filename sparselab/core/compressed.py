@@ -70,8 +70,7 @@ def packed_places(mask: Tensor, grid: Grid) -> Tensor:
 
     Indices of ``index_bits`` each, ascending; or the row itself, bit by bit, where that is shorter.
     """
-    parts = [np.packbits(_bits(part.numpy(), grid), bitorder="little") for part in mask.split(_GROUPS_AT_ONCE)]
-    return torch.from_numpy(np.concatenate(parts)) if parts else torch.zeros(0, dtype=torch.uint8)
+    return torch.from_numpy(np.packbits(_bits(mask.numpy(), grid), bitorder="little"))
 
 
 def _bits(mask: npt.NDArray[np.bool_], grid: Grid) -> npt.NDArray[np.bool_]:

@@ -41,5 +41,6 @@ def kept_mask(slices: Tensor, n: int, m: int) -> Tensor:
 def _parts(weight: Tensor, grid: Grid) -> Iterator[tuple[Tensor, Tensor]]:
     """The groups of ``weight`` and what each keeps, ``(groups, m)``, a part at a time."""
     rows = groups(to_slices(weight.detach().cpu(), grid.channel_dim), grid.m).reshape(-1, grid.m)
-    for part in rows.split(_GROUPS_AT_ONCE) if len(rows) else ():
+    for start in range(0, len(rows), _GROUPS_AT_ONCE):
+        part = rows[start : start + _GROUPS_AT_ONCE]
         yield part, kept_mask(part.reshape(1, 1, -1), grid.n, grid.m).reshape(part.shape)

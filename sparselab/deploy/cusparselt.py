@@ -51,6 +51,11 @@ class CuSparseLt(Layout):
             raise ValueError(f"not in the layout of {self.kernel}: {reason}")
         return SparseSemiStructuredTensorCUSPARSELT.from_dense(dense.contiguous())
 
+    def from_torch(self, tensor: SparseSemiStructuredTensor) -> Tensor:
+        """The matrix, by a product with the unit matrix: only cuSPARSELt reads what it wrote."""
+        dense: Tensor = tensor.to_dense()
+        return dense
+
 
 def _why_not_tiled(dense: Tensor) -> str | None:
     if dense.dtype.itemsize != 2:

@@ -164,6 +164,8 @@ _hardware = hardware  # the keyword of the same name hides it
 def _reasons(model: nn.Module, pattern: MaskCalculator, dtype: str, names: Names) -> dict[str, str]:
     """Why no kernel would take each layer; empty where one would."""
     layers = list(layer_weights(model))
+    if not layers:
+        raise ValueError(f"this {type(model).__name__} has no Linear, convolution or attention layer to forecast")
     names.check(model, layers)
     return {layer.name: names.why_not(layer) or refusal(layer, pattern, dtype) for layer in layers}
 
@@ -188,24 +190,10 @@ class _OfBatch:
 
 def _of_batch(found: list[Operation], batch: int, reasons: Mapping[str, str], roof: Roofline) -> _OfBatch:
     corners = Corners.of(roof.attained)
-    by_layer: dict[str, list[Operation]] = {}
-    for operation in found:
-        if operation.layer is not None:
-            by_layer.setdefault(operation.layer, []).append(operation)
-    times = {
-        name: _summed(roof.times(each, corners, kernel=not reasons[name]) for each in ran)
-        for name, ran in by_layer.items()
-    }
-    others = {
-        operation.name: _summed(
-            roof.times(each, corners, kernel=False)
-            for each in found
-            if each.layer is None and each.name == operation.name
-        )
-        for operation in found
-        if operation.layer is None
-    }
-    total = _summed([*times.values(), *others.values()])
+    by_layer, others = _apart(found)
+    times = {name: _summed(ran, corners, roof, kernel=not reasons[name]) for name, ran in by_layer.items()}
+    rest = {name: _summed(ran, corners, roof, kernel=False) for name, ran in others.items()}
+    total = sum([*times.values(), *rest.values()], none())
     # The corner at which all runs at its peak, and nothing is wasted: shares of time are those there.
     best = int(np.argmin(total.dense))
     rows = [
@@ -224,11 +212,23 @@ def _of_batch(found: list[Operation], batch: int, reasons: Mapping[str, str], ro
         "touched_percent": 100 * touched,
         "host_speedup_lower": float((total.dense / (total.sparse + host)).min()),
     }
-    return _OfBatch(rows, whole, _rest(rows, others, float(total.dense[best]), best, batch))
+    return _OfBatch(rows, whole, _rest(rows, rest, float(total.dense[best]), best, batch))
 
 
-def _summed(times: Any) -> Times:
-    return sum(times, none())
+def _apart(found: Iterable[Operation]) -> tuple[dict[str, list[Operation]], dict[str, list[Operation]]]:
+    """What ran by the layer whose weight it multiplies with, and all else by its name."""
+    by_layer: dict[str, list[Operation]] = {}
+    others: dict[str, list[Operation]] = {}
+    for operation in found:
+        if operation.layer is not None:
+            by_layer.setdefault(operation.layer, []).append(operation)
+        else:
+            others.setdefault(operation.name, []).append(operation)
+    return by_layer, others
+
+
+def _summed(ran: Iterable[Operation], corners: Corners, roof: Roofline, *, kernel: bool) -> Times:
+    return sum((roof.times(each, corners, kernel=kernel) for each in ran), none())
 
 
 def _bounds(times: Times) -> dict[str, float]:

@@ -49,6 +49,10 @@ class Layout(ABC):
     def as_torch(self, dense: Tensor) -> SparseSemiStructuredTensor:
         """The tensor for PyTorch's kernel, on the device of ``dense``."""
 
+    @abstractmethod
+    def from_torch(self, tensor: SparseSemiStructuredTensor) -> Tensor:
+        """The dense matrix of such a tensor."""
+
     def why_not(self, dense: Tensor) -> str | None:
         """Why the kernel does not take ``dense``, wherever it is, or ``None``."""
         if (limit := self.limits.get(dense.dtype)) is None:

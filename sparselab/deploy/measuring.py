@@ -17,6 +17,7 @@ from sparselab.core.models import as_eager, evaluating, to_device
 from sparselab.deploy.forecasting import Forecast, forecast
 from sparselab.deploy.hardware import Hardware, attained, hardware, hardware_names
 from sparselab.deploy.published import speedup_bounds
+from sparselab.deploy.semi_structured import to_semi_structured
 from sparselab.masks import create_mask
 from sparselab.network.examples import examples_of
 from sparselab.network.tracing import as_call
@@ -32,14 +33,15 @@ COLUMNS = [
 class Benchmark:
     """What ``benchmark`` measured.
 
-    ``frame`` has one row for each layer that a sparse kernel takes; ``dense_us`` is the time of one
-    pass of the model as it was given, in ``dtype``, in microseconds. ``device`` names the GPU,
+    ``frame`` has one row for each layer that a sparse kernel takes; ``dense_us`` and ``sparse_us``
+    are the times of one pass of the whole model, in microseconds. ``device`` names the GPU,
     ``clocks_mhz`` its clock before and after, where the driver tells. ``forecast`` is that for the
     same model; ``None`` where the GPU is none that is known.
     """
 
     frame: pd.DataFrame
     dense_us: float
+    sparse_us: float
     dtype: str
     device: str
     clocks_mhz: tuple[int, int] | None
@@ -47,13 +49,12 @@ class Benchmark:
 
     def __str__(self) -> str:
         rows = self.frame
-        saved = float((rows["dense_us"] - rows["sparse_us"]).sum())
         clocks = "" if self.clocks_mhz is None else f", {self.clocks_mhz[0]} to {self.clocks_mhz[1]} MHz"
         expected = "" if self.forecast is None else f" {self.forecast.sentence}"
         return (
-            f"{self.device}{clocks}: {len(rows)} layers by themselves take {rows['dense_us'].sum():,.0f} us dense and "
-            f"{rows['sparse_us'].sum():,.0f} us sparse; the dense model takes {self.dense_us:,.0f} us, so "
-            f"{self.dense_us / max(self.dense_us - saved, 1e-9):.2f} is what they could make of it.{expected}"
+            f"{self.device}{clocks}: the model takes {self.dense_us:,.0f} us dense and {self.sparse_us:,.0f} us sparse, "
+            f"{self.dense_us / self.sparse_us:.2f} times as fast; its {len(rows)} sparse layers by themselves "
+            f"{rows['dense_us'].sum():,.0f} and {rows['sparse_us'].sum():,.0f} us.{expected}"
         )
 
 
@@ -62,10 +63,10 @@ def benchmark(
 ) -> Benchmark:
     """Dense against 2:4, layer by layer, on the GPU that is there, beside what ``forecast`` says.
 
-    A copy of the model in ``dtype`` runs on the current CUDA device. Every layer that a sparse
-    kernel takes is timed by itself, as a matrix product of its size with random inputs, dense and
-    packed (pruned by magnitude where it is not 2:4 yet): CUDA events, 10 calls to warm up, the
-    median of 30. Columns: ``layer, outputs, channels, tokens, dense_us, sparse_us, speedup``,
+    A copy of the model in ``dtype`` runs on the current CUDA device, as it is and with every layer
+    that a sparse kernel takes pruned by magnitude and packed (``to_semi_structured``). Each of these
+    layers is timed by itself too, as a matrix product of its size with random inputs: CUDA
+    events, 10 calls to warm up, the median of 30. Columns: ``layer, outputs, channels, tokens, dense_us, sparse_us, speedup``,
     ``speedup_lower`` and ``speedup_upper`` as forecast, ``inside`` (whether the measurement is between them) and
     ``difference`` (the largest one of an output, over the root mean square). ``hardware`` says
     which GPU it is, where its name does not tell.
@@ -85,12 +86,12 @@ def benchmark(
     precision = str(dtype).removeprefix("torch.")
     expected = forecast(model, example_inputs, hardware=gpu or "h100", dtype=precision)
     clock = _clock()
-    dense_us = _model_us(model, example_inputs, device, dtype)
     taken = expected.frame[expected.frame["kernel"] != ""]
+    dense_us, sparse_us = _model_us(model, example_inputs, list(taken["layer"]), device, dtype)
     rows = [_row(row, model, device, dtype, gpu) for row in taken.to_dict("records")]
     clocks = None if clock is None else (clock, _clock() or clock)
     frame = pd.DataFrame(rows, columns=COLUMNS)
-    return Benchmark(frame, dense_us, precision, name, clocks, expected if gpu else None)
+    return Benchmark(frame, dense_us, sparse_us, precision, name, clocks, expected if gpu else None)
 
 
 _hardware = hardware  # the keyword of the same name hides it
@@ -129,7 +130,10 @@ def _row(row: dict[Any, Any], model: nn.Module, device: torch.device, dtype: tor
     }
 
 
-def _model_us(model: nn.Module, example_inputs: Any, device: torch.device, dtype: torch.dtype) -> float:
+def _model_us(
+    model: nn.Module, example_inputs: Any, layers: list[str], device: torch.device, dtype: torch.dtype
+) -> tuple[float, float]:
+    """The times of a copy of ``model``: as it is, and with ``layers`` pruned and packed."""
     run = copy.deepcopy(model).to(device, dtype)
     args, kwargs = to_device(as_call(example_inputs), device)
     args, kwargs = torch.utils._pytree.tree_map(
@@ -137,7 +141,13 @@ def _model_us(model: nn.Module, example_inputs: Any, device: torch.device, dtype
         (args, kwargs),
     )
     with torch.no_grad(), evaluating(run):
-        return median_us(lambda: run(*args, **kwargs))
+        dense_us = median_us(lambda: run(*args, **kwargs))
+        for layer in layers:
+            weight = run.get_parameter(layer)
+            weight.mul_(create_mask(weight, "2:4"))
+        if layers:
+            to_semi_structured(run, include=layers)
+        return dense_us, median_us(lambda: run(*args, **kwargs))
 
 
 def median_us(call: Callable[[], object]) -> float:

@@ -29,7 +29,9 @@ class PackedModule(nn.Module):
 
     def dense_weight(self, name: str) -> Tensor:
         """The dense weight that a packed parameter stands for."""
-        return self._parameters[name].to_dense()  # type: ignore[union-attr]
+        held = self._parameters[name]
+        assert isinstance(held, SparseSemiStructuredTensor)
+        return self._layout.from_torch(held)
 
     def matrix_of(self, name: str, weight: Tensor) -> Tensor:
         """A weight, as a state dict has it, as the matrix that is packed."""
@@ -131,6 +133,16 @@ class PackedAttention(PackedModule, nn.MultiheadAttention):
     """
 
     _was_packed: bool
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, *others: Any, **options: Any) -> Any:
+        """As ``MultiheadAttention``, of inputs laid out so that each projection meets contiguous rows."""
+        laid_out = (self._laid_out(given) for given in (query, key, value))
+        return super().forward(*laid_out, *others, **options)
+
+    def _laid_out(self, given: Tensor) -> Tensor:
+        if self.batch_first and given.ndim == 3:  # PyTorch puts time first before it projects
+            return given.transpose(0, 1).contiguous().transpose(0, 1)
+        return given.contiguous()
 
     def become_dense(self) -> None:
         """The projections in one, where they were."""

@@ -316,7 +316,8 @@ def _new_folder(folder: Path) -> Iterator[Path]:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is not an empty folder: name a new one, files of two models are never mixed")
-    partial_ = folder.absolute().parent / f".{folder.name}.{os.getpid()}.partial"
+    place = folder.absolute()
+    partial_ = place.parent / f".{place.name}.{os.getpid()}.partial"
     partial_.mkdir(parents=True)
     try:
         yield partial_

@@ -81,7 +81,7 @@ def _parts(tensors: Sequence[Planned]) -> Iterator[bytes | memoryview]:
         tensor = each.make().detach().cpu().contiguous()
         assert (tensor.dtype, tuple(tensor.shape)) == (each.dtype, each.shape), each.name
         if tensor.numel():
-            yield memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+            yield tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def _header(tensors: Sequence[Planned]) -> bytes:

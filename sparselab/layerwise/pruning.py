@@ -28,7 +28,10 @@ from sparselab.layerwise.report import PruneReport, frame_of
 from sparselab.layerwise.store import BlockStore, DoneBlock
 from sparselab.layerwise.stream import Stream, few_of
 from sparselab.masks import AnyPattern, calculator
+from sparselab.network.examples import as_example
+from sparselab.network.outputs import Outputs
 from sparselab.network.permuting import OWN_DTYPE, permute
+from sparselab.network.reach import Reach
 from sparselab.network.report import PermutationReport
 from sparselab.permutation.objectives import OBJECTIVES, Objective
 from sparselab.permutation.strategy import STRATEGIES, Strategy
@@ -46,6 +49,9 @@ def prune(
     *,
     pruner: str | Pruner = "sparsegpt",
     permutation: str | Strategy | None = None,
+    example_inputs: Any = None,
+    outputs: Outputs | None = None,
+    unreached: str = "refuse",
     objective: str | Objective | None = None,
     include: str | Iterable[str] | None = None,
     exclude: str | Iterable[str] | None = None,
@@ -87,7 +93,8 @@ def prune(
 
     ``permutation`` (a search strategy: ``"auto"``) first puts the channels of the whole model in
     free orders (``sl.permute``), searched by the scores of the pruner, or by Wanda's where it has
-    none; ``seed`` is that of the search. The first batch is the example that the model is traced on.
+    none; ``seed`` is that of the search. The first batch is the example that the model is traced on,
+    unless there are ``example_inputs``; they, ``outputs`` and ``unreached`` are as in ``sl.permute``.
     ``objective`` (``"error"``, ``"updated_error"``) has them searched for the error of what layers
     give instead, by second moments of the calibration data, which take ``4 d^2`` bytes for each
     different input of ``d`` channels.
@@ -126,6 +133,7 @@ def prune(
     if strategy is None and objective is not None:
         raise ValueError(f"objective={objective!r} is what orders are searched for: give permutation='auto' too")
     searched = None if objective is None else OBJECTIVES.resolve(objective)
+    traced = _Traced(example_inputs, Reach.of(outputs, unreached), outputs)
     orders = None if strategy is None else _Orders(strategy, searched, seed)
     batches = calibration_batches(calibration, "to calibrate on")
     with ExitStack() as stack:
@@ -133,7 +141,7 @@ def prune(
             stack.enter_context(context)
         chain = chain_by(inner, blocks, batches[0], device)
         weights = chosen(chain, Names.of(include, exclude), method)
-        run = _Run(chain, weights, batches, method, mask)
+        run = _Run(chain, weights, batches, method, mask, traced)
         protocol = run.protocol(orders, seed)
         blocks_done = None if store is None else BlockStore(Path(store))
         if blocks_done is not None:
@@ -159,6 +167,24 @@ class _Orders:
 
 
 @dataclass(frozen=True, eq=False)
+class _Traced:
+    """On what the model is traced where channels are permuted, and what has to stay as it is."""
+
+    example_inputs: Any
+    reach: Reach
+    outputs: Outputs | None
+
+    def examples(self, batches: Sequence[Any]) -> Any:
+        """The examples: the first of ``batches`` where none were given."""
+        return as_example(batches[0]) if self.example_inputs is None else self.example_inputs
+
+    @property
+    def digest(self) -> str:
+        """What tells two of them apart."""
+        return digest([self.example_inputs, self.outputs, self.reach.unreached])
+
+
+@dataclass(frozen=True, eq=False)
 class _Run:
     """One call of ``prune``: what is pruned how, by which data."""
 
@@ -167,6 +193,7 @@ class _Run:
     batches: Sequence[Any]
     method: Method
     mask: PositionMask | None
+    traced: _Traced
 
     @property
     def count(self) -> int:
@@ -181,6 +208,7 @@ class _Run:
             "pruner_options": str(self.method.pruner),
             "permutation": str(orders and orders.strategy),
             "objective": str(orders and orders.objective),
+            "traced": self.traced.digest,
             "sequential": self.method.sequential,
             "correction": self.method.correction,
             "seed": seed,
@@ -205,10 +233,9 @@ class _Run:
             moments = self._collected(SecondMoments, names)[SecondMoments]
         elif isinstance(saliency, str) and (kind := needs(saliency)) is not None:
             saliency = from_statistics(saliency, self._collected(kind, names))
-        example = to_device(self.batches[0], device_of(self.chain.model))
         return permute(
             self.chain.model,
-            example,
+            to_device(self.traced.examples(self.batches), device_of(self.chain.model)),
             pattern,
             strategy=orders.strategy,
             saliency=saliency,
@@ -217,6 +244,8 @@ class _Run:
             include=names,
             seed=orders.seed,
             verify=OWN_DTYPE,  # a copy in float64 would be larger than all else here
+            outputs=self.traced.outputs,
+            unreached=self.traced.reach.unreached,
         )
 
     def _collected(self, kind: type[Any], names: list[str]) -> Statistics:

@@ -27,7 +27,7 @@ def constants_of(model: nn.Module) -> dict[str, Tensor]:
         if isinstance(module, torch.jit.ScriptModule):
             continue
         own = {name: module._buffers.get(name) for name in sorted(module._non_persistent_buffers_set)}
-        own |= {name: held for name, held in vars(module).items() if type(held) is Tensor}
+        own |= {name: held for name, held in module.__dict__.items() if type(held) is Tensor}
         for name, tensor in own.items():
             if tensor is not None and tensor.is_floating_point():
                 found[f"{prefix}.{name}" if prefix else name] = tensor
@@ -61,21 +61,21 @@ def keep_moved_constants(model: nn.Module, moves: Iterable[Move]) -> list[str]:
     new: dict[str, None] = {}
     for move in moves:
         held = [(name, modules[name.rpartition(".")[0]], name.rpartition(".")[2]) for name in move.names]
-        if not all(name in constants or _note(attribute) in vars(module) for name, module, attribute in held):
+        if not all(name in constants or _note(attribute) in module.__dict__ for name, module, attribute in held):
             continue  # another name of what is in the state dict anyway
         for name, module, attribute in held:
-            kept: _Kept = vars(module).get(_note(attribute)) or _Kept(attribute in vars(module))
+            kept: _Kept = module.__dict__.get(_note(attribute)) or _Kept(attribute in module.__dict__)
             if kept.moves and _undoes(move, kept.moves[-1]):
                 kept.moves.pop()
             else:
                 kept.moves.append(move)
-            if kept.moves and _note(attribute) not in vars(module):
-                _register(module, attribute, vars(module).pop(attribute, None))
-                vars(module)[_note(attribute)] = kept
+            if kept.moves and _note(attribute) not in module.__dict__:
+                _register(module, attribute, module.__dict__.pop(attribute, None))
+                module.__dict__[_note(attribute)] = kept
                 new[name] = None
             elif not kept.moves:
                 _unregister(module, attribute, plain=kept.plain)
-                del vars(module)[_note(attribute)]
+                del module.__dict__[_note(attribute)]
                 new.pop(name, None)
     return list(new)
 
@@ -101,7 +101,7 @@ def _register(module: nn.Module, attribute: str, plain: Tensor | None) -> None:
 
 def _unregister(module: nn.Module, attribute: str, *, plain: bool) -> None:
     if plain:
-        vars(module)[attribute] = module._buffers.pop(attribute)
+        module.__dict__[attribute] = module._buffers.pop(attribute)
     else:
         module._non_persistent_buffers_set.add(attribute)
 

@@ -16,6 +16,7 @@ from torch import nn
 from torch.fx import Node
 
 from sparselab.core.models import evaluating
+from sparselab.network.examples import examples_of
 from sparselab.network.tracing import trace
 
 _SAME = {"contiguous", "clone", "alias", "detach", "to", "_to_copy", "type_as", "slice", "index_select", "expand"}
@@ -42,20 +43,20 @@ def packed_channel_dims(model: nn.Module, example_inputs: Any, names: Iterable[s
     """The ``channel_dim``, -1 or -2, of those of the parameters called ``names`` that are packed matrices.
 
     All have three dimensions. The first of packed ones numbers matrices, and every use of them is a
-    product that sums over the same one of the other two. The model is traced on ``example_inputs``
-    and left as it was. Raises ``UntraceableError``.
+    product that sums over the same one of the other two. The model is traced on ``example_inputs``,
+    on each of them where they are a list, and left as it was. Raises ``UntraceableError``.
     """
     with evaluating(model):
-        graph = trace(model, example_inputs)
-    wanted = set(names)
-    parts: dict[Node, _Part] = {}
-    uses = {name: _Uses() for name in wanted}
-    for node in graph.module.graph.nodes:
-        if node.op == "placeholder" and graph.tensors.get(node.name) in wanted:
-            parts[node] = _Part(graph.tensors[node.name], (0, 1, 2))
-        for source in node.all_input_nodes:
-            if source in parts:
-                _follow(node, source, parts, uses[parts[source].name])
+        graphs = [trace(model, example) for example in examples_of(example_inputs, model)]
+    uses = {name: _Uses() for name in names}
+    for graph in graphs:
+        parts: dict[Node, _Part] = {}
+        for node in graph.module.graph.nodes:
+            if node.op == "placeholder" and graph.tensors.get(node.name) in uses:
+                parts[node] = _Part(graph.tensors[node.name], (0, 1, 2))
+            for source in node.all_input_nodes:
+                if source in parts:
+                    _follow(node, source, parts, uses[parts[source].name])
     return {
         name: dim - 3
         for name, found in uses.items()

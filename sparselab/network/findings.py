@@ -14,10 +14,13 @@ from sparselab.core.patterns import Pattern
 from sparselab.network.analysis import Analysis
 from sparselab.network.axes import reasons_of
 from sparselab.network.named_axes import axis_members, axis_names
+from sparselab.network.output_orders import Suggestion, output_orders, suggestion
 from sparselab.network.plan import Plan
+from sparselab.network.reach import UnreachedError
 from sparselab.network.report import COLUMNS, PermutationReport
 from sparselab.network.search_problems import Consumer
 from sparselab.network.searching import AxisSearch, Searches
+from sparselab.network.tracing import UntraceableError
 from sparselab.network.verify import Verdict
 
 _BEST_FIRST = ("permuted", "kept", "rolled_back", "pinned")
@@ -30,9 +33,9 @@ class Findings:
     """What was found out about the eligible ``layers`` of a network.
 
     ``consumers`` are those whose weight the ``analysis`` knows. ``verdict`` is ``None`` when
-    nothing was verified. ``untraceable`` says why the model could not be followed, if so; then
-    there is no analysis, and every layer is pinned for that reason. ``objective``: what orders were
-    searched for if not for saliency.
+    nothing was verified. ``stopped`` is the error that kept the model from being followed, if one
+    did; then there is no analysis, and every layer is pinned for that reason. ``objective``: what
+    orders were searched for if not for saliency.
     """
 
     pattern: Pattern
@@ -41,12 +44,13 @@ class Findings:
     consumers: Sequence[Consumer] = ()
     searches: Searches = field(default_factory=Searches)
     verdict: Verdict | None = None
-    untraceable: str | None = None
+    stopped: UntraceableError | UnreachedError | None = None
     objective: str | None = None
 
     def report(self, seconds: float) -> PermutationReport:
         """The report, of a permutation that took ``seconds``."""
-        verdict = self.verdict
+        verdict, stopped = self.verdict, self.stopped
+        unreached = stopped.names if isinstance(stopped, UnreachedError) else self.analysis.unreached
         return PermutationReport(
             self._axes(),
             self._weights(),
@@ -56,9 +60,20 @@ class Findings:
             verdict.difference.relative if verdict else math.nan,
             verdict.tolerance if verdict else math.nan,
             seconds,
-            self.untraceable,
+            str(stopped) if isinstance(stopped, UntraceableError) else None,
             self.objective,
+            refused=str(stopped) if isinstance(stopped, UnreachedError) else None,
+            unreached=unreached,
+            outputs=output_orders(self.analysis, self.searches.orders),
+            suggestion=self._suggestion(),
         )
+
+    def _suggestion(self) -> Suggestion | None:
+        """What a choice of outputs would free, where none was made."""
+        if not all(output.chosen for output in self.analysis.outputs):
+            return None
+        _, m = self.pattern.require_nm("permute")
+        return suggestion(self.analysis, self.consumers, m, sum(layer.weight.numel() for layer in self.layers))
 
     def _axes(self) -> pd.DataFrame:
         searches = self.searches.axes
@@ -85,8 +100,8 @@ class Findings:
         }
 
     def _why_pinned(self, layer: LayerWeight) -> str:
-        if self.untraceable is not None:
-            return self.untraceable
+        if self.stopped is not None:
+            return str(self.stopped)
         members = [consumer.member for consumer in self.consumers if consumer.name == layer.name]
         reasons = [reason for member in members for reason in reasons_of(member.dims[layer.channel_dim])]
         return "; ".join(reasons) or "every index of it means something else"

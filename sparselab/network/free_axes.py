@@ -19,7 +19,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,16 +63,17 @@ Orders = Mapping[Axis, Indices]
 # -------------------------------------------------------------------------------------------------------- dependence
 
 
-def free_axes(analysis: Analysis) -> list[Axis]:
+def free_axes(analysis: Analysis, freed: Set[Leaf] = frozenset()) -> list[Axis]:
     """Every axis that may be put in any order, those that others depend on first.
 
-    The order of the list follows the model's own order of parameters.
+    The order of the list follows the model's own order of parameters. Leaves that are ``freed``
+    count as free though they are pinned.
     """
     beside = _always_beside(analysis.values, _implied(analysis.groupings))
     for leaf, others in _always_beside(member.dims for member in analysis.members).items():
         beside[leaf] &= others  # what moves a tensor needs every index that an order depends on, in that tensor
     ranked = {leaf: rank for rank, leaf in enumerate(dict.fromkeys(_member_leaves(analysis)))}
-    free = [leaf for leaf in ranked if leaf.reason is None]
+    free = [leaf for leaf in ranked if leaf.reason is None or leaf in freed]
     found: list[tuple[tuple[Leaf, ...], tuple[Leaf, ...]]] = []
     done: set[Leaf] = set()
     for leaf in free:

@@ -19,10 +19,13 @@ from sparselab.core.readable import is_offloaded, not_there_yet, why_unreadable
 from sparselab.core.sharding import is_flattened, is_sharded, reshard
 from sparselab.core.weight_matrix import to_matrix
 from sparselab.masks.eligibility import why_not_pruned
-from sparselab.network.analysis import Analysis, analyse
+from sparselab.network.analysis import Analysis
 from sparselab.network.axes import Indices, leaves_of
+from sparselab.network.examples import examples_of
 from sparselab.network.free_axes import Axis, free_axes
+from sparselab.network.outputs import Outputs
 from sparselab.network.plan import Plan
+from sparselab.network.reach import Reach
 from sparselab.network.search_problems import Place, Scored, Scores, consumers_of, placed_problems
 from sparselab.permutation import SearchProblem
 from sparselab.permutation.objectives import ByErrors
@@ -77,15 +80,24 @@ class NetworkAxes:
     _analysis: Analysis
 
     @classmethod
-    def of(cls, model: nn.Module, example_inputs: Any) -> NetworkAxes:
-        """The axes of ``model``, traced on ``example_inputs``.
+    def of(
+        cls,
+        model: nn.Module,
+        example_inputs: Any,
+        *,
+        outputs: Outputs | None = None,
+        unreached: str = "refuse",
+    ) -> NetworkAxes:
+        """The axes of ``model``, traced on ``example_inputs``; the arguments are as in ``permute``.
 
-        Raises ``UntraceableError``, and ``ValueError`` for one that is sharded or has no values yet.
+        Raises ``UntraceableError``, ``UnreachedError`` for one with parameters that no example
+        reaches, and ``ValueError`` for one that is sharded or has no values yet.
         """
+        reach = Reach.of(outputs, unreached)
         inner = unwrap(as_eager(model, "NetworkAxes.of"))
         layers = list(layer_weights(inner))
         _require_in_place(inner, layers)
-        analysis = analyse(inner, example_inputs)
+        analysis = reach.analyse(inner, examples_of(example_inputs, inner))
         consumers = consumers_of(analysis, layers)
         readers = {axis: tuple(c.name for c in consumers if c.reads(axis)) for axis in free_axes(analysis)}
         axes = [axis for axis, names in readers.items() if names and axis.size <= MAX_CHANNELS]

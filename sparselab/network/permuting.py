@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -13,13 +14,15 @@ from torch import nn
 from sparselab.core.layers import LayerWeight
 from sparselab.core.models import as_eager, unwrap
 from sparselab.core.patterns import Pattern
-from sparselab.network.analysis import Analysis, analyse
+from sparselab.network.analysis import Analysis
 from sparselab.network.examples import examples_of
 from sparselab.network.findings import Findings
 from sparselab.network.free_axes import Axis, Orders, free_axes
 from sparselab.network.named_axes import chosen_layers
+from sparselab.network.outputs import Outputs
 from sparselab.network.plan import Plan, as_optimizers
 from sparselab.network.ranks import on_one_rank
+from sparselab.network.reach import Reach, UnreachedError
 from sparselab.network.report import PermutationReport
 from sparselab.network.search_problems import consumers_of
 from sparselab.network.searching import SearchSettings, search_axes
@@ -29,6 +32,8 @@ from sparselab.permutation.objectives import ByErrors, Objective, by_errors, req
 from sparselab.permutation.strategy import Strategy
 from sparselab.saliency import ModelSaliency
 from sparselab.statistics import SecondMoments
+
+_log = logging.getLogger("sparselab")
 
 OWN_DTYPE = "own_dtype"
 
@@ -49,16 +54,32 @@ def permute(
     backend: str = "auto",
     verify: bool | str = True,
     strict: bool = False,
+    outputs: Outputs | None = None,
+    unreached: str = "refuse",
 ) -> PermutationReport:
     """Reorder the channels of a whole network so that ``pattern`` keeps more of it.
 
     In place, and the function that the network computes stays the same. ``example_inputs`` is what
     the model takes: a tensor, a tuple of positional arguments or a dict of keyword arguments; of a
     loader its first batch is taken (the first entry, if that is a tuple or list). The model is
-    traced on them once (``torch.export``, evaluation mode). Every set of channels that can be
+    traced on it once (``torch.export``, evaluation mode). Every set of channels that can be
     reordered without changing the outputs is found, an order of it is searched, and all tensors
     that it touches are moved: weights, biases, statistics, gradients and the state of
     ``optimizer``, one or several. Parameters remain the same objects.
+
+    A **list** of ``example_inputs`` is several examples, each as above. The model is traced on
+    every one of them, each constrains what may move, and outputs are compared on all. Give one for
+    every path that the model can take: with an image and without, short and long, flags on and off.
+    Where some parameters are reached by no example, what they touch cannot be known, so nothing is
+    moved: the report (``refused``, ``unreached``) and the log name them, and ``strict=True`` raises.
+    ``unreached="keep"`` moves the others all the same: for parameters that nothing uses any more.
+
+    ``outputs`` says which of the tensors that the model returns have to stay as they are; without
+    it all do, hidden states and caches too. It takes names (``"logits"``; ``"hidden_states"`` for
+    all below it), indices, a list of them, or a function of what the model returns, whose result
+    counts. Other outputs may come in another order of their channels: ``report.outputs`` says which,
+    and ``report.order_of(name)`` in what order. Caches then fit the model as it is now. Without
+    ``outputs``, the report says what a choice would free (``report.suggestion``).
 
     ``include`` and ``exclude`` choose the weights whose retained saliency counts, by names of
     weights or modules with ``*`` and ``?``; ``saliency`` may be a mapping from weight name to
@@ -83,7 +104,8 @@ def permute(
     starting from the orders for ``"2:4"`` if those are better than none.
 
     Raises ``ValueError`` for patterns that no order can be searched for, for names that match
-    nothing, and for a model that is masked already.
+    nothing, for outputs that the model does not return, for a list that could be one example as
+    well as several, and for a model that is masked already.
 
     >>> import torch
     >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
@@ -93,6 +115,7 @@ def permute(
     """
     if verify not in (True, False, OWN_DTYPE):
         raise ValueError(f"verify is True, False or {OWN_DTYPE!r}, got {verify!r}")
+    reach = Reach.of(outputs, unreached)
     inner = unwrap(as_eager(model, "permute"))
     optimizers = as_optimizers(optimizer)
     chosen = by_errors(objective, moments)
@@ -103,14 +126,17 @@ def permute(
     settings = SearchSettings(Pattern.parse(pattern), strategy, saliency, seed, backend, errors)
     layers = chosen_layers(inner, settings.pattern, include, exclude)
     examples = examples_of(example_inputs, inner)
-    report = on_one_rank(lambda: _found(inner, examples, layers, settings, verify, strict))
+    report = on_one_rank(lambda: _found(inner, examples, reach, layers, settings, verify, strict))
+    if report.refused:
+        _log.warning("nothing was permuted: %s", report.refused)
     report.plan.apply(inner, optimizers)
     return report
 
 
 def _found(
     model: nn.Module,
-    example_inputs: Any,
+    examples: Sequence[Any],
+    reach: Reach,
     layers: Sequence[LayerWeight],
     settings: SearchSettings,
     verify: bool | str,
@@ -119,18 +145,17 @@ def _found(
     """The report of what is to be done; ``model`` itself is as before."""
     started = time.perf_counter()
     try:
-        analysis = analyse(model, example_inputs)
-    except UntraceableError as error:
+        analysis = reach.analyse(model, examples)
+    except (UntraceableError, UnreachedError) as error:
         if strict:
             raise
-        findings = Findings(settings.pattern, layers, untraceable=str(error), objective=settings.objective)
+        findings = Findings(settings.pattern, layers, stopped=error, objective=settings.objective)
         return findings.report(time.perf_counter() - started)
     consumers = consumers_of(analysis, layers)
     searches = search_axes(analysis, free_axes(analysis), consumers, settings)
     verdict = None
     if verify and searches.orders:
-        copied = verify is True
-        witness = Witness(model, example_inputs, analysis.lowest, settings.seed, copied=copied)
+        witness = Witness(model, examples, analysis.lowest, settings.seed, copied=verify is True, pick=reach.choice)
         verdict = _verified(witness, analysis, searches.orders)
         if verdict.blamed and strict:
             raise RuntimeError(f"{len(verdict.blamed)} axes changed the model's outputs; the model is as it was")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
 
+from sparselab.core.moves import Indices
+from sparselab.network.output_orders import OutputOrder, Suggestion
 from sparselab.network.plan import Plan
 
 COLUMNS = [
@@ -35,7 +39,12 @@ class PermutationReport:
     ``retained`` and ``ideal`` are a constant less the error, a constant less what is left of it, and
     that constant, as shares of what each layer gives, and ``efficacy`` is the percent saved.
     ``untraceable`` says why the model could not be traced, else it is ``None``; an untraceable
-    model was not changed.
+    model was not changed. Neither was one where ``refused`` says why: some of its parameters
+    (``unreached``) are used by no example.
+
+    ``outputs`` says of every tensor that the model returns whether it had to stay as it was, and
+    what became of it (``order_of``). ``suggestion`` is a choice of outputs that would free more of
+    the weights, where all had to stay.
     """
 
     frame: pd.DataFrame
@@ -48,6 +57,10 @@ class PermutationReport:
     seconds: float = 0.0
     untraceable: str | None = None
     objective: str | None = None
+    refused: str | None = None
+    unreached: tuple[str, ...] = ()
+    outputs: tuple[OutputOrder, ...] = ()
+    suggestion: Suggestion | None = None
 
     @property
     def share_permuted(self) -> float:
@@ -58,10 +71,52 @@ class PermutationReport:
     @property
     def why_not(self) -> str:
         """Why eligible weights were not permuted: the reason that holds for most of them; empty if all were."""
-        if self.untraceable:
-            return self.untraceable
+        if self._stopped:
+            return self._stopped
         left = self.weights[self.weights["status"] != "permuted"]
         return str(left.groupby("reason")["numel"].sum().idxmax()) if len(left) else ""
+
+    @property
+    def differing(self) -> tuple[str, ...]:
+        """The outputs that the model returns in another order now: none of those that were chosen."""
+        return tuple(dict.fromkeys(output.name for output in self.outputs if output.reorderings))
+
+    def order_of(self, output: str | int, dim: int | None = None) -> Indices:
+        """The order of one dimension of an ``output``: what is at ``i`` now was at ``order[i]`` before.
+
+        For another model that reads it: ``reader.weight[:, order]`` reads the channels as they come
+        now. ``output`` is a name in ``outputs``. Without ``dim`` it is the only dimension that
+        moved; an output that did not move has the order ``0, 1, 2, ...``. Raises ``ValueError`` for
+        an unknown output, and where no dimension moved by itself.
+
+        >>> import torch
+        >>> from sparselab.network.permuting import permute
+        >>> class Encoder(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.body, self.head = torch.nn.Linear(8, 16), torch.nn.Linear(16, 4)
+        ...     def forward(self, x):
+        ...         hidden = self.body(x)
+        ...         return {"hidden": hidden, "logits": self.head(hidden)}
+        >>> model, x = Encoder(), torch.randn(2, 8)
+        >>> before = model(x)["hidden"]
+        >>> report = permute(model, x, outputs="logits")
+        >>> torch.equal(model(x)["hidden"], before[:, report.order_of("hidden")])
+        True
+        """
+        found = [each for each in self.outputs if each.name == str(output)]
+        if not found:
+            names = ", ".join(dict.fromkeys(repr(each.name) for each in self.outputs))
+            raise ValueError(f"{output!r} is no output of the model; it returned {names or 'nothing'}")
+        first, *others = [each.order(dim) for each in found]
+        if any(not np.array_equal(first, other) for other in others):
+            raise ValueError(f"{output!r} has another order in every example; permute with one of them")
+        return first
+
+    @property
+    def _stopped(self) -> str | None:
+        """Why nothing was done at all."""
+        return self.untraceable or self.refused
 
     @property
     def retained_gain(self) -> float:
@@ -83,8 +138,8 @@ class PermutationReport:
         return f"<PermutationReport: {str(self).splitlines()[0]}>"
 
     def __str__(self) -> str:
-        if self.untraceable:
-            return f"Nothing was permuted. {self.untraceable}."
+        if self._stopped:
+            return f"Nothing was permuted. {self._stopped}."
         counts = self.frame["status"].value_counts()
         said = ", ".join(f"{counts[s]} {s}" for s in ("permuted", "kept", "pinned", "rolled_back") if s in counts)
         lines = [
@@ -97,6 +152,13 @@ class PermutationReport:
                 f"Outputs before and after differ by {self.max_rel_error:.1e} relative "
                 f"(rounding explains {self.tolerance:.0e})."
             )
+        if self.differing:
+            shown = ", ".join(self.differing[:4]) + (" ..." if len(self.differing) > 4 else "")
+            lines.append(f"In another order than before: {shown} (order_of says in which).")
+        if self.unreached:
+            lines.append(f"Kept in their order, used by no example: {reprlib.repr([*self.unreached])[1:-1]}.")
+        if self.suggestion is not None:
+            lines.append(f"{self.suggestion}.")
         left = self.frame[self.frame["status"].isin(["pinned", "rolled_back"])]
         for reason, rows in list(left.groupby("reason", sort=False))[:5]:
             names = [name for consumers in rows["consumers"] for name in consumers]

@@ -90,7 +90,7 @@ def _spelled(letters: str, count: int) -> list[str]:
 
 @rule("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution")
 def convolution(call: Call) -> Result:
-    """Channels are contracted within each group; the window pins space, unless it is one point."""
+    """Channels are contracted within each group; the window pins space where it is wider than a point."""
     weight, groups = call.dims("weight"), int(call["groups"])
     transposed = "transpose" in call.name or bool(call.arguments.get("transposed"))
     *batch, channels = call.dims("input")[: -(len(weight) - 2)]
@@ -107,13 +107,18 @@ def convolution(call: Call) -> Result:
     out = outer + produced
     if call["bias"] is not None:
         unify(out, call.dims("bias")[0])
-    kernel, space_out = weight[2:], space
-    if not _single_point(call, kernel):
-        reason = call.why(f"moved over by the window of {call.name}")
-        for dim in (*kernel, *space):
-            pin(dim, reason)
-        space_out = tuple(fresh(size, reason) for size in call.shape[-len(space) :])
-    call.notes.add((*batch, out, within, *kernel))  # without space, over which the window sums
+    kernel, reason = weight[2:], call.why(f"moved over by the window of {call.name}")
+    passing = [_single_point(call, kernel, number) for number in range(len(kernel))]
+    for number, passes in enumerate(passing):
+        if not passes:
+            pin(kernel[number], reason)
+            pin(space[number], reason)
+    sizes = call.shape[-len(space) :]
+    space_out = [
+        dim if passes else fresh(size, reason) for dim, passes, size in zip(space, passing, sizes, strict=True)
+    ]
+    passed = [dim for dim, passes in zip(space, passing, strict=True) if passes]
+    call.notes.add((*batch, out, within, *kernel, *passed))  # without the space that is summed over
     return (*batch, out, *space_out)
 
 
@@ -123,15 +128,19 @@ def _groups(call: Call, dim: Dim, groups: int) -> tuple[Dim, Dim]:
     return outer, within
 
 
-def _single_point(call: Call, kernel: Dims) -> bool:
-    def all_equal(value: Any, to: int) -> bool:
-        return all(item == to for item in value) if isinstance(value, (list, tuple)) else value in (to, "same", "valid")
+def _single_point(call: Call, kernel: Dims, number: int) -> bool:
+    """Whether the window stands still in one dimension of space: each output there has one input."""
+
+    def equals(value: Any, to: int) -> bool:
+        if isinstance(value, (list, tuple)):
+            return bool(value[number if len(value) > 1 else 0] == to)
+        return value in (to, "same", "valid")
 
     return (
-        all(size_of(dim) == 1 for dim in kernel)
-        and all_equal(call["stride"], 1)
-        and all_equal(call["padding"], 0)
-        and all_equal(call.arguments.get("output_padding", 0), 0)
+        size_of(kernel[number]) == 1
+        and equals(call["stride"], 1)
+        and equals(call["padding"], 0)
+        and equals(call.arguments.get("output_padding", 0), 0)
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from sparselab.network.axes import Concat, Dim, factors_of, fresh, join, parts_of, pin, size_of, take_tail, unify
 from sparselab.network.dataflow import Call, Dims, Result, Value
@@ -152,17 +153,36 @@ def cosine_similarity(call: Call) -> Result:
 
 
 def over_space(call: Call) -> Result:
-    """A window or padding over the last dimensions, which pins them; batch and channels stay."""
+    """A window or padding over the last dimensions pins those that it moves over; the others stay."""
     match = re.search(r"([123])d", call.name)
     assert match is not None
     space = int(match[1])
     dims = call.tensors()[0].dims
     reason = call.why(f"moved over by the window of {call.name}")
+    still = [_stands_still(call, number) for number in range(space)]
     for value in call.tensors():
-        for dim in value.dims[-space:]:
-            pin(dim, reason)
-    passing = dims[:-space]
-    return _outputs(call, passing, reason)
+        for dim, stays in zip(value.dims[-space:], still, strict=True):
+            if not stays:
+                pin(dim, reason)
+    if any(still):
+        sizes = zip(dims[-space:], call.shape[-space:], still, strict=True)
+        return (*dims[:-space], *(dim if stays else fresh(size, reason) for dim, size, stays in sizes))
+    return _outputs(call, dims[:-space], reason)
+
+
+def _stands_still(call: Call, number: int) -> bool:
+    """Whether a pooling window is one point in dimension ``number`` of space, and reads every one of them."""
+    if not re.fullmatch(r"(avg|max)_pool[123]d", call.name):
+        return False
+    kernel, stride, padding = (_of_dimension(call[name], number) for name in ("kernel_size", "stride", "padding"))
+    return kernel == 1 and stride in (1, None) and padding == 0
+
+
+def _of_dimension(value: Any, number: int) -> Any:
+    """An option of a window in one dimension: given once for all of them, once each, or not at all."""
+    if not isinstance(value, (list, tuple)):
+        return value
+    return value[number if len(value) > 1 else 0] if value else None
 
 
 def _outputs(call: Call, passing: Dims, reason: str) -> Result:

@@ -72,19 +72,21 @@ def consumers_of(analysis: Analysis, layers: Sequence[LayerWeight]) -> list[Cons
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """Where an order belongs: to one ``context`` of an axis.
+    """Where an order belongs: to one ``context`` of an axis of ``size`` indices.
 
-    Index ``units[k]`` of the axis is unit ``k`` of the problem. Where only a sample was searched,
-    ``whole`` yields problems of the same units that add up to what an order is really worth.
+    Index ``units[k]`` of the axis is unit ``k`` of the problem; indices that are no unit stay. Where
+    only a sample was searched, ``whole`` yields problems of the same units that add up to what an
+    order is really worth.
     """
 
     context: int
     units: Indices
+    size: int
     whole: Callable[[], Iterator[SearchProblem]] | None = None
 
     def order(self, found: Indices) -> Indices:
         """The order of the axis's indices that an order of the problem's units means."""
-        order = np.empty_like(self.units)
+        order = np.arange(self.size)
         order[self.units] = self.units[found]
         return order
 
@@ -138,21 +140,42 @@ class _Entry:
 class _Reading:
     """How the scores of the weights that read ``axis`` (its ``entries``) become search problems.
 
-    ``units`` numbers the indices of the axis in the order in which they stand in its largest
-    consumer: index ``units[k]`` is unit ``k`` of every problem. ``m`` is the size of a group.
+    ``m`` is the size of a group.
     """
 
     axis: Axis
     entries: Sequence[_Entry]
     scores: Scores
-    units: Indices
     m: int
 
-    @classmethod
-    def of(cls, axis: Axis, entries: Sequence[_Entry], scores: Scores, m: int) -> _Reading:
-        """With the units in the order of the largest consumer."""
-        largest = max(entries, key=lambda entry: entry.consumer.layer.weight.numel())
-        return cls(axis, entries, scores, np.argsort(largest.columns[0, :, 0], kind="stable"), m)
+    def units(self, context: int) -> Indices:
+        """The indices of the axis in the order in which they stand in its largest consumer.
+
+        Index ``units[k]`` is unit ``k`` of the context's problems. Where they fill groups in no
+        consumer (10 channels, for groups of 4), only those are units that stand in whole groups.
+        """
+        largest_first = sorted(self.entries, key=lambda entry: -entry.consumer.layer.weight.numel())
+        runs = [run for entry in largest_first for run in self._columns(entry, context).T]
+        everything: Indices = np.argsort(runs[0], kind="stable")
+        if any(fills_groups(run[everything], self.m) for run in runs):
+            return everything
+        return next(filter(len, (self._in_whole_groups(run) for run in runs)), everything[:0])
+
+    def _in_whole_groups(self, run: Indices) -> Indices:
+        """The indices whose column is in a group of which every column is one of ``run``, rising."""
+        groups, columns = np.unique(run // self.m, return_counts=True)
+        rising = np.argsort(run, kind="stable")
+        return rising[np.isin(run[rising] // self.m, groups[columns == self.m])]
+
+    def _columns(self, entry: _Entry, context: int) -> Indices:
+        """The columns ``(size, copies)`` of a context's units in one consumer."""
+        outer = self._outer(context)
+        found: Indices = entry.columns[_ravel([(leaf, outer[leaf]) for leaf in entry.column_leaves])]
+        return found
+
+    def _outer(self, context: int) -> dict[Leaf, np.intp]:
+        outer = self.axis.outer
+        return dict(zip(outer, np.unravel_index(context, [leaf.size for leaf in outer]), strict=True))
 
     def whole(self, context: int, matrices: Sequence[tuple[Scored, Tensor]]) -> SearchProblem | None:
         """The problem of one context, of all scores; ``None`` where no units fill groups."""
@@ -161,7 +184,7 @@ class _Reading:
             for entry, (scored, matrix) in zip(self.entries, matrices, strict=True)
             for term in self._terms(entry, scored, matrix, context)
         ]
-        problem = SearchProblem(tuple(terms), self.axis.size)
+        problem = SearchProblem(tuple(terms), len(self.units(context)))
         return problem if problem.has_searchable(self.m) else None
 
     def in_parts(self, context: int) -> Iterator[SearchProblem]:
@@ -173,7 +196,7 @@ class _Reading:
                 rows = slice(start, start + step)
                 part = replace(entry, row_context=entry.row_context[rows])
                 terms = self._terms(part, _some(scored, rows), _wide(scored.rows(rows)), context)
-                yield SearchProblem(tuple(terms), self.axis.size)
+                yield SearchProblem(tuple(terms), len(self.units(context)))
 
     def sampled(self, context: int, share: float, rng: np.random.Generator) -> SearchProblem | None:
         """A random ``share`` of every weight's rows, and of those the columns in which the units fill groups.
@@ -196,16 +219,15 @@ class _Reading:
         if not parts:
             return None
         if parts[0].moments is not None:
-            return SearchProblem(tuple(parts), self.axis.size)
+            return SearchProblem(tuple(parts), len(self.units(context)))
         return SearchProblem.from_matrix(np.concatenate([np.asarray(part.saliency) for part in parts]))
 
     def _terms(self, entry: _Entry, scored: Scored, matrix: Tensor, context: int) -> Iterator[Term]:
         """What one weight adds to the problem of a context: a term for every copy of the axis."""
-        outer = self.axis.outer
-        index = dict(zip(outer, np.unravel_index(context, [leaf.size for leaf in outer]), strict=True))
-        columns = entry.columns[_ravel([(leaf, index[leaf]) for leaf in entry.column_leaves])]
+        outer = self._outer(context)
+        columns = self._columns(entry, context)[self.units(context)]
         touched = _groups_of(columns, self.m)
-        row_context = _ravel([(leaf, index[leaf]) for leaf in entry.row_leaves])
+        row_context = _ravel([(leaf, outer[leaf]) for leaf in entry.row_leaves])
         rows = np.flatnonzero(entry.row_context == row_context)
         part, moments = matrix, scored.moments
         if len(rows) < matrix.shape[0]:
@@ -216,7 +238,7 @@ class _Reading:
             part, moments = part[:, there], moments and moments.columns(there)
             columns = np.searchsorted(touched, columns)
         for copy in range(columns.shape[1]):
-            yield Term(part, columns[self.units, copy], scored.weight, moments)
+            yield Term(part, columns[:, copy], scored.weight, moments)
 
 
 def placed_problems(
@@ -241,19 +263,23 @@ def placed_problems(
     entries = [entry for consumer in reading if (entry := _entry(axis, consumer))]
     if not entries:
         return
-    read = _Reading.of(axis, entries, scores, m)
+    read = _Reading(axis, entries, scores, m)
     names = tuple(entry.consumer.name for entry in entries)
     share = max_scores / sum(entry.consumer.layer.weight.numel() for entry in entries)
     if share < 1:
         rng = np.random.default_rng(seed)
         for context in range(axis.contexts):
-            place = Place(context, read.units, functools.partial(read.in_parts, context))
+            place = Place(context, read.units(context), axis.size, functools.partial(read.in_parts, context))
+            if not len(place.units):
+                yield PlacedProblem(place, None, names)
+                continue
             yield PlacedProblem(place, read.sampled(context, share, rng), names)
         return
     scored = [scores(entry.consumer.layer) for entry in entries]
     matrices = [(each, _wide(each.rows(slice(None)))) for each in scored]
     for context in range(axis.contexts):
-        yield PlacedProblem(Place(context, read.units), read.whole(context, matrices), names)
+        place = Place(context, read.units(context), axis.size)
+        yield PlacedProblem(place, read.whole(context, matrices) if len(place.units) else None, names)
 
 
 def _some(scored: Scored, rows: Indices | slice) -> Scored:
@@ -273,6 +299,15 @@ def touched_columns(axis: Axis, consumer: Consumer, m: int) -> Indices:
     """
     entry = _entry(axis, consumer)
     return _groups_of(entry.columns, m) if entry else np.empty(0, np.int64)
+
+
+def fills_groups_of(axis: Axis, consumer: Consumer, m: int) -> bool:
+    """Whether the units of ``axis`` fill groups of ``m`` input channels of ``consumer`` somewhere."""
+    entry = _entry(axis, consumer) if consumer.reads(axis) else None
+    if entry is None:
+        return False
+    runs = np.sort(entry.columns, axis=1).transpose(0, 2, 1).reshape(-1, axis.size)
+    return any(fills_groups(run, m) for run in runs)
 
 
 def _groups_of(columns: Indices, m: int) -> Indices:

@@ -198,7 +198,7 @@ def _search_one(
     if axis.size > MAX_CHANNELS:
         reason = f"{axis.size} units are more than the {MAX_CHANNELS} that can be searched"
         return AxisSearch(axis, readers, orders, reason=reason)
-    found = [] if axis.size % settings.m else _search_contexts(axis, readers, settings, number, raise_if_interrupted)
+    found = _search_contexts(axis, readers, settings, number, raise_if_interrupted)
     if not found:
         reason = f"its units do not fill groups of {settings.m} in any weight that reads it"
         return AxisSearch(axis, readers, orders, reason=reason)

@@ -8,7 +8,7 @@ import logging
 import traceback
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import GraphModule
+
+from sparselab.network.implementations import traceable_experts
 
 _CONTAINERS = (dict, OrderedDict, list, set)
 _OUR_FOLDERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
@@ -33,31 +35,42 @@ class Graph:
 
     ``tensors`` maps a placeholder to the name of a parameter or persistent buffer, ``constants`` to
     a tensor that is always the same; placeholders in neither are inputs of the model. ``outputs``
-    are the paths to the tensors in its output.
+    are the paths to the tensors in its output, and behind them to what a function made of it;
+    ``chosen`` are the positions of those that matter, ``top_level`` the entries of its output.
     """
 
     module: GraphModule
     tensors: Mapping[str, str]
     constants: Mapping[str, Tensor]
     outputs: tuple[str, ...]
+    chosen: frozenset[int] = frozenset()
+    top_level: tuple[str, ...] = ()
 
 
-def as_call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Example inputs as ``(args, kwargs)``: a tuple or list is positional, a mapping by keyword."""
-    if isinstance(example_inputs, Mapping):
-        return (), dict(example_inputs)
-    if isinstance(example_inputs, (tuple, list)):
-        return tuple(example_inputs), {}
-    return (example_inputs,), {}
+Pick = Callable[[Any], Sequence[tuple[str, Tensor]]]
+"""From what a model returns to the tensors of it that matter, with their paths."""
+
+
+def as_call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """One example as ``(args, kwargs)``: a tuple or list is positional, a mapping by keyword."""
+    if isinstance(example, Mapping):
+        return (), dict(example)
+    if isinstance(example, (tuple, list)):
+        return tuple(example), {}
+    return (example,), {}
 
 
 def tensors_in(value: Any) -> list[Tensor]:
     """Every tensor in an output: in containers, dataclasses and the attributes of other objects."""
-    return [tensor for _, tensor in _named_tensors(value, "", set())]
+    return [tensor for _, tensor in named_tensors(value)]
+
+
+def named_tensors(value: Any) -> list[tuple[str, Tensor]]:
+    """Every tensor in an output, with its path such as ``logits`` or ``hidden_states.3``."""
+    return list(_named_tensors(value, "", set()))
 
 
 def _named_tensors(value: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor in an output, with its path such as ``logits`` or ``hidden_states.3``."""
     if isinstance(value, Tensor):
         yield path, value
         return
@@ -75,27 +88,64 @@ def _named_tensors(value: Any, path: str, seen: set[int]) -> Iterator[tuple[str,
         yield from _named_tensors(item, f"{path}.{key}" if path else str(key), seen)
 
 
-class _TensorsOut(nn.Module):
-    """``model`` with the flat tuple of the tensors in its output; ``tell`` is told their paths."""
+@dataclass(frozen=True)
+class Returned:
+    """What the model returned while it was traced: see ``Graph``."""
 
-    def __init__(self, model: nn.Module, tell: Callable[[list[str]], None]) -> None:
+    outputs: tuple[str, ...]
+    chosen: frozenset[int]
+    top_level: tuple[str, ...]
+
+
+class _TensorsOut(nn.Module):
+    """``model`` with the flat tuple of the tensors in its output, and of those that ``pick`` makes.
+
+    ``told`` hears what was returned, and the error of ``pick`` if it raised one.
+    """
+
+    def __init__(self, model: nn.Module, pick: Pick, told: list[Returned | ValueError]) -> None:
         super().__init__()
         self.model = model
-        self.tell = tell
+        self.pick = pick
+        self.told = told
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
-        found = list(_named_tensors(self.model(*args, **kwargs), "", set()))
-        self.tell([path for path, _ in found])
-        return tuple(tensor for _, tensor in found)
+        output = self.model(*args, **kwargs)
+        found = named_tensors(output)
+        try:
+            picked = self.pick(output)
+        except ValueError as error:
+            self.told.append(error)
+            raise
+        places = {id(tensor): place for place, (_, tensor) in reversed([*enumerate(found)])}
+        chosen = {places[id(tensor)] for _, tensor in picked if id(tensor) in places}
+        made = [(path, tensor) for path, tensor in picked if id(tensor) not in places]
+        chosen.update(range(len(found), len(found) + len(made)))
+        paths = tuple(path for path, _ in [*found, *made])
+        self.told.append(Returned(paths, frozenset(chosen), top_level(output)))
+        return tuple(tensor for _, tensor in [*found, *made])
 
 
-def trace(model: nn.Module, example_inputs: Any) -> Graph:
-    """The graph of ``model`` on ``example_inputs``, in the mode (training or not) that it is in.
+def top_level(output: Any) -> tuple[str, ...]:
+    """The entries of what a model returned, in their order; ``("",)`` for one tensor."""
+    if isinstance(output, Mapping):
+        return tuple(map(str, output))
+    if isinstance(output, (tuple, list)):
+        return tuple(map(str, range(len(output))))
+    if hasattr(output, "__dict__") and not isinstance(output, Tensor):
+        return tuple(vars(output))
+    return ("",)
+
+
+def trace(model: nn.Module, example: Any, pick: Pick = named_tensors) -> Graph:
+    """The graph of ``model`` on one ``example``, in the mode (training or not) that it is in.
 
     Nothing is printed, and the model is left as it was, also after an error. Raises
-    ``UntraceableError`` naming the line of the user's code at which ``torch.export`` stopped.
+    ``UntraceableError`` naming the line of the user's code at which ``torch.export`` stopped, and
+    ``ValueError`` where ``pick`` does.
     """
-    program, outputs = exported(model, example_inputs)
+    with traceable_experts(model):
+        program, returned = exported(model, example, pick=pick)
     tensors: dict[str, str] = {}
     constants: dict[str, Tensor] = {}
     for spec in program.graph_signature.input_specs:
@@ -105,7 +155,7 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
             tensors[name] = target.removeprefix(EXPORTED_AS)
         elif spec.kind in (InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
             constants[name] = program.constants[target]
-    return Graph(program.graph_module, tensors, constants, outputs)
+    return Graph(program.graph_module, tensors, constants, returned.outputs, returned.chosen, returned.top_level)
 
 
 EXPORTED_AS = "model."
@@ -113,16 +163,16 @@ EXPORTED_AS = "model."
 
 
 def exported(
-    model: nn.Module, example_inputs: Any, *, dynamic_shapes: Any = None
-) -> tuple[ExportedProgram, tuple[str, ...]]:
-    """``model`` as an exported program whose outputs are tensors, and the paths to these in its own output.
+    model: nn.Module, example_inputs: Any, *, dynamic_shapes: Any = None, pick: Pick = named_tensors
+) -> tuple[ExportedProgram, Returned]:
+    """``model`` as an exported program whose outputs are tensors, and what they are in its own output.
 
     Otherwise as ``trace``. ``dynamic_shapes`` are those of ``torch.export``: one entry for each
     positional input, or a mapping by keyword.
     """
     args, kwargs = as_call(example_inputs)
-    paths: list[list[str]] = [[]]
-    wrapped = _TensorsOut(model, paths.append)
+    told: list[Returned | ValueError] = []
+    wrapped = _TensorsOut(model, pick, told)
     wrapped.training = model.training  # without `train()`, which would reach into the model
     if dynamic_shapes is not None:  # by the names of the wrapper's own parameters
         dynamic_shapes = {"kwargs": dynamic_shapes} if kwargs else {"args": tuple(dynamic_shapes)}
@@ -130,8 +180,12 @@ def exported(
         with quietly(), restored(model), no_fused_attention():
             program = torch.export.export(wrapped, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
     except Exception as error:  # anything that the user's code or torch.export raises
+        if told and isinstance(told[-1], ValueError):
+            raise told[-1] from error
         raise UntraceableError(_explain(error)) from error
-    return program, tuple(paths[-1])
+    returned = told[-1]
+    assert isinstance(returned, Returned)
+    return program, returned
 
 
 def _explain(error: Exception) -> str:
@@ -141,9 +195,23 @@ def _explain(error: Exception) -> str:
     where = f"{frames[-1].filename}:{frames[-1].lineno} (`{frames[-1].line}`)" if frames else "the model"
     return (
         f"torch.export stopped at {where}: {type(error).__name__}: {first[:300].rstrip('.')}. "
-        "If the model itself runs on these inputs, write that line so that it does not depend on "
-        "tensor values or on Python side effects, or pass a submodule without it"
+        f"{_MISSING if _is_missing(error) else _REWRITE}"
     )
+
+
+_REWRITE = (
+    "If the model itself runs on these inputs, write that line so that it does not depend on "
+    "tensor values or on Python side effects, or pass a submodule without it"
+)
+_MISSING = (
+    "An input is None there: give it too, an attention_mask of ones, say, for texts without padding; "
+    "pixel_values or decoder_input_ids where the model takes them"
+)
+
+
+def _is_missing(error: Exception) -> bool:
+    """Whether the model made use of an optional input that was not given."""
+    return isinstance(error, (AttributeError, TypeError)) and "'NoneType' object" in str(error)
 
 
 def _is_library(filename: str) -> bool:

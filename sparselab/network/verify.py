@@ -12,11 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from sparselab.core.models import buffers_kept, cuda_devices, evaluating
+from sparselab.network.examples import several
 from sparselab.network.free_axes import Axis
-from sparselab.network.tracing import as_call, restored, tensors_in
+from sparselab.network.rounding import rounded
+from sparselab.network.tracing import Pick, as_call, named_tensors, restored
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 2e-1}
 """How far rounding may move outputs, relative to the largest, by the lowest dtype on the way."""
+
+AMPLIFIED = 8.0
+"""How many times the effect of one rounding in every weight is borne.
+
+A permutation changes the order of the terms of every sum, so it rounds more often than once.
+"""
+
+MOST = TOLERANCE[torch.bfloat16]
+"""How much is borne at most: a wrong order moves outputs by about their own size."""
 
 
 @dataclass(frozen=True)
@@ -62,17 +73,27 @@ def compare(before: Sequence[Tensor], after: Sequence[Tensor]) -> Difference:
 
 
 class Witness:
-    """A model whose outputs are compared: on the example inputs and on random ones like them.
+    """A model whose outputs are compared: on each of the examples and on random inputs like them.
 
     With ``copied`` it is a float64 copy of the model where memory allows, else the model itself in
     its own dtype. ``dtype`` is the lowest floating-point dtype on the way to its outputs, as far as
-    known.
+    known. ``pick`` has the outputs that are compared, all by default.
     """
 
     def __init__(
-        self, model: nn.Module, example_inputs: Any, lowest: torch.dtype | None, seed: int, *, copied: bool = True
+        self,
+        model: nn.Module,
+        example_inputs: Any,
+        lowest: torch.dtype | None,
+        seed: int,
+        *,
+        copied: bool = True,
+        pick: Pick = named_tensors,
     ) -> None:
-        self._calls = [example_inputs, _random_like(example_inputs, seed)]
+        examples = several(example_inputs)
+        self._calls = [*examples, *(_random_like(example, seed + number) for number, example in enumerate(examples))]
+        self._given = len(examples)
+        self._pick = pick
         subject = _double_copy(model) if copied else None
         self.is_copy = subject is not None
         self.model = model if subject is None else subject
@@ -93,8 +114,17 @@ class Witness:
 
     @property
     def tolerance(self) -> float:
-        """How much outputs may differ, relative to the largest."""
+        """How much outputs may differ, relative to the largest, in a model that does not amplify rounding."""
         return TOLERANCE.get(self.dtype, 1e-4)
+
+    def amplified(self) -> float:
+        """How much they may differ in this model: ``AMPLIFIED`` times what one rounding in its weights does.
+
+        Never less than ``tolerance``, nor more than the larger of that and ``MOST``.
+        """
+        with rounded(self.model, self.dtype):
+            noise = self.difference().relative
+        return max(self.tolerance, min(AMPLIFIED * noise, MOST))
 
     def difference(self) -> Difference:
         """How far the model's outputs are now from what they were."""
@@ -108,7 +138,7 @@ class Witness:
         return worst
 
     def _outputs(self) -> list[list[Tensor] | None]:
-        """The outputs on each call; ``None`` for random inputs that the model does not accept."""
+        """The picked outputs on each call; ``None`` for random inputs that the model does not accept."""
         results: list[list[Tensor] | None] = []
         random_state_kept = torch.random.fork_rng(cuda_devices(self.model))
         with restored(self.model), evaluating(self.model), random_state_kept, torch.no_grad():
@@ -117,10 +147,10 @@ class Witness:
                 torch.manual_seed(0)  # a model that draws random numbers draws the same each time
                 try:
                     with buffers_kept(self.model):
-                        found = tensors_in(self.model(*args, **kwargs))
-                        results.append([tensor.detach().clone() for tensor in found])
+                        found = self._pick(self.model(*args, **kwargs))
+                        results.append([tensor.detach().clone() for _, tensor in found])
                 except Exception:
-                    if number == 0:
+                    if number < self._given:
                         raise
                     results.append(None)
         return results
@@ -131,15 +161,17 @@ def verify(witness: Witness, axes: Sequence[Axis], moved: Callable[[Sequence[Axi
 
     ``moved(axes)`` is a context manager in which the witness's model has those axes moved. Axes to
     blame are found by bisection. The model runs once if all is well, and about ``2 log2(axes)``
-    times for each axis to blame.
+    times for each axis to blame. Where outputs differ by more than rounding should explain, it runs
+    once more with one rounding in its weights: a model that amplifies rounding is given more room.
     """
+    tolerance = witness.tolerance
 
     def difference(some: Sequence[Axis]) -> Difference:
         with moved(some):
             return witness.difference()
 
     def passes(found: Difference) -> bool:
-        return found.relative <= witness.tolerance
+        return found.relative <= tolerance
 
     def culprits(some: Sequence[Axis]) -> list[Axis]:
         if passes(difference(some)):
@@ -153,13 +185,15 @@ def verify(witness: Witness, axes: Sequence[Axis], moved: Callable[[Sequence[Axi
     blamed: list[Axis] = []
     while kept:
         found = difference(kept)
+        if not passes(found) and tolerance == witness.tolerance:
+            tolerance = witness.amplified()
         if passes(found):
-            return Verdict(found, witness.tolerance, witness.dtype, tuple(blamed))
+            return Verdict(found, tolerance, witness.dtype, tuple(blamed))
         bad = culprits(kept[: len(kept) // 2]) + culprits(kept[len(kept) // 2 :]) if len(kept) > 1 else list(kept)
         bad = bad or list(kept)  # they change outputs only together: none is trusted
         blamed += bad
         kept = [axis for axis in kept if axis not in bad]
-    return Verdict(Difference(), witness.tolerance, witness.dtype, tuple(blamed))
+    return Verdict(Difference(), tolerance, witness.dtype, tuple(blamed))
 
 
 def _double_copy(model: nn.Module) -> nn.Module | None:

@@ -35,8 +35,9 @@ def roofline(frame: pd.DataFrame) -> Figure:
     batches = list(dict.fromkeys(drawn["batch"]))
     shown = min(3, len(batches))
     with style():
-        rows = -(-len(batches) // shown)
-        figure = Figure(figsize=(max(5.4, 4.1 * shown), 1.1 + 3.3 * rows), layout="constrained")
+        rows, beside = -(-len(batches) // shown), 3 if shown > 1 else 1
+        height = 1.1 + 3.3 * rows + (0 if beside > 1 else 0.4)
+        figure = Figure(figsize=(max(5.4, 4.1 * shown), height), layout="constrained")
         panels = figure.subplots(rows, shown, squeeze=False, sharex=True, sharey=True).ravel()
         spread = _spread(drawn, frame)
         for axes, batch in zip(panels, batches):
@@ -45,11 +46,11 @@ def roofline(frame: pd.DataFrame) -> Figure:
         for axes in panels[len(batches) :]:
             axes.set_visible(False)
         for axes in panels[::shown]:
-            axes.set_ylabel("TFLOPS, at best")
+            axes.set_ylabel("10¹² operations per second, at best")
         for axes in panels[len(batches) - shown : len(batches)]:
-            axes.set_xlabel("flops per byte")
+            axes.set_xlabel("operations per byte")
         figure.suptitle(f"{frame.attrs['hardware']}, {frame.attrs['dtype']}, {frame.attrs['pattern']}", fontsize=9.5)
-        figure.legend(handles=_legend(drawn), ncols=3, loc="outside lower center")
+        figure.legend(handles=_legend(drawn), ncols=beside, loc="outside lower center")
     return figure
 
 

@@ -8,10 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparselab.core.registry import unknown_name
 from sparselab.masks import MaskCalculator
 from sparselab.pruners.pruner import Pruned
 from sparselab.pruners.reconstruction import Reconstruction, cholesky, require_damping, shifted
 from sparselab.statistics import SecondMoments
+
+ORDERS = ("largest", "given")
 
 
 @dataclass(frozen=True)
@@ -25,15 +28,20 @@ class SparseGPT:
     or one along whole rows) from the scores of the whole weight before the pass. ``block`` columns
     are updated at once. Costs one inverse and one product of the weight with it. Float32.
 
+    ``order="largest"``: groups of columns are pruned from the one with the largest inputs on, since
+    what is pruned late has few columns left to make up for it (as quantisers of the same kind do).
+    ``"given"``: from the first column to the last, as published.
+
     >>> from sparselab.masks import calculator
     >>> x = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 2.0]])  # two pairs that go together
     >>> moments = SecondMoments((x.T @ x)[None], (2,), (1, 4))
     >>> SparseGPT(damping=1e-4)(torch.ones(1, 4), calculator("2:4"), moments).weight
-    tensor([[0.0000, 1.9998, 0.0000, 1.5000]])
+    tensor([[0.0000, 1.9998, 2.9997, 0.0000]])
     """
 
     damping: float = 0.01
     block: int = 128
+    order: str = "largest"
 
     needs = SecondMoments
 
@@ -41,6 +49,8 @@ class SparseGPT:
         require_damping(self.damping)
         if self.block < 1:
             raise ValueError(f"block={self.block}: at least one column is updated at a time")
+        if self.order not in ORDERS:
+            raise unknown_name("order", self.order, ORDERS)
 
     def __call__(
         self, weight: Tensor, calculator: MaskCalculator, statistic: Any = None, *, channel_dim: int = 1
@@ -49,8 +59,23 @@ class SparseGPT:
         problem = Reconstruction.of(self, weight, calculator, statistic, channel_dim)
         matrices = problem.matrices
         damped = shifted(matrices, self.damping * matrices.diagonal(dim1=1, dim2=2).mean(1)[:, None])
-        factors = _upper_factors_of_inverses(damped)
-        return problem.finished(*_pass(problem, factors.expand(len(problem.rows), -1, -1), self.block))
+        order = _largest_first(matrices, problem) if self.order == "largest" else None
+        factors = _upper_factors_of_inverses(damped if order is None else _ordered(damped, order))
+        return problem.finished(*_pass(problem, factors, self.block, order))
+
+
+def _largest_first(matrices: Tensor, problem: Reconstruction) -> Tensor:
+    """The columns of each matrix, ``(groups, d)``: those that are masked together stay so, by the size of their inputs."""
+    sizes = matrices.diagonal(dim1=1, dim2=2)
+    groups, columns = sizes.shape
+    together = problem.step if problem.step < columns else 1
+    first = sizes.reshape(groups, -1, together).sum(-1).argsort(dim=1, descending=True, stable=True)
+    return (first[..., None] * together + torch.arange(together, device=first.device)).flatten(1)
+
+
+def _ordered(matrices: Tensor, order: Tensor) -> Tensor:
+    rows = matrices.gather(1, order[:, :, None].expand_as(matrices))
+    return rows.gather(2, order[:, None, :].expand_as(matrices))
 
 
 def _upper_factors_of_inverses(matrices: Tensor) -> Tensor:
@@ -65,13 +90,15 @@ def _upper_factors_of_inverses(matrices: Tensor) -> Tensor:
     return inverse.flip(1, 2)
 
 
-def _pass(problem: Reconstruction, factors: Tensor, block: int) -> tuple[Tensor, Tensor]:
-    """The rows and the mask after one pass; all groups side by side."""
+def _pass(problem: Reconstruction, factors: Tensor, block: int, order: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The rows and the mask after one pass over the columns in ``order``; all groups side by side."""
     columns, step = problem.rows.shape[-1], problem.step
     block = -(-block // step) * step
+    factors = factors.expand(len(problem.rows), -1, -1)
     sizes = factors.diagonal(dim1=1, dim2=2)[:, :, None]
     # Columns of the weight are contiguous now; a copy also where they were (input channels first).
-    rows = problem.rows.transpose(1, 2).clone(memory_format=torch.contiguous_format)
+    rows = _columns(problem.rows, order).transpose(1, 2).clone(memory_format=torch.contiguous_format)
+    back = None if order is None else order.argsort(dim=1)
     mask = torch.empty_like(rows, dtype=torch.bool)
     for start in range(0, columns, block):
         end = min(start + block, columns)
@@ -79,7 +106,7 @@ def _pass(problem: Reconstruction, factors: Tensor, block: int) -> tuple[Tensor,
         for first in range(start, end, step):
             last = first + step
             scores = (rows[:, first:last] / sizes[:, first:last]).transpose(1, 2)
-            mask[:, first:last] = problem.mask(scores).transpose(1, 2)
+            mask[:, first:last] = _masked(problem, scores, order, back).transpose(1, 2)
             for column in range(first, last):
                 error = rows[:, column].masked_fill(mask[:, column], 0) / sizes[:, column]
                 errors[:, column - start] = error
@@ -87,4 +114,15 @@ def _pass(problem: Reconstruction, factors: Tensor, block: int) -> tuple[Tensor,
             part = factors[:, first:last, last:end].transpose(1, 2)
             rows[:, last:end].baddbmm_(part, errors[:, first - start : last - start], alpha=-1)
         rows[:, end:].baddbmm_(factors[:, start:end, end:].transpose(1, 2), errors, alpha=-1)
-    return rows.transpose(1, 2), mask.transpose(1, 2)
+    return _columns(rows.transpose(1, 2), back), _columns(mask.transpose(1, 2), back)
+
+
+def _masked(problem: Reconstruction, scores: Tensor, order: Tensor | None, back: Tensor | None) -> Tensor:
+    """The mask of some ``scores``; a calculator that sees all columns sees them where they are in the weight."""
+    whole = scores.shape[-1] == problem.rows.shape[-1]
+    return _columns(problem.mask(_columns(scores, back)), order) if whole else problem.mask(scores)
+
+
+def _columns(rows: Tensor, order: Tensor | None) -> Tensor:
+    """The columns of ``rows``, ``(groups, outputs, d)``, in ``order``, ``(groups, d)`` or one for all."""
+    return rows if order is None else rows.gather(2, order[:, None, :].expand_as(rows))

@@ -7,7 +7,7 @@ import random
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from sparselab.masks import MaskCalculator
 from sparselab.permutation.strategy import Strategy
 from sparselab.training.inputs import HOW_TO_PASS, InputWatcher, infer_inputs
 from sparselab.training.sparsifier import Sparsifier
+
+if TYPE_CHECKING:
+    from sparselab.network.outputs import Outputs
 
 _log = logging.getLogger("sparselab.asp")
 _LEVELS = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
@@ -68,13 +71,15 @@ class ASP:
         *,
         permutation: str | Strategy = "auto",
         example_inputs: Any = None,
+        outputs: Outputs | None = None,
+        unreached: str = "refuse",
     ) -> None:
         """Choose the layers and give them masks of ones; nothing is pruned yet.
 
         ``verbosity`` 0 to 3 sets how much the logger ``sparselab.asp`` says (errors, warnings, info, debug).
         ``custom_layer_dict`` maps further layer types to the names of their weights, or to the dimensions of their
         input channels by name. ``permutation`` is the search
-        strategy. Raises ``RuntimeError`` for the model that is initialised already, and ``ValueError`` for an unknown
+        strategy; ``example_inputs``, ``outputs`` and ``unreached`` are as in ``sl.permute``. Raises ``RuntimeError`` for the model that is initialised already, and ``ValueError`` for an unknown
         pattern or strategy.
         """
         as_eager(model, "ASP")
@@ -93,6 +98,8 @@ class ASP:
             keep_pruned=allow_recompute_mask,
             permutation=permutation if allow_permutation and cls._may_permute else None,
             example_inputs=example_inputs,
+            outputs=outputs,
+            unreached=unreached,
         )
         cls._let_go()
         cls._sparsifier, cls._verbosity = sparsifier, max(0, min(verbosity, 3))
@@ -148,7 +155,15 @@ class ASP:
         return cls._sparsifier is not None
 
     @classmethod
-    def prune_trained_model(cls, model: nn.Module, optimizer: Optimizer, *, example_inputs: Any = None) -> None:
+    def prune_trained_model(
+        cls,
+        model: nn.Module,
+        optimizer: Optimizer,
+        *,
+        example_inputs: Any = None,
+        outputs: Outputs | None = None,
+        unreached: str = "refuse",
+    ) -> None:
         """Prune a trained model to 2:4 now and keep it so through the optimizer's steps: the first of the two lines."""
         cls.init_model_for_pruning(
             model,
@@ -157,6 +172,8 @@ class ASP:
             whitelist=(nn.Linear, nn.Conv2d, nn.MultiheadAttention),
             allow_recompute_mask=False,
             example_inputs=example_inputs,
+            outputs=outputs,
+            unreached=unreached,
         )
         cls.init_optimizer_for_pruning(optimizer)
         cls.compute_sparse_masks()
@@ -244,8 +261,9 @@ class ASP:
     def _report_permutation(cls, sparsifier: Sparsifier) -> None:
         report = sparsifier.permutation_report
         assert report is not None
-        if report.untraceable:
-            cls._warn(f"channels are not permuted: {report.untraceable}; {HOW_TO_PASS}, or allow_permutation=False")
+        if report.untraceable or report.refused:
+            why = report.untraceable or report.refused
+            cls._warn(f"channels are not permuted: {why}; {HOW_TO_PASS}, or allow_permutation=False")
         _log.info("%s", report)
         if cls._plan_folder is not None:
             cls._plan_folder.mkdir(parents=True, exist_ok=True)

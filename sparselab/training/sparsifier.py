@@ -33,6 +33,7 @@ from sparselab.training.sharding import ready_for_masks, require_steps
 from sparselab.training.step_hooks import StepHooks
 
 if TYPE_CHECKING:
+    from sparselab.network.outputs import Outputs
     from sparselab.network.report import PermutationReport
 
 _log = logging.getLogger("sparselab")
@@ -68,7 +69,8 @@ class Sparsifier:
     Given ``example_inputs``, what the model takes, a trace tells the input channels of packed
     parameters of modules that are not known, and channels are permuted before the first masks are
     computed, by the strategy ``permutation`` (``None``: never); ``permutation_report`` says what
-    that did. The state of attached optimizers and scores given as ``saliency`` move along; other
+    that did. ``example_inputs``, a list of several included, ``outputs`` and ``unreached`` are as in
+    ``sl.permute``. The state of attached optimizers and scores given as ``saliency`` move along; other
     copies of the weights (an EMA) must be made afterwards.
 
     ``copy.deepcopy((model, optimizer, sparsifier))``, or a pickle of the three, goes on masking as
@@ -108,6 +110,8 @@ class Sparsifier:
         rule: str = "divisible",
         layer_types: Sequence[type[nn.Module]] | None = None,
         custom: Custom | None = None,
+        outputs: Outputs | None = None,
+        unreached: str = "refuse",
         progress: bool = True,
     ) -> None:
         self.model = unwrap(as_eager(model, "Sparsifier"))
@@ -116,6 +120,8 @@ class Sparsifier:
         self.schedule.check(choice.calculator)
         self.permutation = _strategy(permutation)
         self.example_inputs = example_inputs
+        self.outputs, self.unreached = outputs, unreached
+        _require_reach(outputs, unreached)
         self.permutation_report: PermutationReport | None = None
         self._not_permuted = ""
         self.step: int | None = None
@@ -456,6 +462,8 @@ class Sparsifier:
                 saliency=choice.orders_by,
                 optimizer=self._attached,
                 include=[layer.name for layer in layers],
+                outputs=self.outputs,
+                unreached=self.unreached,
             )
         self.weights.follow(self.permutation_report.plan)
         if self.permutation_report.untraceable:
@@ -500,6 +508,13 @@ def _schedule(schedule: str | Schedule) -> Schedule:
             f"sparselab.training.schedules.Schedule; got {found!r}"
         )
     return found
+
+
+def _require_reach(outputs: Outputs | None, unreached: str) -> None:
+    """Raise ``ValueError`` at once for what neither of them can be."""
+    from sparselab.network.reach import Reach
+
+    Reach.of(outputs, unreached)
 
 
 def _strategy(permutation: str | Strategy | None) -> Strategy | None:

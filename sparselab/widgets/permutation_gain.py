@@ -22,6 +22,7 @@ from sparselab.core.models import as_eager
 from sparselab.core.patterns import Pattern
 from sparselab.core.registry import unknown_name
 from sparselab.network.named_axes import NetworkAxes
+from sparselab.network.outputs import Outputs
 from sparselab.permutation import STRATEGIES, SearchResult, warm_up
 from sparselab.plots import matrices
 from sparselab.saliency import ModelSaliency, for_layer
@@ -39,7 +40,7 @@ class PermutationGain(WorkingPanel):
     """Choose a layer or an axis and strategies, run, and see efficacy against time, what moved where, what is lost less.
 
     ``model_or_matrix`` is a model, a weight, or a matrix ``(rows, channels)`` (torch or numpy). With ``example_inputs``,
-    as ``permute`` takes them, the model's axes can be chosen too: the channels that one order moves through all tensors,
+    ``outputs`` and ``unreached`` as ``permute`` takes them, the model's axes can be chosen too: the channels that one order moves through all tensors,
     for all the weights that read them. State: ``layer`` (the weight's name, or the axis's, such as ``"0.weight:0"``),
     ``pattern`` (``"N:M"``), ``strategies``, ``seconds`` (for each search; 0: until it converges), ``seed``.
     ``run()`` starts in a thread, ``stop()`` ends it and keeps what was found, ``wait()`` waits. ``results`` are the
@@ -61,6 +62,8 @@ class PermutationGain(WorkingPanel):
         pattern: str = "2:4",
         *,
         example_inputs: Any = None,
+        outputs: Outputs | None = None,
+        unreached: str = "refuse",
         layer: str | None = None,
         strategies: Sequence[str] = ("auto", "stripe_groups", "channel_swap"),
         saliency: ModelSaliency = "magnitude",
@@ -69,9 +72,9 @@ class PermutationGain(WorkingPanel):
     ) -> None:
         self._model = model_or_matrix if isinstance(model_or_matrix, nn.Module) else None
         self._saliency = saliency
-        self._axes = (
-            None if self._model is None or example_inputs is None else NetworkAxes.of(self._model, example_inputs)
-        )
+        self._axes = None
+        if self._model is not None and example_inputs is not None:
+            self._axes = NetworkAxes.of(self._model, example_inputs, outputs=outputs, unreached=unreached)
         self._matrices = _choices(model_or_matrix, saliency, self._axes)
         self._matrix: tuple[tuple[str, str], logic.Matrix] | None = None
         self._traces: list[logic.Trace] = []

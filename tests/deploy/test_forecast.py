@@ -206,10 +206,12 @@ def test_what_cannot_be_forecast_is_refused(options, message):
 
 
 def test_inputs_that_do_not_fit_are_an_error():
+    with pytest.raises(ValueError, match="this ReLU has no Linear, convolution or attention layer to forecast"):
+        sl.forecast(nn.ReLU(), torch.empty(2, 16))
     with pytest.raises(ValueError, match="Linear failed on example inputs"):
         sl.forecast(nn.Linear(16, 16), torch.empty(2, 17))
     with pytest.raises(ValueError, match=re.escape("tensors of [(2, 16), (3, 16)]")):
-        sl.forecast(nn.Bilinear(16, 16, 4), (torch.empty(2, 16), torch.empty(3, 16)), batch=4)
+        sl.forecast(nn.Linear(16, 16), (torch.empty(2, 16), torch.empty(3, 16)), batch=4)
 
 
 def test_the_figure_has_a_panel_for_each_batch(mixed):

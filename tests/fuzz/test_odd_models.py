@@ -6,6 +6,7 @@ and after an error the model is what it was.
 
 from __future__ import annotations
 
+import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -60,6 +61,13 @@ def plan(model: nn.Module, inputs: Any) -> None:
     sl.Plan(moves).apply(model)
 
 
+def saved_and_loaded(model: nn.Module, inputs: Any) -> None:
+    for form in ("dense", "compressed"):
+        with tempfile.TemporaryDirectory() as folder:
+            sl.save(model, folder, form=form)
+            sl.load_into(model, folder)
+
+
 def track(model: nn.Module, inputs: Any) -> None:
     sl.trackers.AccuracyTracker(model, [labelled(inputs)], every=1).record()
 
@@ -93,6 +101,8 @@ FUNCTIONS: dict[str, Callable[[Any, Any], object]] = {
     "ASP": asp,
     "permute": lambda model, inputs: sl.permute(model, inputs, strategy="channel_swap,0"),
     "Plan.apply": plan,
+    "save, load_into": saved_and_loaded,
+    "to_semi_structured": lambda model, inputs: sl.to_semi_structured(model),
     "collect": lambda model, inputs: collect(model, [inputs], [InputNorms, SecondMoments]),
     "collect_activations": lambda model, inputs: sl.saliency.collect_activations(model, [inputs]),
     "prune": lambda model, inputs: sl.prune(model, [inputs], progress=False),

@@ -47,6 +47,10 @@ FUNCTIONS: dict[str, Callable[[Any], object]] = {
     "benchmark": lambda given: sl.benchmark(given, X),
     "recalibrate_batchnorm": lambda given: sl.recalibrate_batchnorm(given, [X]),
     "AccuracyTracker": lambda given: sl.trackers.AccuracyTracker(given, []),
+    "save": lambda given: sl.save(given, "nowhere"),
+    "load_into": lambda given: sl.load_into(given, "nowhere"),
+    "to_semi_structured": lambda given: sl.to_semi_structured(given),
+    "to_dense": lambda given: sl.deploy.to_dense(given),
     "evaluate": lambda given: sl.tasks.evaluate(task(given), given),
     "train": lambda given: sl.tasks.train(task(given), given),
     "the model of task 'mine'": lambda given: sl.tasks.fresh_model(task(given)),
@@ -112,7 +116,7 @@ def not_python() -> dict[str, nn.Module]:
     "taker",
     [
         *("Sparsifier", "apply_to", "ASP", "permute", "random_plan", "Plan.apply", "collect", "recalibrate_batchnorm"),
-        *("prune", "reconstruct", "mask_lora"),
+        *("prune", "reconstruct", "mask_lora", "save", "load_into", "to_semi_structured"),
     ],
 )
 def test_what_cannot_be_changed_or_hooked_is_refused(taker, not_python):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import pickle
 import signal
 
 import numpy as np
@@ -472,3 +473,82 @@ def test_orders_do_not_depend_on_how_many_axes_are_searched_side_by_side() -> No
     finally:
         torch.set_num_threads(threads)
     assert plans[0] == plans[1]
+
+
+def test_groups_that_straddle_are_searched_where_they_do_not() -> None:
+    """GroupNorm over 4 groups of 10: of each, the 8 channels in whole groups of 4 are searched, the others stay."""
+    model = randomised(
+        nn.Sequential(nn.Conv2d(4, 40, 1), nn.GroupNorm(4, 40), nn.ReLU(), nn.Conv2d(40, 4, 3, bias=False))
+    )
+    x = picture(4)()
+    before = outputs_of(model, x)
+    matrix = model[3].weight.detach().abs().flatten(2).permute(0, 2, 1).reshape(-1, 40).numpy()
+    report = permute(model, x, strategy="random,50", verify=False)
+    assert relative_error(before, outputs_of(model, x)) < 1e-5
+    after = model[3].weight.detach().abs().flatten(2).permute(0, 2, 1).reshape(-1, 40).numpy()
+
+    def retained(scores):
+        return float(np.sort(scores.reshape(-1, 10, 4), -1)[..., 2:].sum())
+
+    came_from = np.array([int(np.flatnonzero((matrix == column[:, None]).all(0))[0]) for column in after.T])
+    assert (came_from // 10 == np.arange(40) // 10).all()
+    straddle = [column for column in range(40) if column // 4 * 4 // 10 != (column // 4 * 4 + 3) // 10]
+    assert (came_from[straddle] == straddle).all()
+    assert report.weights.set_index("weight").loc["3.weight", "status"] == "permuted"
+    row = (
+        report.frame[report.frame["consumers"].map(lambda names: "3.weight" in names)]
+        .dropna(subset=["baseline"])
+        .iloc[0]
+    )
+    assert row["retained"] - row["baseline"] == pytest.approx(retained(after) - retained(matrix), rel=1e-4)
+    assert row["retained"] > row["baseline"]
+
+
+def test_constants_that_move_are_in_the_state_dict_until_they_are_moved_back() -> None:
+    """Else a state dict in the new order would be loaded beside positions in the old one, and nobody would know."""
+
+    class Positions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inp, self.last = nn.Linear(5, 16), nn.Linear(16, 3)
+            generator = torch.Generator().manual_seed(0)
+            self.register_buffer("pos", torch.randn(7, 16, generator=generator), persistent=False)
+            self.table = torch.randn(7, 16, generator=generator)
+            self.other_name = self.inp.weight.data
+
+        def forward(self, x):
+            return self.last((self.inp(x) + self.pos + self.table).relu())
+
+    model, x = randomised(Positions()), torch.randn(2, 7, 5)
+    keys, own, expected = set(model.state_dict()), dict(vars(model)), outputs_of(model, x)
+    report = permute(model, x, strategy="random,50")
+    assert {"pos", "table"} <= {move.names[0] for move in report.plan.moves}
+    assert set(model.state_dict()) == keys | {"pos", "table"}
+    with pytest.raises(RuntimeError, match="pos"):
+        Positions().load_state_dict(model.state_dict())
+    again = Positions()
+    report.plan.apply(again)
+    again.load_state_dict(model.state_dict())
+    assert relative_error(expected, outputs_of(again, x)) < 1e-6
+    reloaded = pickle.loads(pickle.dumps(report.plan.inverse()))
+    reloaded.apply(model)
+    assert set(model.state_dict()) == keys
+    assert set(vars(model)) == set(own)
+    assert all(torch.equal(a, b) for a, b in zip(expected, outputs_of(model, x), strict=True))
+
+
+def test_an_input_that_was_not_given_is_asked_for() -> None:
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inp, self.last = nn.Linear(5, 16), nn.Linear(16, 3)
+
+        def forward(self, x, attention_mask=None):
+            return self.last(self.inp(x).relu() * attention_mask[..., None])
+
+    model, x = randomised(Masked()), torch.randn(2, 7, 5)
+    report = permute(model, {"x": x}, strategy="random,5", verify=False)
+    assert "test_permute.py" in report.untraceable
+    assert "give it too, an attention_mask of ones" in report.untraceable
+    report = permute(model, {"x": x, "attention_mask": torch.ones(2, 7)}, strategy="random,5", verify=False)
+    assert report.untraceable is None

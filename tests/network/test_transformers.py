@@ -53,3 +53,18 @@ def test_a_cache_among_the_outputs_pins_and_is_named() -> None:
     weights = permute(model, tokens(), strategy="channel_swap").weights.set_index("weight")
     assert weights.loc["transformer.h.0.attn.c_proj.weight", "status"] == "pinned"
     assert "past_key_values" in weights.loc["transformer.h.0.attn.c_proj.weight", "reason"]
+
+
+def test_experts_in_a_loop_are_traced_as_grouped_products_and_compared_as_a_loop() -> None:
+    options = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 16}
+    options |= {"num_key_value_heads": 1, "intermediate_size": 16, "num_local_experts": 4, "use_cache": False}
+    model = random_weights("MixtralForCausalLM", "MixtralConfig", options)()
+    model.set_experts_implementation("eager")
+    plan, axes, error = shuffled(model, tokens())
+    assert error < 1e-5  # its norms compute in float32
+    assert model.config._experts_implementation == "eager"
+    assert {4} == {
+        axis.contexts for axis in axes if axis.size == 16 and len(axis.outer) == 1 and axis.outer[0].size == 4
+    }
+    moved_names = {name for move in plan.moves for name in move.names}
+    assert any(name.endswith("down_proj") for name in moved_names)

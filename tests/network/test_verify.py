@@ -17,6 +17,7 @@ from sparselab.network.free_axes import free_axes
 from sparselab.network.permuting import permute
 from sparselab.network.plan import Plan
 from sparselab.network.report import PermutationReport
+from sparselab.network.rounding import rounded
 from sparselab.network.rules import RULES
 from sparselab.network.verify import Difference, Witness, compare
 
@@ -124,6 +125,9 @@ def test_bisection_finds_all_culprits_and_only_those() -> None:
             bad = {"axis 3", "axis 4", "axis 12"} & set(applied)
             return Difference(len(bad), float(len(bad)))
 
+        def amplified(self) -> float:
+            return self.tolerance
+
     class Moved:
         def __init__(self, some) -> None:
             self.some = some
@@ -179,3 +183,58 @@ def test_a_model_that_fixes_its_dtype_is_its_own_witness() -> None:
     witness = Witness(Fixed(), torch.randn(2, 8), torch.float32, 0)
     assert (witness.is_copy, witness.dtype) == (False, torch.float32)
     assert witness.difference().relative == 0.0
+
+
+class Amplifier(nn.Module):
+    """Forty blocks in float32, whatever the weights are, each of which makes differences larger."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        self.inp, self.last = nn.Linear(8, 16), nn.Linear(16, 8)
+        self.blocks = nn.ModuleList(nn.Linear(16, 16, bias=False) for _ in range(40))
+        self.gain = gain
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.inp(x)
+        for block in self.blocks:
+            x = torch.sin(self.gain * F.linear(x.float(), block.weight.float())).to(x.dtype)
+        return self.last(x)
+
+
+def test_a_network_that_amplifies_rounding_is_not_blamed_for_it(monkeypatch) -> None:
+    model, x = randomised(Amplifier(1.8).eval()), torch.randn(4, 8, generator=torch.Generator().manual_seed(3))
+    before = outputs_of(model.double(), x.double())
+    model.float()
+    untouched = copy.deepcopy(model.state_dict())
+    witness = Witness(model, x, torch.float32, 0)
+    assert witness.tolerance == 1e-4 < witness.amplified() < 5e-2
+    assert witness.difference().relative == 0.0  # the rounding is taken back bit for bit
+    report = permute(model, x, strategy="random,20")
+    assert set(report.frame["status"]) <= {"permuted", "kept", "pinned"}
+    assert 1e-4 < report.max_rel_error <= report.tolerance < 5e-2
+    report.plan.inverse().apply(model)
+    assert all(torch.equal(tensor, untouched[name]) for name, tensor in model.state_dict().items())
+    # A rule that is wrong is still found.
+    monkeypatch.setitem(RULES, "linear", MUTANTS["linear"])
+    wrong = permute(model, x, strategy="random,20")
+    assert "rolled_back" in set(wrong.frame["status"])
+    assert relative_error(before, outputs_of(model.double(), x.double())) < 5e-2
+
+
+@pytest.mark.parametrize("own", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_one_rounding_and_back(own: torch.dtype, dtype: torch.dtype) -> None:
+    model = nn.Linear(16, 16).to(own)
+    with torch.no_grad():
+        model.weight[0, :3] = torch.tensor([0.0, float("inf"), float("nan")])
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    coarser = max(own, dtype, key=lambda each: torch.finfo(each).eps)
+    with rounded(model, dtype):
+        old, new = before["weight"].double()[1:], model.weight.detach().double()[1:]
+        step = (new - old).abs() / old.abs()
+        eps = torch.finfo(coarser).eps
+        assert bool((step > 0.4 * eps).all())
+        assert bool((step <= eps).all())
+        assert 0.3 < float((new > old).double().mean()) < 0.7 or coarser is not own
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor.view(torch.uint8), before[name].view(torch.uint8))

@@ -35,7 +35,7 @@ class _Stream(nn.Module):
 
 
 _STREAM = "inp.weight:0 up.weight:1 down.weight:0 last.weight:1"
-_STAYS = " ".join(f"{name}:{dim}" for name in ("up.weight", "last.weight") for dim in (1,)) + " inp.weight:0"
+_STAYS = "up.weight:1 last.weight:1 inp.weight:0"
 
 
 # ------------------------------------------------------------------------------------------------------ put into places
@@ -270,3 +270,54 @@ class CastLikeAnother(_Stream):
 
     def stream(self, h, x):
         return h.type_as(torch.arange(16.0).to(x)).to(torch.arange(3.0).to(x))
+
+
+class _ConvolvedValues(nn.Module):
+    """The values of 4 heads of 6 are convolved, each head by itself, as a picture of tokens and width (Nystromformer)."""
+
+    kernel, padding = (3, 1), (1, 0)
+
+    def __init__(self):
+        super().__init__()
+        self.v, self.proj = nn.Linear(5, 24), nn.Linear(24, 3)
+        self.conv = nn.Conv2d(4, 4, self.kernel, padding=self.padding, groups=4)
+
+    def forward(self, x):
+        values = self.conv(self.v(x).view(2, 7, 4, 6).transpose(1, 2))
+        return self.proj(values.transpose(1, 2).flatten(2))
+
+
+@topology(vectors(2, 7, 5), "v.weight:0 v.bias:0 proj.weight:1 conv.weight:0")
+class ConvolvedOverTokens(_ConvolvedValues):
+    pass
+
+
+@topology(vectors(2, 7, 5), "conv.weight:0")
+class ConvolvedOverBoth(_ConvolvedValues):
+    """Heads move as wholes, and nothing within them."""
+
+    kernel, padding = (3, 3), (1, 1)
+
+
+class _PooledTokens(_Stream):
+    """Tokens are pooled as a picture of tokens and channels (Funnel)."""
+
+    window = (2, 1)
+
+    def stream(self, h, x):
+        return F.avg_pool2d(h[:, None], self.window, (2, 1), ceil_mode=True)[:, 0] + F.max_pool2d(
+            h[:, None], self.window, (2, 1), ceil_mode=True
+        ).squeeze(1)
+
+
+@topology(vectors(2, 7, 5), _STREAM)
+class PooledOverTokens(_PooledTokens):
+    pass
+
+
+@topology(vectors(2, 7, 5), "", "inp.weight:0")
+class PooledOverChannels(_PooledTokens):
+    window = (2, 3)
+
+    def stream(self, h, x):
+        return F.pad(super().stream(h, x), (0, 2))

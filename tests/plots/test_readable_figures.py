@@ -77,6 +77,20 @@ def pruner_windows(*names):
     return pruners.pruner_windows(w, made, 4, row=48, channel=80)
 
 
+def roofs(*batches):
+    kinds = [("cusparselt", 64, 1, 200.0), ("", 1, 9, 2.0), ("", 8, 9, 30.0)]
+    rows = [
+        (f"{number}.weight", batch, kernel, channels, positions, 1e9, at * batch**0.5, 40.0 / at, 1.5, 30.0)
+        for batch in batches
+        for number, (kernel, channels, positions, at) in enumerate(kinds)
+    ]
+    columns = ["layer", "batch", "kernel", "channels", "positions", "flops", "intensity", "dense_us_lower"]
+    frame = pd.DataFrame(rows, columns=[*columns, "speedup_upper", "share_percent"])
+    rates = {"bandwidth": 2039, "dense_rate": 312, "sparse_rate": 624}
+    frame.attrs = {"hardware": "NVIDIA A100 SXM 80 GB", "dtype": "float16", "pattern": "2:4", **rates}
+    return plots.roofline(frame)
+
+
 PRUNERS = ["magnitude", "wanda", "ria,power=0.3", "sparsegpt,damping=0.05", "admm", "alps"]
 
 FIGURES = {
@@ -104,6 +118,7 @@ FIGURES = {
     "trials": trials,
     "trials by name": lambda: trials(x="schedule", colour="pattern"),
     "trials in panels": lambda: trials(4, x="pattern", colour="schedule", facet="schedule"),
+    "roofline": lambda: roofs(1),
     "many colours": lambda: trials(12, colour="schedule"),
 }
 

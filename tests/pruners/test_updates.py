@@ -92,9 +92,33 @@ def test_sparsegpt_is_the_plain_algorithm():
     rows = np.where((updated <= alone)[:, None], rows, weight.double().numpy())  # what the pass made worse stays
     assert (updated < 0.9 * alone).sum() >= 3
     for block in (1, 8, 128):
-        found = get_pruner(f"sparsegpt,block={block}")(weight, calculator("2:4"), moments)
+        found = get_pruner(f"sparsegpt,block={block},order=given")(weight, calculator("2:4"), moments)
         assert torch.equal(found.mask, torch.from_numpy(kept))
         np.testing.assert_allclose(found.weight, np.where(kept, rows, 0), atol=2e-5)
+
+
+@pytest.mark.parametrize(("pattern", "together"), [("2:4", 4), ("m4n2_2d_best", 4), ("unstructured,0.5", 1)])
+def test_sparsegpt_prunes_the_largest_inputs_first(pattern, together):
+    weight, moments = problem(rows=8, columns=16, seed=3)
+    sizes = moments.sums[0].diagonal().double().numpy().reshape(-1, together).sum(1)
+    order = (np.argsort(-sizes)[:, None] * together + np.arange(together)).ravel()
+    assert (order != np.arange(16)).any()
+    moved = SecondMoments(moments.sums[:, order][:, :, order], moments.counts, moments.shape)
+    found = get_pruner("sparsegpt,block=8")(weight, calculator(pattern), moments)
+    expected = get_pruner("sparsegpt,block=8,order=given")(weight[:, order], calculator(pattern), moved)
+    assert torch.equal(found.mask[:, order], expected.mask)
+    np.testing.assert_allclose(found.weight[:, order], expected.weight, atol=1e-5)
+
+
+def test_sparsegpt_is_nearer_with_the_largest_first():
+    """Inputs of very different sizes, the larger ones last: in the order as published they are pruned last."""
+    errors = {}
+    for order in ("largest", "given"):
+        for seed in range(4):
+            weight, moments = problem(rows=32, columns=64, seed=seed, samples=500)
+            found = get_pruner(f"sparsegpt,order={order}")(weight, calculator("2:4"), moments)
+            errors[order] = errors.get(order, 0) + row_errors(weight, found.weight, moments).sum()
+    assert errors["largest"] < 0.9 * errors["given"]
 
 
 def test_admm_is_the_plain_algorithm():
@@ -267,6 +291,7 @@ def test_what_cannot_be_pruned_by_is_said(spec):
     [
         ("sparsegpt,damping=-1", "damping=-1 must be a share"),
         ("sparsegpt,block=0", "block=0"),
+        ("sparsegpt,order=other", "unknown order 'other'; valid: given, largest"),
         ("admm,rho=0", "rho=0 must be positive"),
         ("admm,rounds=3", "mask_rounds=12 must lie between 1 and rounds=3"),
         ("alps,stages=0", "at least one stage"),
