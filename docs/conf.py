@@ -16,7 +16,17 @@ extensions = [
 ]
 root_doc = "docs/index"
 include_patterns = ["docs/**.md", "docs/**.rst", "notebooks/*.ipynb", "CHANGELOG.md", "CONTRIBUTING.md"]
-exclude_patterns = [".*", "build", "dist", "results", "sparselab", "tests", "kernels", "benchmarks", "**/.ipynb_checkpoints"]
+exclude_patterns = [
+    ".*",
+    "build",
+    "dist",
+    "results",
+    "sparselab",
+    "tests",
+    "kernels",
+    "benchmarks",
+    "**/.ipynb_checkpoints",
+]
 templates_path = ["_templates"]
 
 # Notebooks show the outputs that they have; nothing of the site comes from another host.

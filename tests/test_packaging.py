@@ -83,6 +83,8 @@ def test_a_wheel_carries_the_kernels_and_finds_them(tmp_path):
     (sdist,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         carried = {name.partition("/")[2] for name in archive.getnames()}
-    tracked = subprocess.run(["git", "ls-files", "docs", "notebooks"], cwd=ROOT, capture_output=True, text=True, check=False)
+    tracked = subprocess.run(
+        ["git", "ls-files", "docs", "notebooks"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert set(tracked.stdout.split()) <= carried
     assert {"Makefile", "CONTRIBUTING.md", "docs/index.md", "notebooks/01_quickstart.ipynb"} <= carried

@@ -36,7 +36,9 @@ def public():
 def registries():
     for info in pkgutil.walk_packages(sparselab.__path__, "sparselab."):
         if not re.search(r"widgets|testing|cuda|__main__", info.name):
-            yield from (each for each in vars(importlib.import_module(info.name)).values() if isinstance(each, Registry))
+            yield from (
+                each for each in vars(importlib.import_module(info.name)).values() if isinstance(each, Registry)
+            )
 
 
 def test_the_reference_lists_each_name_once():

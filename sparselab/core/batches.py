@@ -40,6 +40,23 @@ def calibration_batches(calibration: Iterable[Any], what_for: str) -> list[Any]:
     return batches
 
 
+def excerpt(batch: Any, positions: int = 64) -> Any:
+    """``batch`` with its first ``positions`` only, where it is plain text: token ids, and nothing padded.
+
+    Any other batch is returned as it is. Views, no copies.
+
+    >>> import torch
+    >>> [excerpt(ids)["input_ids"].shape[1] for n in (512, 8) if (ids := {"input_ids": torch.zeros(2, n)})]
+    [64, 8]
+    """
+    if not isinstance(batch, Mapping) or not {"input_ids"} <= batch.keys() <= {"input_ids", "attention_mask"}:
+        return batch
+    ids, mask = batch["input_ids"], batch.get("attention_mask")
+    if ids.ndim != 2 or (mask is not None and (mask.shape != ids.shape or not bool(mask.all()))):
+        return batch
+    return {name: tensor[:, :positions] for name, tensor in batch.items()}
+
+
 def call_for(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """``(args, kwargs)`` with which ``model`` is called on ``batch``.
 

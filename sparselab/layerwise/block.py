@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sparselab.core import measures
+from sparselab.core.channel_order import ChannelOrder
 from sparselab.core.interrupts import interrupted_afterwards
 from sparselab.core.layers import LayerWeight
 from sparselab.layerwise.groups import Group
@@ -19,6 +20,7 @@ from sparselab.layerwise.store import DoneBlock
 from sparselab.layerwise.stream import Stream
 from sparselab.masks import MaskCalculator
 from sparselab.pruners import Pruned, Pruner
+from sparselab.pruners.in_order import InOrder
 from sparselab.pruners.pruner import checked
 from sparselab.pruners.reconstruction import corrected
 from sparselab.statistics import SecondMoments, Statistic, cross_moments, reconstruction_error
@@ -34,12 +36,19 @@ class Method:
 
     ``sequential``: by what they are given in the pruned model, else by that in the dense one.
     ``correction``: how far each weight is first changed toward its outputs in the dense model.
+    Weights that have an order of their own among ``orders``, by name, are pruned in it.
     """
 
     pruner: Pruner
     calculate: MaskCalculator
     sequential: bool
     correction: float = 0.0
+    orders: Mapping[str, ChannelOrder] = field(default_factory=dict)
+
+    def pruner_of(self, layer: LayerWeight) -> Pruner:
+        """What prunes the weight of ``layer``."""
+        order = self.orders.get(layer.name)
+        return self.pruner if order is None else InOrder(self.pruner, order)
 
     @property
     def kinds(self) -> list[type[Any]]:
@@ -159,7 +168,7 @@ class BlockWork:
         self, layer: LayerWeight, statistics: Mapping[type[Any], Mapping[str, Any]], cross: Tensor | None = None
     ) -> _Found | None:
         """What the pruner makes of the weight; ``None`` where the data did not reach its layer."""
-        weight, pruner = layer.weight.detach(), self.method.pruner
+        weight, pruner = layer.weight.detach(), self.method.pruner_of(layer)
         if any(layer.name not in statistics[kind] for kind in self.method.kinds):
             return None
         statistic = None if pruner.needs is None else statistics[pruner.needs][layer.name]

@@ -4,31 +4,40 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sparselab.core.channel_order import ChannelOrder
 from sparselab.layerwise.store import BlockStore, Start
 from sparselab.network.plan import Plan
 from sparselab.network.report import PermutationReport
 
 
-def begin(
-    model: nn.Module, store: BlockStore | None, permute: Callable[[], PermutationReport | None]
-) -> PermutationReport | None:
+@dataclass(frozen=True, eq=False)
+class Begun:
+    """Where pruning starts: the report of the orders, if they were searched now, and ``own`` ones by weight name."""
+
+    report: PermutationReport | None = None
+    own: Mapping[str, ChannelOrder] = field(default_factory=dict)
+
+
+def begin(model: nn.Module, store: BlockStore | None, permute: Callable[[], PermutationReport | None]) -> Begun:
     """Bring ``model`` to where pruning starts: permuted, as it was or as an earlier call did it.
 
-    Of an earlier call with the ``store`` the blocks that are done stay as they are. The report of
-    ``permute``, if it was called. Raises ``ValueError`` where the store is of another model.
+    Of an earlier call with the ``store`` the blocks that are done stay as they are. Raises
+    ``ValueError`` where the store is of another model.
     """
     if store is None:
-        return permute()
+        return _begun(permute())
     now, start = fingerprint(model), store.start
     if start is None:
-        report = permute()
-        store.save_start(Start(now, fingerprint(model), Plan() if report is None else report.plan))
-        return report
+        begun = _begun(permute())
+        plan = Plan() if begun.report is None else begun.report.plan
+        store.save_start(Start(now, fingerprint(model), plan, begun.own))
+        return begun
     if now == start.model:
         start.plan.apply(model)
     elif not _as_left(model, store, start):
@@ -36,7 +45,11 @@ def begin(
             f"store={str(store.folder)!r} is of another model: this one has weights that it had neither before nor "
             "after; name another folder"
         )
-    return None
+    return Begun(own=start.own)
+
+
+def _begun(report: PermutationReport | None) -> Begun:
+    return Begun() if report is None else Begun(report, report.own)
 
 
 def _as_left(model: nn.Module, store: BlockStore, start: Start) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from sparselab._version import __version__
-from sparselab.core.batches import calibration_batches
+from sparselab.core.batches import calibration_batches, excerpt
 from sparselab.core.fingerprint import digest
 from sparselab.core.layers import LayerWeight, Names
 from sparselab.core.models import as_eager, device_of, evaluating, to_device, unwrap
@@ -29,6 +29,7 @@ from sparselab.layerwise.store import BlockStore, DoneBlock
 from sparselab.layerwise.stream import Stream, few_of
 from sparselab.masks import AnyPattern, calculator
 from sparselab.network.examples import as_example
+from sparselab.network.orders import ORDERS, Orders, require_strategy
 from sparselab.network.outputs import Outputs
 from sparselab.network.permuting import OWN_DTYPE, permute
 from sparselab.network.reach import Reach
@@ -53,6 +54,7 @@ def prune(
     outputs: Outputs | None = None,
     unreached: str = "refuse",
     objective: str | Objective | None = None,
+    orders: str | Orders = "free",
     include: str | Iterable[str] | None = None,
     exclude: str | Iterable[str] | None = None,
     blocks: str | Sequence[str] | None = "auto",
@@ -98,6 +100,9 @@ def prune(
     ``objective`` (``"error"``, ``"updated_error"``) has them searched for the error of what layers
     give instead, by second moments of the calibration data, which take ``4 d^2`` bytes for each
     different input of ``d`` channels.
+    ``orders`` may be ``"gathered"``, so that layers re-index their inputs where others cannot follow, or
+    ``"own"``: nothing moves, and each weight is pruned as if its channels stood in an order of its own.
+    That is a limit which no kernel can run; a ``Sparsifier`` of such a model takes ``orders=report.own``.
 
     With ``store``, a folder, every block is saved when it is done. A call with the same model (as it
     was, or as an interrupted call left it) and the same arguments goes on at the next block and ends
@@ -128,13 +133,15 @@ def prune(
         )
     if correction and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         raise ValueError("correction: what it sums is not added over ranks; leave it out, or run one process")
+    kind = ORDERS.resolve(orders)
+    require_strategy(kind, permutation)
     method = Method(get_pruner(pruner), calculator(pattern), sequential, correction)
     strategy = None if permutation is None else STRATEGIES.resolve(permutation)
     if strategy is None and objective is not None:
         raise ValueError(f"objective={objective!r} is what orders are searched for: give permutation='auto' too")
     searched = None if objective is None else OBJECTIVES.resolve(objective)
     traced = _Traced(example_inputs, Reach.of(outputs, unreached), outputs)
-    orders = None if strategy is None else _Orders(strategy, searched, seed)
+    wanted = None if strategy is None else _Orders(strategy, searched, seed, kind)
     batches = calibration_batches(calibration, "to calibrate on")
     with ExitStack() as stack:
         for context in (torch.no_grad(), evaluating(inner), without_cache(inner), without_nested_tensors(inner)):
@@ -142,16 +149,17 @@ def prune(
         chain = chain_by(inner, blocks, batches[0], device)
         weights = chosen(chain, Names.of(include, exclude), method)
         run = _Run(chain, weights, batches, method, mask, traced)
-        protocol = run.protocol(orders, seed)
+        protocol = run.protocol(wanted, seed)
         blocks_done = None if store is None else BlockStore(Path(store))
         if blocks_done is not None:
             blocks_done.open({**protocol, "calibration": digest(batches)})
-        report = begin(inner, blocks_done, lambda: None if orders is None else run.permute(orders))
+        begun = begin(inner, blocks_done, lambda: None if wanted is None else run.permute(wanted))
+        run = replace(run, method=replace(method, orders=begun.own))
         with tqdm(total=run.count, unit="weight", disable=not progress) as bar:
             rows, resumed = run.go(blocks_done, bar)
     frame = frame_of(weights, chain, rows, protocol)
     names = tuple(block.name for block in chain.blocks)
-    return PruneReport(frame, protocol, names, report, resumed, time.perf_counter() - started)
+    return PruneReport(frame, protocol, names, begun.report, resumed, time.perf_counter() - started, begun.own)
 
 
 # ---------------------------------------------------------------------------------------------------------------- a run
@@ -164,6 +172,7 @@ class _Orders:
     strategy: Strategy
     objective: Objective | None
     seed: int
+    kind: Orders
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,8 +184,8 @@ class _Traced:
     outputs: Outputs | None
 
     def examples(self, batches: Sequence[Any]) -> Any:
-        """The examples: the first of ``batches`` where none were given."""
-        return as_example(batches[0]) if self.example_inputs is None else self.example_inputs
+        """The examples: a short piece of the first of ``batches`` where none were given."""
+        return as_example(excerpt(batches[0])) if self.example_inputs is None else self.example_inputs
 
     @property
     def digest(self) -> str:
@@ -209,6 +218,7 @@ class _Run:
             "permutation": str(orders and orders.strategy),
             "objective": str(orders and orders.objective),
             "traced": self.traced.digest,
+            "orders": str(orders and orders.kind),
             "sequential": self.method.sequential,
             "correction": self.method.correction,
             "seed": seed,
@@ -246,6 +256,7 @@ class _Run:
             verify=OWN_DTYPE,  # a copy in float64 would be larger than all else here
             outputs=self.traced.outputs,
             unreached=self.traced.reach.unreached,
+            orders=orders.kind,
         )
 
     def _collected(self, kind: type[Any], names: list[str]) -> Statistics:

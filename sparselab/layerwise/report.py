@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
+from sparselab.core.channel_order import ChannelOrder
 from sparselab.core.readable import why_no_arithmetic, why_unreadable
 from sparselab.layerwise.chain import Chain
 from sparselab.layerwise.choosing import Chosen
@@ -40,7 +41,8 @@ class PruneReport:
 
     ``protocol`` says what was run, as plain texts and numbers; ``blocks`` which parts of the model
     were run by themselves, ``resumed_at`` how many of them were done by an earlier run.
-    ``permutation`` is the report of the orders, where channels were permuted by this run.
+    ``permutation`` is the report of the orders, where channels were permuted by this run. ``own`` are
+    the orders of weights that were pruned in one of their own, by name.
     """
 
     frame: pd.DataFrame
@@ -49,6 +51,7 @@ class PruneReport:
     permutation: PermutationReport | None = None
     resumed_at: int = 0
     seconds: float = math.nan
+    own: Mapping[str, ChannelOrder] = field(default_factory=dict)
 
     @property
     def layers(self) -> list[str]:

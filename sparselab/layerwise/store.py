@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sparselab.core.channel_order import ChannelOrder, from_json, to_json
 from sparselab.network.plan import Plan
 
 FORMAT = 1
@@ -28,11 +29,15 @@ class DoneBlock:
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """The fingerprint of the ``model`` that was given, that of it once ``permuted``, and the plan that did it."""
+    """The fingerprint of the ``model`` that was given, that of it once ``permuted``, and the plan that did it.
+
+    ``own`` are the orders of those weights that have their own, by name.
+    """
 
     model: str
     permuted: str
     plan: Plan
+    own: Mapping[str, ChannelOrder] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,11 +83,12 @@ class BlockStore:
         if not file.exists():
             return None
         found = json.loads(file.read_text(encoding="utf-8"))
-        return Start(found["model"], found["permuted"], Plan.from_json(found["plan"]))
+        return Start(found["model"], found["permuted"], Plan.from_json(found["plan"]), from_json(found.get("own", {})))
 
     def save_start(self, start: Start) -> None:
         """Keep where pruning starts from."""
         found = {"model": start.model, "permuted": start.permuted, "plan": start.plan.to_json()}
+        found |= {"own": to_json(start.own)} if start.own else {}
         self._write("start.json", json.dumps(found, separators=(",", ":")))
 
     def done(self) -> int:

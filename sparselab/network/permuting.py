@@ -19,6 +19,8 @@ from sparselab.network.examples import examples_of
 from sparselab.network.findings import Findings
 from sparselab.network.free_axes import Axis, Orders, free_axes
 from sparselab.network.named_axes import chosen_layers
+from sparselab.network.orders import ORDERS, Request
+from sparselab.network.orders import Orders as OrdersOf
 from sparselab.network.outputs import Outputs
 from sparselab.network.plan import Plan, as_optimizers
 from sparselab.network.ranks import on_one_rank
@@ -56,6 +58,7 @@ def permute(
     strict: bool = False,
     outputs: Outputs | None = None,
     unreached: str = "refuse",
+    orders: str | OrdersOf = "free",
 ) -> PermutationReport:
     """Reorder the channels of a whole network so that ``pattern`` keeps more of it.
 
@@ -99,6 +102,14 @@ def permute(
     a process group is initialised every rank has to call this: rank 0 searches, and all ranks apply
     its plan.
 
+    ``orders`` says what may follow. ``"free"``: the layers before, so that nothing is added at run
+    time. ``"gathered"``: beside that, a layer re-indexes its own input by one ``index_select`` where
+    the layers before cannot follow, or are read by others that want another order, and the weight
+    retains at least 1% more of its saliency for it (``"gathered,0.5"``: 0.5%); ``report.gathers``
+    has what each gains and costs. ``"own"``: every weight gets an order of its own, found without a
+    trace, and nothing moves; a ``Sparsifier`` and ``sl.prune`` choose masks in it. It is the limit,
+    and no kernel can run it.
+
     For a 2d pattern (``"m4n2_2d_best"``, M up to 4) the rows of a weight count as much as its
     columns. Axes are then searched in turn until that gains nothing more (``network/in_turn.py``),
     starting from the orders for ``"2:4"`` if those are better than none.
@@ -125,8 +136,13 @@ def permute(
         errors = ByErrors(chosen, moments)
     settings = SearchSettings(Pattern.parse(pattern), strategy, saliency, seed, backend, errors)
     layers = chosen_layers(inner, settings.pattern, include, exclude)
-    examples = examples_of(example_inputs, inner)
-    report = on_one_rank(lambda: _found(inner, examples, reach, layers, settings, verify, strict))
+    kind = ORDERS.resolve(orders)
+    examples = examples_of(example_inputs, inner) if kind.traces else []
+
+    def free() -> PermutationReport:
+        return _found(inner, examples, reach, layers, settings, verify, strict)
+
+    report = on_one_rank(lambda: kind(Request(inner, examples, layers, settings, verify, reach.choice, free)))
     if report.refused:
         _log.warning("nothing was permuted: %s", report.refused)
     report.plan.apply(inner, optimizers)

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from sparselab.core.entries import mask_name, pruned_name
 from sparselab.core.interrupts import interrupted_afterwards
+from sparselab.core.layers import LayerWeight
 from sparselab.core.models import as_eager, unwrap
 from sparselab.core.moves import Indices, Move, moved
 from sparselab.core.optimizers import Keepers, levels
@@ -27,10 +28,12 @@ from sparselab.network.analysis import Analysis, place_of
 from sparselab.network.axes import Leaf, leaves_of
 from sparselab.network.constants import constants_of, keep_moved_constants
 from sparselab.network.free_axes import Axis, Orders, order_of, spans
+from sparselab.network.gathers import Gather, forget_compiled, gathered_layers, re_index
 
 _log = logging.getLogger("sparselab")
 
-FORMAT, VERSION = "sparselab.plan", 1
+FORMAT, VERSION = "sparselab.plan", 2
+_WITHOUT_GATHERS = 1  # the version of a plan that moves tensors only, which earlier releases read too
 
 T = TypeVar("T")
 
@@ -41,10 +44,11 @@ class Plan:
 
     It needs neither the graph nor the model that it was made from. ``apply`` moves a model (and an
     optimizer's state) in place, ``inverse`` moves it back. Applying a plan and its inverse restores
-    every tensor bit for bit.
+    every tensor bit for bit. ``gathers`` are layers whose inputs are re-indexed from then on.
     """
 
     moves: tuple[Move, ...] = ()
+    gathers: tuple[Gather, ...] = ()
 
     @classmethod
     def from_orders(cls, analysis: Analysis, orders: Orders) -> Plan:
@@ -71,7 +75,8 @@ class Plan:
 
     def inverse(self) -> Plan:
         """The plan that undoes this one."""
-        return Plan(tuple(move.inverse() for move in reversed(self.moves)))
+        gathers = tuple(gather.inverse() for gather in reversed(self.gathers))
+        return Plan(tuple(move.inverse() for move in reversed(self.moves)), gathers)
 
     def apply(self, model: nn.Module, optimizer: Optimizer | Iterable[Optimizer] | None = None) -> None:
         """Move every tensor of ``model`` in place, with its gradient and its state in optimizers.
@@ -87,6 +92,9 @@ class Plan:
         that its Sparsifier holds follow. Outputs stay the same, but weights are N:M only in the order
         for which masks were computed; the log says so.
 
+        The inputs of ``gathers`` are re-indexed by a hook and a buffer of their layer, which go
+        wherever the model goes. Models that ``torch.compile`` has compiled are traced anew then.
+
         Tensors that are sharded (``DTensor``) are gathered one after the other, so every process
         has to call this.
 
@@ -99,18 +107,27 @@ class Plan:
         reshard(inner)
         masked = self._masked(inner)
         targets = self._targets(inner, as_optimizers(optimizer))
+        gathered = gathered_layers(inner, self.gathers)
         done: list[tuple[Move, Tensor]] = []
+        re_indexed: list[tuple[Gather, LayerWeight]] = []
         with torch.no_grad(), interrupted_afterwards():
             try:
                 for move, tensor in targets:
                     _move(tensor, move)
                     done.append((move, tensor))
+                for gather, layer in gathered:
+                    re_index(layer, gather)
+                    re_indexed.append((gather, layer))
             except BaseException:
+                for gather, layer in reversed(re_indexed):
+                    re_index(layer, gather.inverse())
                 for move, tensor in reversed(done):
                     _move(tensor, move.inverse())
                 raise
             for move, module, attribute in masked:
                 module.__dict__.setdefault(moves_name(attribute), []).append(move)
+        if gathered:
+            forget_compiled()
         _say_what_moved(masked)
         _say_what_is_kept(keep_moved_constants(inner, self.moves))
 
@@ -191,21 +208,28 @@ class Plan:
         """Plain lists and dicts; equal orders are stored once."""
         numbers: dict[bytes, int] = {}
         table: list[list[int]] = []
-        moves = []
-        for move in self.moves:
-            key = move.order.tobytes()
+
+        def number_of(order: Indices) -> int:
+            key = order.tobytes()
             if key not in numbers:
                 numbers[key] = len(table)
-                table.append(move.order.tolist())
-            moves.append(
-                {
-                    "tensors": list(move.names),
-                    "shape": list(move.shape),
-                    "dims": [move.first, move.last],
-                    "order": numbers[key],
-                }
-            )
-        return {"format": FORMAT, "version": VERSION, "orders": table, "moves": moves}
+                table.append(order.tolist())
+            return numbers[key]
+
+        moves = [
+            {
+                "tensors": list(move.names),
+                "shape": list(move.shape),
+                "dims": [move.first, move.last],
+                "order": number_of(move.order),
+            }
+            for move in self.moves
+        ]
+        found = {"format": FORMAT, "version": _WITHOUT_GATHERS, "orders": table, "moves": moves}
+        if not self.gathers:
+            return found
+        gathered = [{"weight": gather.name, "order": number_of(gather.order)} for gather in self.gathers]
+        return {**found, "version": VERSION, "gathers": gathered}
 
     @classmethod
     def from_json(cls, data: Any) -> Plan:
@@ -215,14 +239,15 @@ class Plan:
         """
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise ValueError(f"not a plan: expected an object with format {FORMAT!r}")
-        if data.get("version") != VERSION:
-            raise ValueError(f"a plan of version {data.get('version')!r}; this release reads version {VERSION}")
+        if data.get("version") not in (_WITHOUT_GATHERS, VERSION):
+            raise ValueError(f"a plan of version {data.get('version')!r}; this release reads versions 1 to {VERSION}")
         try:
             orders = [_as_order(order) for order in data["orders"]]
             moves = [_as_move(entry, orders) for entry in data["moves"]]
+            found = [Gather(str(entry["weight"]), orders[entry["order"]]) for entry in data.get("gathers", ())]
         except (KeyError, TypeError, IndexError) as error:
             raise ValueError(f"a damaged plan: {type(error).__name__} {error}") from error
-        return cls(tuple(moves))
+        return cls(tuple(moves), tuple(found))
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import reprlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
+from sparselab.core.channel_order import ChannelOrder
 from sparselab.core.moves import Indices
 from sparselab.network.output_orders import OutputOrder, Suggestion
 from sparselab.network.plan import Plan
@@ -17,6 +19,11 @@ COLUMNS = [
     *("axis", "size", "members", "consumers", "baseline", "retained", "ideal", "efficacy", "seconds"),
     *("status", "reason"),
 ]
+GATHER_COLUMNS = [
+    *("weight", "size", "total", "free", "gathered", "ideal", "gain_percent", "calls", "bytes", "index_bytes"),
+    *("microseconds", "layer_microseconds", "taken", "reason"),
+]
+_IN_ORDER = ("permuted", "gathered", "own")
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +35,8 @@ class PermutationReport:
     (units that move), ``members`` (``"tensor:dim"``), ``consumers`` (weights that read it and will
     be pruned), ``baseline, retained, ideal`` (saliency before, after, and with no structure; NaN
     where nothing was searched), ``efficacy`` (percent), ``seconds``, ``status`` (``permuted``,
-    ``kept``, ``pinned`` or ``rolled_back``) and ``reason``, which says why where an axis was not
-    permuted.
+    ``kept``, ``pinned`` or ``rolled_back``; ``gathered`` or ``own`` where such orders were asked for)
+    and ``reason``, which says why where an axis was not permuted.
 
     ``weights`` has one row for every eligible weight: ``weight, numel, status, reason``; a weight
     that reads several axes has the best of their statuses. ``plan`` moves another copy of the model
@@ -61,19 +68,27 @@ class PermutationReport:
     unreached: tuple[str, ...] = ()
     outputs: tuple[OutputOrder, ...] = ()
     suggestion: Suggestion | None = None
+    orders: str = "free"
+    gathers: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=GATHER_COLUMNS))
+    own: Mapping[str, ChannelOrder] = field(default_factory=dict)
+
+    @property
+    def taken(self) -> pd.DataFrame:
+        """The rows of ``gathers`` that were taken."""
+        return self.gathers[self.gathers["taken"].astype(bool)]
 
     @property
     def share_permuted(self) -> float:
         """The share of eligible weights, by size, whose input channels were permuted."""
         total = float(self.weights["numel"].sum())
-        return float(self.weights.loc[self.weights["status"] == "permuted", "numel"].sum()) / total if total else 0.0
+        return float(self.weights.loc[self.weights["status"].isin(_IN_ORDER), "numel"].sum()) / total if total else 0.0
 
     @property
     def why_not(self) -> str:
         """Why eligible weights were not permuted: the reason that holds for most of them; empty if all were."""
-        if self._stopped:
+        if self._stopped and not len(self.taken):
             return self._stopped
-        left = self.weights[self.weights["status"] != "permuted"]
+        left = self.weights[~self.weights["status"].isin(_IN_ORDER)]
         return str(left.groupby("reason")["numel"].sum().idxmax()) if len(left) else ""
 
     @property
@@ -120,10 +135,13 @@ class PermutationReport:
 
     @property
     def retained_gain(self) -> float:
-        """Retained saliency over all searched axes, after divided by before, minus 1."""
+        """Retained saliency over all searched axes and gathers, after divided by before, minus 1."""
         searched = self.frame.dropna(subset=["baseline"])
         before = float(searched["baseline"].sum())
-        return float(searched["retained"].sum()) / before - 1 if before else 0.0
+        pinned = {name for names in self.frame.loc[self.frame["status"] == "gathered", "consumers"] for name in names}
+        beside = self.taken[~self.taken["weight"].isin(pinned)]  # the others have a row in the frame
+        after = float(searched["retained"].sum()) + float((beside["gathered"] - beside["free"]).sum())
+        return after / before - 1 if before else 0.0
 
     @property
     def _gain(self) -> str:
@@ -138,15 +156,16 @@ class PermutationReport:
         return f"<PermutationReport: {str(self).splitlines()[0]}>"
 
     def __str__(self) -> str:
-        if self._stopped:
+        if self._stopped and not len(self.taken):
             return f"Nothing was permuted. {self._stopped}."
         counts = self.frame["status"].value_counts()
-        said = ", ".join(f"{counts[s]} {s}" for s in ("permuted", "kept", "pinned", "rolled_back") if s in counts)
+        said = ", ".join(f"{counts[s]} {s}" for s in (*_IN_ORDER, "kept", "pinned", "rolled_back") if s in counts)
         lines = [
             f"Channel permutation for {self.pattern}: {said or 'no eligible weights'}.",
             f"{100 * self.share_permuted:.1f}% of the eligible weights have their input channels permuted; "
             f"{self._gain} in {self.seconds:.1f} s.",
         ]
+        lines += self._beside_free()
         if not math.isnan(self.max_rel_error):
             lines.append(
                 f"Outputs before and after differ by {self.max_rel_error:.1e} relative "
@@ -164,6 +183,20 @@ class PermutationReport:
             names = [name for consumers in rows["consumers"] for name in consumers]
             lines.append(f"  {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}: {reason}")
         return "\n".join(lines)
+
+    def _beside_free(self) -> list[str]:
+        """What there is to say of orders that are not free."""
+        if self.orders == "own":
+            return ["Every weight has an order of its own and nothing was moved: the limit. No kernel can run this."]
+        if not len(self.gathers):
+            return []
+        taken = self.taken
+        cost, layers = float(taken["microseconds"].sum()), float(taken["layer_microseconds"].sum())
+        share = f", {100 * cost / layers:.0f}% of what those layers take" if layers else ""
+        return [
+            f"{len(taken)} of {len(self.gathers)} layers re-index their inputs: {cost:.0f} microseconds and "
+            f"{taken['bytes'].sum() / 2**20:.2f} MiB for each run on the examples{share}."
+        ]
 
     def _repr_html_(self) -> str:
         summary = "<br>".join(line.replace("&", "&amp;").replace("<", "&lt;") for line in str(self).splitlines())

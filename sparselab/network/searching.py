@@ -24,8 +24,11 @@ from sparselab.permutation.search import check_backend
 from sparselab.permutation.strategy import Callback, Strategy
 from sparselab.saliency import ModelSaliency
 
-# Axes keep the threads busy, so a search needs no second chain: one that is half longer finds as much.
-_ONE_OF_MANY = Auto(chains=1, effort=1.5)
+# Axes keep the threads busy, so a search needs no second chain: one that is longer finds as much. It begins cooler,
+# too: hot moves take twice the time of cold ones, and are mostly undone where there are hundreds of groups.
+_SMALL = Auto(effort=1.0, hot=0.05)
+_LARGE = Auto(chains=1, effort=1.0, hot=0.03)
+_SMALLEST_LARGE = 65  # units from which on an axis is large: below, many chains find more than a long one
 _AT_ONCE = 4  # axes searched side by side: each holds its scores in memory
 
 
@@ -69,12 +72,17 @@ class SearchSettings:
         """The size of a group."""
         return self.pattern.require_nm("permute")[1]
 
+    def _strategy(self, units: int) -> str | Strategy:
+        if self.strategy != "auto":
+            return self.strategy
+        return _SMALL if units < _SMALLEST_LARGE else _LARGE
+
     def search(self, problem: SearchProblem, number: int, callback: Callback | None = None) -> SearchResult:
         """Search one problem, with a seed of its own."""
         return search_permutation(
             problem,
             self.pattern,
-            strategy=_ONE_OF_MANY if self.strategy == "auto" else self.strategy,
+            strategy=self._strategy(problem.size),
             seed=self.seed + number,
             backend=self.backend,
             callback=callback,

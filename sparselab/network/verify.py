@@ -66,8 +66,8 @@ def compare(before: Sequence[Tensor], after: Sequence[Tensor]) -> Difference:
         finite = torch.isfinite(a)
         if not torch.equal(finite, torch.isfinite(b)) or not torch.equal(a[~finite].isnan(), b[~finite].isnan()):
             return Difference(math.inf, math.inf)
-        gap = float((a - b)[finite].abs().max()) if bool(finite.any()) else 0.0
-        size = float(a[finite].abs().max()) if bool(finite.any()) else 0.0
+        gap = float((a - b).abs().where(finite, 0).max())
+        size = float(a.abs().where(finite, 0).max())
         worst = Difference(max(worst.absolute, gap), max(worst.relative, gap / size if size else float(gap > 0)))
     return worst
 

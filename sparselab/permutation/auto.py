@@ -12,7 +12,7 @@ from sparselab.permutation.channel_swap import WINDOW, ChannelSwap
 from sparselab.permutation.covering import Covering
 from sparselab.permutation.exhaustive import Exhaustive
 from sparselab.permutation.optimal import Optimal
-from sparselab.permutation.option_checks import require_at_least
+from sparselab.permutation.option_checks import require_at_least, require_temperatures
 from sparselab.permutation.strategy import Search
 
 _PROOF_SECONDS = 8.0  # a limit from which a proof at 64 channels usually fits
@@ -35,14 +35,17 @@ class Auto:
     more. From 8 s on up to 64 channels are solved to a proven optimum.
 
     ``chains`` is how many anneal above 64 channels; ``None`` stands for two, or, with a time limit,
-    for as many as run side by side. ``effort`` is how many times the usual moves each makes.
+    for as many as run side by side. ``effort`` is how many times the usual moves each makes. ``hot`` is the
+    first temperature without a time limit (``AnnealedAssignment``).
     """
 
     chains: int | None = None
     effort: float = 1.0
+    hot: float | None = None
 
     def __post_init__(self) -> None:
         require_at_least(1, "auto", chains=1 if self.chains is None else self.chains)
+        require_temperatures("auto", hot=self.hot)
         if not 0 < self.effort < math.inf:
             raise ValueError(f"strategy 'auto': effort must be positive and finite, got {self.effort}")
 
@@ -66,7 +69,7 @@ class Auto:
     def _once(self, search: Search) -> None:
         if search.matrix.channels <= _GREEDY:
             ChannelSwap()(search)
-        AnnealedAssignment(math.ceil(self.effort * moves(search)), self._chains(search)).once(search)
+        AnnealedAssignment(math.ceil(self.effort * moves(search)), self._chains(search), self.hot).once(search)
         if search.matrix.channels <= WINDOW:
             ChannelSwap()(search)
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sparselab.core.patterns import Pattern
 from sparselab.ops import backends
 from sparselab.ops.backends import Size
+from sparselab.ops.counting import group_sums
 from sparselab.ops.masks import best_blocks
 from sparselab.ops.matrix import Floats, Ints, LoadedMatrix
 from sparselab.ops.threads import map_blocks
@@ -77,11 +78,9 @@ class AlongChannels(Judge):
 
     def retained(self, scores: Scores, columns: Ints) -> float:
         """See ``Judge``."""
-        pruned = self.m - self.n
 
         def count(block: Scores) -> float:
-            groups = block[:, columns].reshape(len(block), -1, self.m)
-            return float(np.partition(groups, pruned, axis=2)[:, :, pruned:].sum(dtype=np.float64))
+            return float(group_sums(block, columns, self.n, self.m).sum())
 
         return sum(map_blocks(count, _row_blocks(scores)))
 

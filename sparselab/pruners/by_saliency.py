@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparselab.core.moves import Move, moved
 from sparselab.masks import MaskCalculator, create_mask
 from sparselab.pruners.pruner import Pruned
 from sparselab.saliency import Saliency, from_statistics, needs
@@ -38,6 +39,10 @@ class BySaliency:
         """The mask of the highest scores."""
         mask = create_mask(weight, calculator, channel_dim=channel_dim, saliency=self._criterion(statistic))
         return Pruned(mask, torch.where(mask, weight.detach(), 0))
+
+    def moved(self, move: Move) -> BySaliency:
+        """The pruner of the weight after ``move``: scores that belong to it move along."""
+        return BySaliency(moved(self.saliency, [move]))
 
     def _criterion(self, statistic: Any) -> Saliency:
         kind = self.needs

@@ -24,6 +24,7 @@ from sparselab.core.registry import unknown_name
 from sparselab.layerwise import PruneReport
 from sparselab.metrics import Quantity, describe
 from sparselab.metrics.metric import Batch, as_metrics
+from sparselab.network.orders import ORDERS
 from sparselab.permutation.strategy import STRATEGIES
 from sparselab.pruners import get_pruner
 from sparselab.pruners.pruner import require_own_scores
@@ -45,7 +46,7 @@ DEFAULTS: Mapping[str, Any] = {
     "steps": None,
     "seed": 0,
 }
-OPTIONAL = ("pruner", "calibration", "sequential", "device", "threads", "track_every")
+OPTIONAL = ("orders", "pruner", "calibration", "sequential", "device", "threads", "track_every")
 
 _POINTS = 10  # of a time series, unless track_every says otherwise
 _TRACKED_EXAMPLES = 1000
@@ -76,6 +77,7 @@ class PruningRun:
         """Raises ``ValueError`` for unknown names, and for a pruner beside a saliency, which it has of its own."""
         resolve: Mapping[str, Callable[[str], object]] = {
             "permutation": STRATEGIES.resolve,
+            "orders": ORDERS.resolve,
             "schedule": SCHEDULES.resolve,
             "saliency": check_name,
             "pruner": get_pruner,
@@ -102,7 +104,8 @@ class PruningRun:
         The headline comes first (``dense_top1, pruned_top1, finetuned_top1``); then
         ``retained_percent`` of the magnitude of the pruned layers, ``efficacy`` of their
         permutation, and where one was searched ``permuted_percent`` of their weights and
-        ``not_permuted``, the reason for most of the others; ``density`` of their weights,
+        ``not_permuted``, the reason for most of the others; with gathered ``orders`` the number of
+        ``gathers`` and their ``gather_microseconds``; ``density`` of their weights,
         ``sparse_layers``, and the seconds of each phase. ``pruned_*`` is measured after the first
         masks with batch norm re-estimated, before any fine-tuning. Where the network is pruned on
         calibration data, block by block, the medians of the ``reconstruction errors`` and the number
@@ -132,7 +135,7 @@ class PruningRun:
 
 
 def _pruning(trial: Trial) -> PruningTrial:
-    more = {name: trial[name] for name in ("pruner", "calibration", "sequential") if name in trial}
+    more = {name: trial[name] for name in ("orders", "pruner", "calibration", "sequential") if name in trial}
     return PruningTrial(**{name: trial[name] for name in DEFAULTS}, **more)
 
 
@@ -175,6 +178,9 @@ class _Phases:
         self.seconds["seconds_search"] = 0.0 if report is None else float(report.frame["seconds"].sum())
         if report is not None:
             self.order.update(permuted_percent=100 * report.share_permuted, not_permuted=report.why_not)
+            if len(report.gathers):
+                taken = report.taken
+                self.order.update(gathers=len(taken), gather_microseconds=float(taken["microseconds"].sum()))
         self.pruning.recalibrate(self.task, model)
         return sparsifier
 

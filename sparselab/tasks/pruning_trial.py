@@ -10,6 +10,7 @@ from torch import nn
 
 from sparselab.core.models import device_of, to_device
 from sparselab.layerwise import PruneReport, prune
+from sparselab.network.orders import Orders
 from sparselab.network.plan import Plan
 from sparselab.permutation.strategy import Strategy
 from sparselab.pruners import Pruner, get_pruner
@@ -26,7 +27,7 @@ from sparselab.training.sparsifier import Sparsifier
 class PruningTrial:
     """Everything that decides what becomes of a trained network, beside the network and its task.
 
-    ``pattern``, ``schedule``, ``saliency``, ``pruner``, ``permutation`` and ``keep_pruned`` are
+    ``pattern``, ``schedule``, ``saliency``, ``pruner``, ``permutation``, ``orders`` and ``keep_pruned`` are
     those of ``Sparsifier``; ``None`` for a ``pattern`` prunes nothing (the dense control), for a
     ``permutation`` leaves the channels where they are. ``plan``, where there is one, moves them
     first: a control's random order, say.
@@ -57,6 +58,7 @@ class PruningTrial:
     plan: Plan | None = None
     calibration: int | None = None
     sequential: bool = True
+    orders: str | Orders = "free"
 
     def __post_init__(self) -> None:
         steps = self.steps
@@ -86,6 +88,7 @@ class PruningTrial:
             self.pattern,
             pruner=self.saliency if self.pruner is None else self.pruner,
             permutation=self.permutation,
+            orders=self.orders,
             include=task.include,
             sequential=self.sequential,
             seed=self.seed,
@@ -105,8 +108,14 @@ class PruningTrial:
         no layer.
         """
         if report is not None:
-            keep = self.keep_pruned
-            return Sparsifier(model, self.pattern, include=report.layers, keep_pruned=keep, permutation=None)
+            return Sparsifier(
+                model,
+                self.pattern,
+                include=report.layers,
+                keep_pruned=self.keep_pruned,
+                permutation=None,
+                orders=report.own,
+            )
         if self.plan is not None:
             self.plan.apply(model)
         if self.pattern is None:
@@ -121,6 +130,7 @@ class PruningTrial:
             schedule=self.schedule,
             keep_pruned=self.keep_pruned,
             permutation=self.permutation,
+            orders=self.orders,
             example_inputs=to_device(task.example_inputs, device_of(model)),
         )
         if not sparsifier.masks:

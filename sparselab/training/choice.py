@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
 
+from sparselab.core.channel_order import ChannelOrder
 from sparselab.core.layers import LayerWeight
 from sparselab.core.moves import Movable
 from sparselab.masks import AnyPattern, MaskCalculator, calculator
 from sparselab.masks.calculator import is_calculator
 from sparselab.pruners import BySaliency, Pruned, Pruner, get_pruner
 from sparselab.pruners.by_function import ByFunction
+from sparselab.pruners.in_order import InOrder
 from sparselab.pruners.pruner import checked, require_own_scores
 from sparselab.saliency import ModelSaliency, check_name, for_layer, from_statistics, from_weight, needs
 
@@ -30,13 +32,15 @@ class Choice:
     """What stays of each weight, and what value it has.
 
     ``calculator`` is ``None`` where a function of the user's own makes the masks. ``pruner`` is
-    ``None`` for masks by ``saliency``, which may differ from weight to weight.
+    ``None`` for masks by ``saliency``, which may differ from weight to weight. Weights that have an
+    order of their own among ``orders``, by name, are pruned in it.
     """
 
     calculator: MaskCalculator | None
     saliency: ModelSaliency = "magnitude"
     pruner: Pruner | None = None
     statistics: Statistics = field(default_factory=dict)
+    orders: Mapping[str, ChannelOrder] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -86,7 +90,7 @@ class Choice:
         if isinstance(saliency, (Mapping, Tensor, Movable)):
             saliency = plan.moved({layer.name: for_layer(saliency, layer.name) for layer in layers})
         statistics = {kind: plan.moved(found) for kind, found in self.statistics.items()}
-        return dataclasses.replace(self, saliency=saliency, statistics=statistics)
+        return dataclasses.replace(self, saliency=saliency, statistics=statistics, orders=plan.moved(self.orders))
 
     @property
     def orders_by(self) -> ModelSaliency:
@@ -103,7 +107,9 @@ class Choice:
         return str(self.calculator) if self.pruner is None else f"{self.calculator} by {self.pruner}"
 
     def _pruner(self, layer: LayerWeight) -> Pruner:
-        return self.pruner or BySaliency(for_layer(self.saliency, layer.name))
+        pruner = self.pruner or BySaliency(for_layer(self.saliency, layer.name))
+        order = self.orders.get(layer.name)
+        return pruner if order is None else InOrder(pruner, order)
 
     def _require_statistics(self) -> None:
         """Raise ``ValueError`` for a saliency that is none, and for statistics that are asked for and not there."""

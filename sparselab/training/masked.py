@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparselab.core import measures
+from sparselab.core.channel_order import ChannelOrder, from_json, to_json
 from sparselab.core.entries import mask_name, pruned_name
 from sparselab.core.layers import LayerWeight
 from sparselab.core.moves import Move
@@ -285,6 +286,13 @@ class MaskedWeights:
         self._follow((*self.plan.moves, *plan.moves))
         self.permuted = self.permuted or bool(len(plan))
 
+    def choose_in(self, orders: Mapping[str, ChannelOrder]) -> None:
+        """From now on the masks of some weights, as they are now, are chosen in ``orders`` of their own, by name."""
+        before = self.plan.inverse().moved(orders)  # those of the weights that the choice was made for
+        self._dense_choice = dataclasses.replace(self._dense_choice, orders=before)
+        self._follow(self.plan.moves)
+        self.permuted = self.permuted or bool(orders)
+
     def catch_up(self) -> None:
         """Follow the plans that were applied to the masked model since, as its modules have noted them.
 
@@ -309,6 +317,7 @@ class MaskedWeights:
             "shares": dict(self.shares),
             "plan": self.plan.to_json(),
             "permuted": self.permuted,
+            **({"orders": to_json(self._dense_choice.orders)} if self._dense_choice.orders else {}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -322,6 +331,8 @@ class MaskedWeights:
             raise ValueError("this state was taken after finalize(): it has no masks to go on with")
         if "plan" in state:
             self.catch_up()  # to forget what moved the weights that are replaced
+            if "orders" in state:
+                self._dense_choice = dataclasses.replace(self._dense_choice, orders=from_json(state["orders"]))
             self._follow(Plan.from_json(state["plan"]).moves)
             self.permuted = bool(state.get("permuted", len(self.plan)))
         self.state, self.shares = loaded, dict(state["shares"])

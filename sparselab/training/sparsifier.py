@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sparselab.core.channel_order import ChannelOrder
 from sparselab.core.layers import Custom, LayerWeight, Names, layer_weights
 from sparselab.core.models import as_eager, unwrap
 from sparselab.core.optimizers import innermost, lasting, levels, takes_hooks
@@ -33,6 +34,7 @@ from sparselab.training.sharding import ready_for_masks, require_steps
 from sparselab.training.step_hooks import StepHooks
 
 if TYPE_CHECKING:
+    from sparselab.network.orders import Orders
     from sparselab.network.outputs import Outputs
     from sparselab.network.report import PermutationReport
 
@@ -71,7 +73,11 @@ class Sparsifier:
     computed, by the strategy ``permutation`` (``None``: never); ``permutation_report`` says what
     that did. ``example_inputs``, a list of several included, ``outputs`` and ``unreached`` are as in
     ``sl.permute``. The state of attached optimizers and scores given as ``saliency`` move along; other
-    copies of the weights (an EMA) must be made afterwards.
+    copies of the weights (an EMA) must be made afterwards. ``orders`` are those of ``sl.permute``:
+    ``"free"``; ``"gathered"``, where layers may re-index their inputs; or ``"own"``, which needs no
+    ``example_inputs``: nothing moves, and masks are chosen in an order of each weight's own. That is
+    a limit; no kernel runs such masks. A mapping from weight name to its own order, ``report.own``,
+    has been searched already.
 
     ``copy.deepcopy((model, optimizer, sparsifier))``, or a pickle of the three, goes on masking as
     the original does. A copy of model and optimizer alone trains dense: nothing keeps its masks.
@@ -113,12 +119,15 @@ class Sparsifier:
         outputs: Outputs | None = None,
         unreached: str = "refuse",
         progress: bool = True,
+        orders: str | Orders | Mapping[str, ChannelOrder] = "free",
     ) -> None:
         self.model = unwrap(as_eager(model, "Sparsifier"))
         self.schedule = _schedule(schedule)
         choice = Choice.of(pattern, saliency, pruner, statistics)
         self.schedule.check(choice.calculator)
         self.permutation = _strategy(permutation)
+        found = dict(orders) if isinstance(orders, Mapping) else {}
+        self.orders = _kind_of("free" if isinstance(orders, Mapping) else orders, permutation)
         self.example_inputs = example_inputs
         self.outputs, self.unreached = outputs, unreached
         _require_reach(outputs, unreached)
@@ -134,6 +143,8 @@ class Sparsifier:
         say_what_was_chosen(chosen)
         keep_pruned = keep_pruned or self.schedule.keep_pruned
         self.weights = MaskedWeights(layers, choice, keep_pruned, before_first=self._permute, progress=progress)
+        if found:
+            self.weights.choose_in(found)
         self.weights.add_buffers()
         leave_out(self.model, self.weights.buffer_names())
         self._hooks = StepHooks(self._after_step, self._before_step, first=True)
@@ -464,8 +475,11 @@ class Sparsifier:
                 include=[layer.name for layer in layers],
                 outputs=self.outputs,
                 unreached=self.unreached,
+                orders=self.orders,
             )
         self.weights.follow(self.permutation_report.plan)
+        if self.permutation_report.own:
+            self.weights.choose_in(self.permutation_report.own)
         if self.permutation_report.untraceable:
             _log.warning(
                 "channels are not permuted, since the model could not be traced on the example_inputs: %s. Pass what "
@@ -477,7 +491,7 @@ class Sparsifier:
         """Why no order is to be searched at all, or nothing."""
         if self.permutation is None:
             return "permutation=None"
-        if self.example_inputs is None:
+        if self.example_inputs is None and self.orders.traces:
             return "no example_inputs to trace the model with"
         return "" if pattern is not None else f"no order is searched for masks by {choice}"
 
@@ -524,3 +538,12 @@ def _strategy(permutation: str | Strategy | None) -> Strategy | None:
     from sparselab.permutation.strategy import STRATEGIES
 
     return STRATEGIES.resolve(permutation)
+
+
+def _kind_of(orders: str | Orders, permutation: str | Strategy | None) -> Orders:
+    """The kind of orders, resolved at once; ``ValueError`` for one that is to be searched by no strategy."""
+    from sparselab.network.orders import ORDERS, require_strategy
+
+    kind = ORDERS.resolve(orders)
+    require_strategy(kind, permutation)
+    return kind

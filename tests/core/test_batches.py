@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from sparselab.core.batches import arguments, call_for
+from sparselab.core.batches import arguments, call_for, excerpt
 from sparselab.core.models import to_device
 
 X, MASK, LABELS, TARGETS = torch.randn(3, 4), torch.ones(3, 4), torch.tensor([0, 1, 2]), torch.randn(3, 1)
@@ -80,3 +80,21 @@ def test_mappings_that_pytorch_does_not_look_into_move_too():
         moved = to_device(batch, "meta")
         assert moved.get("inner", moved)["x"].is_meta
     assert isinstance(to_device(Encoding(x=X), "meta"), Encoding)
+
+
+def test_an_excerpt_is_cut_from_plain_text_only():
+    ids = torch.arange(200).reshape(2, 100)
+    whole, padded = torch.ones_like(ids), torch.ones_like(ids).tril()
+    cut = excerpt(UserDict(input_ids=ids, attention_mask=whole), 7)
+    assert torch.equal(cut["input_ids"], ids[:, :7])
+    assert cut["attention_mask"].shape == (2, 7)
+    assert torch.equal(excerpt({"input_ids": ids}, 300)["input_ids"], ids)
+    for batch in (
+        {"input_ids": ids, "attention_mask": padded},
+        {"input_ids": ids, "pixel_values": X},
+        {"inputs_embeds": X},
+        {"input_ids": ids[0]},
+        (ids,),
+        ids,
+    ):
+        assert excerpt(batch, 7) is batch
