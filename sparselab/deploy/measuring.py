@@ -154,9 +154,9 @@ def median_us(call: Callable[[], object]) -> float:
     """The median time of ``call`` on the current CUDA device, in microseconds, by events around each."""
     for _ in range(WARM_UP):
         call()
-    times = []
+    times: list[float] = []
     for _ in range(REPEATS):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         start.record()
         call()
         end.record()
