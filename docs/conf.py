@@ -18,6 +18,7 @@ root_doc = "docs/index"
 include_patterns = ["docs/**.md", "docs/**.rst", "notebooks/*.ipynb", "CHANGELOG.md", "CONTRIBUTING.md"]
 exclude_patterns = [
     ".*",
+    "docs/_templates",
     "build",
     "dist",
     "results",
