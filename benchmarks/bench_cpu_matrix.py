@@ -8,8 +8,8 @@ import pandas as pd
 import torch
 
 import sparselab as sl
+from benchmarks.cpu_matrix import CpuMatrix
 from benchmarks.timing import paired
-from sparselab.deploy.cpu import CpuMatrix
 
 SHAPES = [(576, 576), (1536, 576), (4096, 4096), (11008, 4096)]
 

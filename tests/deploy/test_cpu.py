@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sparselab.deploy.cpu import CpuMatrix
+from benchmarks.cpu_matrix import CpuMatrix
 from sparselab.masks import create_mask
 
 

@@ -28,9 +28,8 @@ _WEIGHTS_A_THREAD = 1 << 21  # with fewer, to begin a thread takes longer than i
 class CpuMatrix:
     """A 2:4 float32 matrix of ``shape``, laid out for products with one vector at a time.
 
-    It has 0.5625 of the bytes of the dense one. At batch 1, and where the dense matrix does not fit
-    into the cache, that makes it faster than ``torch.nn.functional.linear``; in the cache, and for
-    more vectors, it is slower. ``docs/deploy.md`` has by how much.
+    It has 0.5625 of the bytes of the dense one, and is no faster for it: ``docs/deploy.md`` has by
+    how much it misses, which is why it is here and not in the package.
 
     >>> matrix = torch.tensor([[1.0, 0, 0, 2, 0, 0, 3, 0]])
     >>> CpuMatrix.of(matrix) @ torch.arange(8.0), CpuMatrix.of(matrix).bytes
