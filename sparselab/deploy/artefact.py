@@ -82,7 +82,7 @@ def stored_bytes(dtype: str, shape: tuple[int, ...], grid: Grid | None) -> int:
     """The bytes that a tensor takes in a file."""
     import torch
 
-    itemsize = getattr(torch, dtype).itemsize
+    itemsize: int = getattr(torch, dtype).itemsize
     return math.prod(shape) * itemsize if grid is None else grid.values * itemsize + grid.place_bytes
 
 

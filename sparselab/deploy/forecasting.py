@@ -19,7 +19,7 @@ from sparselab.deploy.refusals import KERNEL, refusal
 from sparselab.deploy.roofline import Array, Corners, Roofline, Times, none
 from sparselab.deploy.workload import Operation, examples_in, operations
 from sparselab.masks import AnyPattern, MaskCalculator
-from sparselab.network.examples import examples_of
+from sparselab.network.examples import example_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -141,7 +141,7 @@ def forecast(
     gpu = _hardware(hardware)
     roof = Roofline(gpu, gpu.precision(dtype), attained())
     calculate = grouped(pattern)
-    example_inputs = examples_of(example_inputs, model)
+    example_inputs = example_of(example_inputs, model, "forecast")
     batches = _batches(batch, example_inputs)
     reasons = _reasons(model, calculate, roof.dtype, Names.of(include, exclude))
     found = [

@@ -19,7 +19,7 @@ from sparselab.deploy.hardware import Hardware, attained, hardware, hardware_nam
 from sparselab.deploy.published import speedup_bounds
 from sparselab.deploy.semi_structured import to_semi_structured
 from sparselab.masks import create_mask
-from sparselab.network.examples import examples_of
+from sparselab.network.examples import example_of
 from sparselab.network.tracing import as_call
 
 WARM_UP, REPEATS = 10, 30
@@ -80,7 +80,7 @@ def benchmark(
             "benchmark measures on a CUDA device, and there is none here: sl.forecast(model, example_inputs, "
             "hardware='h100') says what to expect of one"
         )
-    example_inputs = examples_of(example_inputs, model)
+    example_inputs = example_of(example_inputs, model, "benchmark")
     device, name = torch.device("cuda", torch.cuda.current_device()), torch.cuda.get_device_name()
     gpu = _gpu(name) if hardware is None else _hardware(hardware)
     precision = str(dtype).removeprefix("torch.")
@@ -154,9 +154,9 @@ def median_us(call: Callable[[], object]) -> float:
     """The median time of ``call`` on the current CUDA device, in microseconds, by events around each."""
     for _ in range(WARM_UP):
         call()
-    times = []
+    times: list[float] = []
     for _ in range(REPEATS):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         start.record()
         call()
         end.record()

@@ -21,7 +21,7 @@ from sparselab.core.models import as_eager, buffers_kept, evaluating, running
 from sparselab.core.onnx_files import ONNX_NEEDED, OnnxFile, OnnxWeight
 from sparselab.core.weight_matrix import to_slices
 from sparselab.masks import AnyPattern, MaskCalculator, calculator
-from sparselab.network.examples import examples_of
+from sparselab.network.examples import example_of
 from sparselab.network.tracing import EXPORTED_AS, as_call, exported, quietly, tensors_in
 
 COLUMNS = [
@@ -71,7 +71,7 @@ def export_onnx(
     calculate = grouped(pattern)
     file = _target(file)
     require_onnx("export_onnx")
-    example_inputs = examples_of(example_inputs, model)
+    example_inputs = example_of(example_inputs, model, "export_onnx")
     written_by = _write(model, example_inputs, file, dynamic_shapes)
     frame = weights_of_file(file, calculate, model)
     difference = _difference(model, example_inputs, file)

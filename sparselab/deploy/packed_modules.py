@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,7 @@ class PackedModule(nn.Module):
 
     def dense_weight(self, name: str) -> Tensor:
         """The dense weight that a packed parameter stands for."""
-        held = self._parameters[name]
+        held: object = self._parameters[name]
         assert isinstance(held, SparseSemiStructuredTensor)
         return self._layout.from_torch(held)
 
@@ -41,11 +41,11 @@ class PackedModule(nn.Module):
         """The class and the weights that the layer had; without gradients, as they were packed."""
         for name in self.packed_names():
             self._parameters[name] = nn.Parameter(self.dense_weight(name), requires_grad=False)
-        self.__class__ = self._dense_class
+        self.__class__ = cast("type[PackedModule]", self._dense_class)
         del self._layout, self._dense_class
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[no-untyped-call]
+        super()._save_to_state_dict(destination, prefix, keep_vars)
         for name in self.packed_names():
             destination[prefix + name] = self.dense_weight(name)
 
@@ -63,7 +63,7 @@ class PackedModule(nn.Module):
         given = {name: state_dict[prefix + name] for name in held if prefix + name in state_dict}
         rest = {key: value for key, value in state_dict.items() if key.removeprefix(prefix) not in given}
         self._parameters.update(dict.fromkeys(given))  # so that nothing is copied into what has no memory of its own
-        super()._load_from_state_dict(rest, prefix, metadata, strict, missing, unexpected, errors)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(rest, prefix, metadata, strict, missing, unexpected, errors)
         self._parameters.update(held)
         for name, weight in given.items():
             try:
@@ -104,7 +104,8 @@ class PackedConvolution(PackedModule):
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         channels = -1 - len(self.stride)
-        met = input[(..., *(slice(None, None, step) for step in self.stride))].movedim(channels, -1)
+        strided: tuple[Any, ...] = (..., *(slice(None, None, step) for step in self.stride))
+        met = input[strided].movedim(channels, -1)
         rows = F.linear(met.reshape(-1, met.shape[-1]), weight, bias)
         result = rows.view(*met.shape[:-1], -1).movedim(-1, channels)
         last = input.ndim == 4 and input.is_contiguous(memory_format=torch.channels_last)
@@ -136,8 +137,8 @@ class PackedAttention(PackedModule, nn.MultiheadAttention):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, *others: Any, **options: Any) -> Any:
         """As ``MultiheadAttention``, of inputs laid out so that each projection meets contiguous rows."""
-        laid_out = (self._laid_out(given) for given in (query, key, value))
-        return super().forward(*laid_out, *others, **options)
+        query, key, value = (self._laid_out(given) for given in (query, key, value))
+        return super().forward(query, key, value, *others, **options)
 
     def _laid_out(self, given: Tensor) -> Tensor:
         if self.batch_first and given.ndim == 3:  # PyTorch puts time first before it projects

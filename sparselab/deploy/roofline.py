@@ -45,8 +45,9 @@ class Corners:
         """All combinations of the two ends of each."""
         shares = (attained.compute, attained.memory, attained.sparse)
         table = np.array(list(itertools.product(*shares, *[(0.0, 1.0)] * 3)))
+        compute, memory, sparse = table.T[:3]
         overlap, tiled, fused = table.T[3:].astype(np.bool_)
-        return cls(*table.T[:3], overlap=overlap, tiled=tiled, fused=fused)
+        return cls(compute, memory, sparse, overlap, tiled, fused)
 
 
 @dataclass(frozen=True, eq=False)

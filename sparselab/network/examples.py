@@ -40,6 +40,17 @@ def examples_of(given: Any, model: nn.Module) -> list[Any]:
     return [_first_batch(each, model) if is_loader(each) else each for each in several(given)]
 
 
+def example_of(given: Any, model: nn.Module, taker: str) -> Any:
+    """The one example in ``given``, as ``examples_of`` has it, for a ``taker`` that runs the model on one.
+
+    Raises ``ValueError`` for several.
+    """
+    example, *others = examples_of(given, model)
+    if others:
+        raise ValueError(f"{taker} takes one example, got a list of {1 + len(others)}; a tuple is positional arguments")
+    return example
+
+
 def as_example(batch: Any) -> Any:
     """A batch as one example that can be nothing else: positional arguments may come in a list."""
     if isinstance(batch, Tensor):

@@ -206,6 +206,8 @@ def test_what_cannot_be_forecast_is_refused(options, message):
 
 
 def test_inputs_that_do_not_fit_are_an_error():
+    with pytest.raises(ValueError, match="forecast takes one example, got a list of 2"):
+        sl.forecast(nn.Linear(16, 16), [torch.randn(2, 16), torch.randn(3, 16)])
     with pytest.raises(ValueError, match="this ReLU has no Linear, convolution or attention layer to forecast"):
         sl.forecast(nn.ReLU(), torch.empty(2, 16))
     with pytest.raises(ValueError, match="Linear failed on example inputs"):

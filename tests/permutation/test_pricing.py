@@ -52,3 +52,8 @@ def test_the_bound_lies_between_the_optimum_and_the_ideal(n, monkeypatch):
     bounded = search_permutation(values, f"{n}:4", strategy="identity", bound=True)
     assert optimum.retained <= bounded.upper_bound < bounded.ideal
     assert optimum.retained > 0.98 * bounded.upper_bound
+
+
+def test_charges_beyond_the_integers_bound_nothing():
+    matrix = load(np.ones((8, 5)), 2, 4, "cpu")
+    assert (matrix.most_gains(np.full(8, 1e12)) == np.inf).all()

@@ -148,13 +148,16 @@ class CpuMatrix:
         """For each channel what no group of four with it exceeds: retained saliency less the ``charges`` of its channels.
 
         Groups are scored by their bytes. What the scores exceed them by is taken off the charges, so that the rounding
-        never makes it too little. For up to 2^16 rows.
+        never makes it too little; infinite where charges are too large for its integers. For up to 2^16 rows.
         """
         scores, unit = self._bytes
         levels = unit / 2
         known = scores[:, : self.rows].astype(np.float64) / levels
         exceeded = np.maximum(self._values - known, 0).sum(axis=1)
-        paid = np.floor((charges - exceeded) * levels).astype(np.int32)
+        floored = np.floor((charges - exceeded) * levels)
+        if not float(np.abs(floored).max()) <= pricing.MOST:  # NaN fails too
+            return np.full(self.channels, np.inf)
+        paid = floored.astype(np.int32)
 
         def sweep(first: int) -> NDArray[np.int32]:
             best = np.full(self.channels, pricing.LOWEST, np.int32)

@@ -15,6 +15,7 @@ from sparselab.ops.jit import jit
 from sparselab.ops.matrix import Ints
 
 LOWEST = np.int32(-(2**30))
+MOST = 2**26  # of a charge: the sums of four, twice, and of bytes stay below 2^30
 M = 4  # the size of a group
 _PREFIXES = 64  # whose boundaries are held at once
 
