@@ -8,8 +8,8 @@ import pandas as pd
 import torch
 
 import sparselab as sl
+from benchmarks.cpu_matrix import TwoOfFour
 from benchmarks.timing import paired
-from sparselab.deploy.cpu import CpuMatrix
 
 SHAPES = [(576, 576), (1536, 576), (4096, 4096), (11008, 4096)]
 
@@ -22,7 +22,7 @@ def run() -> pd.DataFrame:
     for outputs, channels in SHAPES:
         weight = torch.randn(outputs, channels)
         weight *= sl.create_mask(weight, "2:4")
-        packed, vector = CpuMatrix.of(weight), torch.randn(channels)
+        packed, vector = TwoOfFour.of(weight), torch.randn(channels)
         ours, dense, ratio = paired(
             partial(packed.__matmul__, vector), partial(torch.nn.functional.linear, vector[None], weight), pairs=31
         )

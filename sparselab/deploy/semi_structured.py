@@ -41,6 +41,7 @@ def to_semi_structured(
 
     Raises ``ValueError`` for an unknown layout, for names that match nothing, and where ``check`` does.
 
+    >>> import torch
     >>> layer = nn.Linear(64, 64, bias=False).half()
     >>> with torch.no_grad(): _ = layer.weight.mul_(torch.tensor([1, 0, 0, 1]).repeat(16))
     >>> to_semi_structured(layer)[["layer", "converted", "reason"]].to_dict("records")

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sparselab.deploy.cpu import CpuMatrix
+from benchmarks.cpu_matrix import TwoOfFour
 from sparselab.masks import create_mask
 
 
@@ -11,7 +11,7 @@ def test_products_are_those_of_the_dense_matrix(rows, channels):
     weight = weight * create_mask(weight, "2:4", ragged="pad")
     weight[torch.rand(weight.shape) < 0.2] = 0
     vector = torch.randn(channels)
-    packed = CpuMatrix.of(weight)
+    packed = TwoOfFour.of(weight)
     found = packed @ vector
     bound = weight.double().abs() @ vector.double().abs() * channels * 2.0**-23
     assert bool(((found.double() - weight.double() @ vector.double()).abs() <= bound).all())
@@ -30,6 +30,6 @@ def test_other_matrices_and_vectors_are_refused():
         (torch.zeros(4, 8, 1), r"of shape \(4, 8, 1\)"),
     ):
         with pytest.raises(ValueError, match=words):
-            CpuMatrix.of(weight)
+            TwoOfFour.of(weight)
     with pytest.raises(ValueError, match="one vector at a time"):
-        CpuMatrix.of(torch.zeros(4, 8)) @ torch.zeros(2, 8)
+        TwoOfFour.of(torch.zeros(4, 8)) @ torch.zeros(2, 8)

@@ -25,15 +25,14 @@ _WEIGHTS_A_THREAD = 1 << 21  # with fewer, to begin a thread takes longer than i
 
 
 @dataclass(frozen=True, eq=False)
-class CpuMatrix:
+class TwoOfFour:
     """A 2:4 float32 matrix of ``shape``, laid out for products with one vector at a time.
 
-    It has 0.5625 of the bytes of the dense one. At batch 1, and where the dense matrix does not fit
-    into the cache, that makes it faster than ``torch.nn.functional.linear``; in the cache, and for
-    more vectors, it is slower. ``docs/deploy.md`` has by how much.
+    It has 0.5625 of the bytes of the dense one, and is no faster for it: ``docs/deploy.md`` has by
+    how much it misses, which is why it is here and not in the package.
 
     >>> matrix = torch.tensor([[1.0, 0, 0, 2, 0, 0, 3, 0]])
-    >>> CpuMatrix.of(matrix) @ torch.arange(8.0), CpuMatrix.of(matrix).bytes
+    >>> TwoOfFour.of(matrix) @ torch.arange(8.0), TwoOfFour.of(matrix).bytes
     (tensor([24.]), 1152)
     """
 
@@ -42,11 +41,11 @@ class CpuMatrix:
     codes: Codes
 
     @classmethod
-    def of(cls, weight: Tensor) -> CpuMatrix:
+    def of(cls, weight: Tensor) -> TwoOfFour:
         """``weight`` ``(rows, channels)``, float32 and on the CPU. ``ValueError`` for one that is not 2:4."""
         if weight.dtype != torch.float32 or weight.device.type != "cpu" or weight.ndim != 2:
             raise ValueError(
-                f"CpuMatrix takes a float32 matrix on the CPU, got {str(weight.dtype).removeprefix('torch.')} of shape "
+                f"TwoOfFour takes a float32 matrix on the CPU, got {str(weight.dtype).removeprefix('torch.')} of shape "
                 f"{tuple(weight.shape)} on {weight.device}: convert it first, weight.float().cpu().flatten(1)"
             )
         rows, channels = weight.shape
@@ -54,7 +53,7 @@ class CpuMatrix:
         mask = kept_mask(padded[None], 2, 4)[0]
         if lost := int(((padded != 0) & ~mask).sum()):
             raise ValueError(
-                f"CpuMatrix takes a matrix that is 2:4: {lost} weights of this one would be lost, prune it first"
+                f"TwoOfFour takes a matrix that is 2:4: {lost} weights of this one would be lost, prune it first"
             )
         blocks, groups = len(padded) // _ROWS, padded.shape[1] // 4
         values = padded[mask].view(blocks, _ROWS, groups, 2).permute(0, 2, 3, 1).contiguous()
