@@ -51,6 +51,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_extra_path = ["_root"]  # index.html, which leads to docs/index.html
 html_copy_source = False
+html_show_search_summary = False  # it would be fetched, which a browser refuses for files
 html_theme_options = {
     "logo": {"text": "sparselab"},
     "navbar_align": "left",
