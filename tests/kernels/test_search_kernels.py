@@ -37,6 +37,7 @@ SPECS = [
     "anneal,200",
     "annealed_assignment,30",
     "auto",
+    "learned,2,1",
 ]
 
 

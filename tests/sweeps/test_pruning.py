@@ -111,7 +111,7 @@ def test_bad_values_of_axes_are_rows(bad):
     [
         (
             {"patern": "2:4"},
-            "unknown option or input of a sweep over 'digits' 'patern'; valid: calibration, device, pattern, .*Did you",
+            "unknown option or input of a sweep over 'digits' 'patern'; valid: calibration, device, orders, pattern, .*Did you",
         ),
         ({"permutation": [None, "stripe_gruops"]}, "unknown strategy 'stripe_gruops'; valid: .*channel_swap"),
         ({"permutation": "random,trees=3"}, "unknown option of strategy 'random' 'trees'; valid:"),

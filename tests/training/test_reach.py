@@ -51,7 +51,8 @@ def by_asp(model: nn.Module, **options):
 
 
 def by_asp_in_one_call(model: nn.Module, **options):
-    quick = mock.patch.object(searching, "_ONE_OF_MANY", STRATEGIES.resolve("random,20"))  # it takes no strategy
+    few = STRATEGIES.resolve("random,20")  # it takes no strategy
+    quick = mock.patch.multiple(searching, _SMALL=few, _LARGE=few)
     try:
         with quick:
             sl.ASP.prune_trained_model(model, torch.optim.SGD(model.parameters(), 0.1), **options)
