@@ -46,11 +46,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("store", help="the SQLite file of a sweep")
     report.add_argument("--out", help="folder for report.md with tables and figures")
-    report.add_argument("--json", action="store_true", help="print records as JSON")
+    _add_json(report)
     report.set_defaults(run=_command("report:report"))
 
     doctor = _add(commands, "doctor", "what is installed, which backends work, and why not", "sparselab doctor")
-    doctor.add_argument("--json", action="store_true", help="print records as JSON")
+    _add_json(doctor)
     doctor.set_defaults(run=_command("doctor:report"))
     return parser
 
@@ -63,6 +63,14 @@ def _add(commands: Any, name: str, what: str, *examples: str) -> argparse.Argume
     )
     assert isinstance(part, argparse.ArgumentParser)
     return part
+
+
+def _add_json(part: argparse.ArgumentParser, shown: str = "records") -> None:
+    part.add_argument("--json", action="store_true", help=f"print {shown} as JSON")
+
+
+def _add_progress(part: argparse.ArgumentParser) -> None:
+    part.add_argument("--no-progress", dest="progress", action="store_false", help="no progress bars")
 
 
 class _Parts:
@@ -93,7 +101,7 @@ def _add_reproduce(commands: Any) -> None:
     size.add_argument("--quick", dest="full", action="store_false", help="minutes on a laptop (the default)")
     size.add_argument("--full", dest="full", action="store_true", help="everything, hours")
     part.add_argument("--device", help="where networks are trained (default: cuda where torch has it, else cpu)")
-    part.add_argument("--no-progress", dest="progress", action="store_false", help="no progress bars")
+    _add_progress(part)
     part.set_defaults(run=_reproduce, full=False)
 
 
@@ -117,7 +125,7 @@ def _add_check(commands: Any) -> None:
         metavar="NAME",
         help="but for these; may be given again (default: embeddings; '' for none)",
     )
-    audit.add_argument("--json", action="store_true", help="print records as JSON")
+    _add_json(audit)
     audit.set_defaults(run=_command("check:audit"))
 
 
@@ -134,8 +142,8 @@ def _add_changing(commands: Any) -> None:
     part.add_argument("--pruner", default="sparsegpt", help="name with options (default: sparsegpt)")
     part.add_argument("--permutation", help="first search orders of channels by this strategy: auto")
     part.add_argument("--store", help="folder to keep finished blocks in; the same command goes on there")
-    part.add_argument("--json", action="store_true", help="print records as JSON")
-    part.add_argument("--no-progress", dest="progress", action="store_false", help="no progress bars")
+    _add_json(part)
+    _add_progress(part)
     part.set_defaults(run=_command("pruning:prune"))
 
     part = _add(
@@ -149,7 +157,7 @@ def _add_changing(commands: Any) -> None:
     part.add_argument("--strategy", default="auto", help="name with options (default: auto)")
     part.add_argument("--examples", type=int, default=1, help="how many batches the model is traced on (default: 1)")
     part.add_argument("--plan", help="write what was moved there, for sl.Plan.load")
-    part.add_argument("--json", action="store_true", help="print records as JSON")
+    _add_json(part)
     part.set_defaults(run=_command("pruning:permute"))
 
 
@@ -211,8 +219,8 @@ def _add_search(commands: Any) -> None:
     )
     search.add_argument("--backend", default="auto", help="where to compute (default: auto)")
     search.add_argument("--time-limit", type=float, help="seconds a strategy may search")
-    search.add_argument("--json", action="store_true", help="print records as JSON")
-    search.add_argument("--no-progress", dest="progress", action="store_false", help="no progress bars")
+    _add_json(search)
+    _add_progress(search)
     search.set_defaults(run=_command("search:search"))
 
 
@@ -228,8 +236,8 @@ def _add_experiment(commands: Any) -> None:
     sweep.add_argument("--workers", type=int, default=0, help="processes to share the trials (default: this one)")
     sweep.add_argument("--no-resume", dest="resume", action="store_false", help="run again what the store holds")
     sweep.add_argument("--retry-failed", action="store_true", help="run again what failed")
-    sweep.add_argument("--json", action="store_true", help="print all rows as JSON records")
-    sweep.add_argument("--no-progress", dest="progress", action="store_false", help="no progress bars")
+    _add_json(sweep, "all rows")
+    _add_progress(sweep)
     sweep.set_defaults(run=_command("experiment:run_sweep"))
 
 

@@ -17,6 +17,7 @@ from sparselab.core.batches import TAKES
 from sparselab.core.layers import layer_weights
 from sparselab.core.models import running, to_device
 from sparselab.core.readable import blaming_weights
+from sparselab.core.shapes import Shape
 from sparselab.layerwise.standing_in import Reached, answering, copy_of
 from sparselab.statistics.collecting import call
 
@@ -42,19 +43,6 @@ class Past:
     def after(self, output: Any) -> Past:
         """The past once another block returned ``output``."""
         return Past((*self.shapes, tree_map(_shape_of, output)), output)
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """What a tensor was like whose values nobody needs any more."""
-
-    size: tuple[int, ...]
-    dtype: torch.dtype
-    device: torch.device
-
-    def zeros(self) -> Tensor:
-        """A tensor like it."""
-        return torch.zeros(self.size, dtype=self.dtype, device=self.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,11 +213,11 @@ def _stand_in(known: Any) -> Callable[..., Any]:
 
 
 def _filled(entry: Any) -> Any:
-    return entry.zeros() if isinstance(entry, _Shape) else entry
+    return entry.zeros() if isinstance(entry, Shape) else entry
 
 
 def _shape_of(entry: Any) -> Any:
-    return _Shape(tuple(entry.shape), entry.dtype, entry.device) if isinstance(entry, Tensor) else entry
+    return Shape.of(entry) if isinstance(entry, Tensor) else entry
 
 
 # ------------------------------------------------------------------------------------------------- what blocks are given

@@ -16,24 +16,12 @@ from torch.utils._pytree import tree_leaves
 
 from sparselab.core.layers import LayerWeight
 from sparselab.core.models import buffers_kept, cuda_devices, evaluating
+from sparselab.core.shapes import Shape
 from sparselab.network.examples import several
 from sparselab.network.gathers import input_dim
 from sparselab.network.tracing import as_call, restored
 
 _RUNS = 5  # the fastest counts: whatever else the machine does only adds
-
-
-@dataclass(frozen=True)
-class Input:
-    """A tensor that a layer was given in one call."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    device: torch.device
-
-    def zeros(self) -> Tensor:
-        """A tensor like it."""
-        return torch.zeros(self.shape, dtype=self.dtype, device=self.device)
 
 
 @dataclass(frozen=True)
@@ -56,7 +44,7 @@ class Uses:
     """What a forward pass showed of some weights, by name: the ``inputs`` of their layers' calls, and
     which of them were read by something else than their layer (``elsewhere``)."""
 
-    inputs: dict[str, list[Input]] = field(default_factory=dict)
+    inputs: dict[str, list[Shape]] = field(default_factory=dict)
     elsewhere: set[str] = field(default_factory=set)
 
     def why_not(self, name: str) -> str | None:
@@ -113,7 +101,7 @@ def _noting(layer: LayerWeight, uses: Uses, running: list[str]) -> tuple[Callabl
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = args[0] if args else next(iter(kwargs.values()))
-        uses.inputs.setdefault(layer.name, []).append(Input(tuple(given.shape), given.dtype, given.device))
+        uses.inputs.setdefault(layer.name, []).append(Shape.of(given))
         running.append(layer.name)
 
     def behind(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -122,7 +110,7 @@ def _noting(layer: LayerWeight, uses: Uses, running: list[str]) -> tuple[Callabl
     return before, behind
 
 
-def price(layer: LayerWeight, inputs: Sequence[Input], measured: dict[Any, tuple[float, float]]) -> Price:
+def price(layer: LayerWeight, inputs: Sequence[Shape], measured: dict[Any, tuple[float, float]]) -> Price:
     """The price of a gather for ``layer``, which is given ``inputs`` in a forward pass.
 
     Calls alike are ``measured`` once, and kept there.
@@ -134,11 +122,11 @@ def price(layer: LayerWeight, inputs: Sequence[Input], measured: dict[Any, tuple
         if key not in measured:
             measured[key] = _measure(layer.module, given, channels)
         each.append(measured[key])
-    moved = sum(2 * math.prod(given.shape) * given.dtype.itemsize for given in inputs)
+    moved = sum(2 * math.prod(given.size) * given.dtype.itemsize for given in inputs)
     return Price(len(inputs), moved, channels * torch.int64.itemsize, sum(t for t, _ in each), sum(t for _, t in each))
 
 
-def _measure(module: nn.Module, given: Input, channels: int) -> tuple[float, float]:
+def _measure(module: nn.Module, given: Shape, channels: int) -> tuple[float, float]:
     """The microseconds that it takes to re-index such an input, and those of the layer's own work on it."""
     inputs, dim = given.zeros(), input_dim(module)
     index = torch.arange(channels - 1, -1, -1, device=given.device)
