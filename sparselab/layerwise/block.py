@@ -87,8 +87,11 @@ class BlockWork:
             found = self._sequentially(old) if self.method.sequential else self._at_once(passing=not last)
             new = {name: each.pruned.weight for name, each in found.items()}
             self._put(old)
-            dense_errors = self._errors(before, old, new)
-            if self.method.sequential and not last:
+            few = (
+                self.method.sequential and not self.method.correction
+            )  # the dense stream is no more than what is measured
+            dense_errors = self._errors(self.dense if few else before, old, new, passing=few and not last)
+            if self.method.sequential and not few and not last:
                 self.dense.advance()
             self._put(new)
             pruned_errors = self._errors(self.pruned.first(self.measured), old, new)
@@ -114,7 +117,10 @@ class BlockWork:
         for number, group in enumerate(groups):
             pending = self._modules(name for each in groups[number:] for name in each.names)
             kinds = self.method.kinds
-            statistics = self.pruned.collect(group.names, kinds, group.last, pending=pending) if kinds else {}
+            watched = () if group.last is None else self._modules(group.names)
+            statistics = (
+                self.pruned.collect(group.names, kinds, group.last, pending=pending, watched=watched) if kinds else {}
+            )
             new = {name: each.pruned.weight for name, each in found.items()}
             cross = self._cross_moments(group, pending, old, new)
             for layer in self.layers:
@@ -185,16 +191,22 @@ class BlockWork:
         self.bar.update()
         return _Found(found, time.perf_counter() - start)
 
-    def _errors(self, stream: Stream, old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, float]:
-        """The reconstruction error of every weight over what its layer is given now."""
+    def _errors(
+        self, stream: Stream, old: Mapping[str, Tensor], new: Mapping[str, Tensor], *, passing: bool = False
+    ) -> dict[str, float]:
+        """The reconstruction error of every weight over what its layer is given now; ``passing``: the stream moves on."""
         errors: dict[str, float] = {}
-        for names in self._chunks(SecondMoments):
-            found = stream.collect(names, [SecondMoments])[SecondMoments]
+        chunks = self._chunks(SecondMoments)
+        for number, names in enumerate(chunks):
+            behind = passing and number + 1 == len(chunks)
+            found = stream.collect(names, [SecondMoments], passing=behind)[SecondMoments]
             errors |= {
                 name: reconstruction_error(old[name], new[name], found[name])
                 for name in names
                 if name in found and name in new
             }
+        if passing and not chunks:
+            stream.advance()
         return errors
 
     def _chunks(self, kind: type[Statistic]) -> list[list[str]]:

@@ -55,8 +55,8 @@ class Stream:
         self.settled = Settled.of(self.chain.blocks[self.number].module)
 
     @contextmanager
-    def _running(self, number: int, pending: Iterable[nn.Module]) -> Iterator[None]:
-        with nullcontext() if self.settled is None else self.settled.running(number, pending):
+    def _running(self, number: int, pending: Iterable[nn.Module], watched: Iterable[nn.Module] = ()) -> Iterator[None]:
+        with nullcontext() if self.settled is None else self.settled.running(number, pending, watched):
             yield
 
     def collect(
@@ -67,18 +67,20 @@ class Stream:
         *,
         passing: bool = False,
         pending: Iterable[nn.Module] = (),
+        watched: Iterable[nn.Module] = (),
     ) -> Statistics:
         """Statistics of what the weights called ``names``, of the next block, are given.
 
         Each pass ends when the module ``last`` is called, if given. With ``passing`` the stream is
-        behind the block afterwards. Layers that are ``pending`` are yet to change (``settle``).
+        behind the block afterwards. Layers that are ``pending`` are yet to change, and
+        nothing but the inputs of those that are ``watched`` is asked for (``Settled.running``).
         """
         numbers = itertools.count()
         next_block = self.number
 
         def forward(model: nn.Module, batch: Any) -> None:
             number = next(numbers)
-            with nullcontext() if last is None else stopping_at(last), self._running(number, pending):
+            with nullcontext() if last is None else stopping_at(last), self._running(number, pending, watched):
                 output = self.chain.run(next_block, batch, self.past[number])
             if passing:
                 self.past[number] = self.past[number].after(output)

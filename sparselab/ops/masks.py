@@ -22,10 +22,11 @@ def require_finite(scores: Tensor) -> None:
     """Raise ``ValueError`` if any score is NaN or infinite."""
     # A finite sum proves every term finite and reads the scores once; only a sum that overflowed needs the closer look.
     if not torch.isfinite(scores.sum()) and not (finite := torch.isfinite(scores)).all():
-        _raise_not_finite(int((~finite).sum()))
+        raise_not_finite(int((~finite).sum()))
 
 
-def _raise_not_finite(count: int | None = None) -> None:
+def raise_not_finite(count: int | None = None) -> None:
+    """Raise the ``ValueError`` for scores of which some, or so many, are NaN or infinite."""
     found = "NaN or infinite scores" if count is None else f"{count} NaN or infinite scores"
     raise ValueError(f"{found}: a mask would be arbitrary there; find where the weights (or the saliency) diverged")
 
@@ -272,7 +273,7 @@ def from_blocks(blocks: Tensor, shape: torch.Size, m: int) -> Tensor:
 
 def _checked(mask: NDArray[np.bool_], finite: bool) -> Tensor:
     if not finite:
-        _raise_not_finite()
+        raise_not_finite()
     return torch.from_numpy(mask)
 
 

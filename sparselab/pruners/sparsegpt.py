@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from sparselab.core.registry import unknown_name
 from sparselab.masks import MaskCalculator
+from sparselab.masks.one_d import OneD
+from sparselab.ops.columns import prune_columns
 from sparselab.pruners.pruner import Pruned
 from sparselab.pruners.reconstruction import Reconstruction, cholesky, require_damping, shifted
 from sparselab.statistics import SecondMoments
 
 ORDERS = ("largest", "given")
+
+_SOLVED_AT_ONCE = 384
+"""The size of a triangular matrix that is inverted at once; larger ones are products of halves."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +90,21 @@ def _upper_factors_of_inverses(matrices: Tensor) -> Tensor:
     With rows and columns in reverse, ``L L^T`` is the matrix and the inverse of ``L``, reversed, is
     ``U``: half the work of factoring the inverse.
     """
-    lower = cholesky(matrices.flip(1, 2))
-    one = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device)
-    inverse: Tensor = torch.linalg.solve_triangular(lower, one, upper=False)
-    return inverse.flip(1, 2)
+    return _inverses_of_lower(cholesky(matrices.flip(1, 2))).flip(1, 2)
+
+
+def _inverses_of_lower(factors: Tensor) -> Tensor:
+    """The inverses of lower triangular ``factors``, half by half: a third of the work of solving for the identity."""
+    size, half = factors.shape[-1], factors.shape[-1] // 2
+    if size <= _SOLVED_AT_ONCE:
+        one = torch.eye(size, dtype=factors.dtype, device=factors.device)
+        solved: Tensor = torch.linalg.solve_triangular(factors, one, upper=False)
+        return solved
+    found = torch.zeros_like(factors)
+    first = found[:, :half, :half] = _inverses_of_lower(factors[:, :half, :half])
+    second = found[:, half:, half:] = _inverses_of_lower(factors[:, half:, half:])
+    found[:, half:, :half] = -(second @ (factors[:, half:, :half] @ first))
+    return found
 
 
 def _pass(problem: Reconstruction, factors: Tensor, block: int, order: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -95,26 +112,51 @@ def _pass(problem: Reconstruction, factors: Tensor, block: int, order: Tensor | 
     columns, step = problem.rows.shape[-1], problem.step
     block = -(-block // step) * step
     factors = factors.expand(len(problem.rows), -1, -1)
-    sizes = factors.diagonal(dim1=1, dim2=2)[:, :, None]
     # Columns of the weight are contiguous now; a copy also where they were (input channels first).
     rows = _columns(problem.rows, order).transpose(1, 2).clone(memory_format=torch.contiguous_format)
     back = None if order is None else order.argsort(dim=1)
     mask = torch.empty_like(rows, dtype=torch.bool)
+    prune = _prune_by_kernel if _has_kernel(problem) else partial(_prune_columns, order=order, back=back)
     for start in range(0, columns, block):
         end = min(start + block, columns)
-        errors = torch.zeros_like(rows[:, start:end])
-        for first in range(start, end, step):
-            last = first + step
-            scores = (rows[:, first:last] / sizes[:, first:last]).transpose(1, 2)
-            mask[:, first:last] = _masked(problem, scores, order, back).transpose(1, 2)
-            for column in range(first, last):
-                error = rows[:, column].masked_fill(mask[:, column], 0) / sizes[:, column]
-                errors[:, column - start] = error
-                rows[:, column:last] -= factors[:, column, column:last, None] * error[:, None]
-            part = factors[:, first:last, last:end].transpose(1, 2)
-            rows[:, last:end].baddbmm_(part, errors[:, first - start : last - start], alpha=-1)
+        mask[:, start:end], errors = prune(problem, rows[:, start:end], factors[:, start:end, start:end])
         rows[:, end:].baddbmm_(factors[:, start:end, end:].transpose(1, 2), errors, alpha=-1)
     return _columns(rows.transpose(1, 2), back), _columns(mask.transpose(1, 2), back)
+
+
+def _prune_columns(
+    problem: Reconstruction, rows: Tensor, factors: Tensor, order: Tensor | None, back: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Prune some columns ``rows``, ``(groups, d, outputs)``, in place: their mask, and by what the rest makes up for it."""
+    columns, step = rows.shape[1], problem.step
+    sizes = factors.diagonal(dim1=1, dim2=2)[:, :, None]
+    mask, errors = torch.empty_like(rows, dtype=torch.bool), torch.zeros_like(rows)
+    for first in range(0, columns, step):
+        last = first + step
+        scores = (rows[:, first:last] / sizes[:, first:last]).transpose(1, 2)
+        mask[:, first:last] = _masked(problem, scores, order, back).transpose(1, 2)
+        for column in range(first, last):
+            error = rows[:, column].masked_fill(mask[:, column], 0) / sizes[:, column]
+            errors[:, column] = error
+            rows[:, column:last] -= factors[:, column, column:last, None] * error[:, None]
+        part = factors[:, first:last, last:].transpose(1, 2)
+        rows[:, last:].baddbmm_(part, errors[:, first:last], alpha=-1)
+    return mask, errors
+
+
+def _has_kernel(problem: Reconstruction) -> bool:
+    """Whether ``_prune_by_kernel`` does the same as ``_prune_columns``: for N:M along rows, in the CPU's memory."""
+    return type(problem.calculator) is OneD and problem.rows_apart and problem.rows.device.type == "cpu"
+
+
+def _prune_by_kernel(problem: Reconstruction, rows: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
+    """What ``_prune_columns`` does, in one pass over each row."""
+    calculator = cast("OneD", problem.calculator)
+    mask, errors = torch.empty_like(rows, dtype=torch.bool), torch.empty_like(rows)
+    for group, factor in enumerate(factors):
+        changed, chosen, made_up = prune_columns(rows[group].T, factor, calculator.n, calculator.m, problem.positions)
+        rows[group], mask[group], errors[group] = changed.T, chosen.T, made_up.T
+    return mask, errors
 
 
 def _masked(problem: Reconstruction, scores: Tensor, order: Tensor | None, back: Tensor | None) -> Tensor:

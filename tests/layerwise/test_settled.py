@@ -78,13 +78,15 @@ def test_layers_pruned_one_after_the_other_give_what_they_would(block, room):
             layer.weight *= torch.rand_like(layer.weight) > 0.5
     for found, expected in zip(outputs(block, settled, batches, ()), computed(block, batches), strict=True):
         assert torch.equal(found, expected)
-    kept = sum(output.numel() * output.itemsize for output in settled.known.values())
+    kept = sum(each.output.numel() * each.output.itemsize for each in settled.known.values())
     assert settled.room == room - kept >= 0
 
 
 def test_what_is_settled_is_not_computed_again(block):
     batch = [torch.randn(5, 8)]
     settled = Settled.of(block)
+    outputs(block, settled, batch, [block.twice, block.last])
+    assert not settled.known  # the block changes it in place, so it is kept as a copy from now on
     outputs(block, settled, batch, [block.twice, block.last])
     assert set(settled.known) == {(0, block.part)}  # it stands for the layers inside
     before = calls(block)
@@ -107,3 +109,16 @@ def test_nothing_is_kept_behind_a_pending_layer_nor_of_another_batch(block):
     found = outputs(block, settled, [first, second], [block.last])
     assert not torch.equal(found[0], found[1])
     assert "forward" not in vars(block.part)  # the modules are as they were
+
+
+def test_linear_layers_of_which_only_the_inputs_matter_do_not_compute(block):
+    plain, given = nn.Linear(8, 8), []
+    block.twice = plain
+    plain.register_forward_pre_hook(lambda module, args: given.append(args[0].clone()))
+    batch = torch.randn(5, 8)
+    settled = Settled.of(block)
+    with torch.no_grad(), settled.running(0, [plain, block.last], [plain]):
+        block(batch.clone())
+    assert torch.equal(given[0], block.part(batch.clone()).add_(batch))
+    assert torch.equal(given[1], torch.zeros(5, 8))  # what it returned the first time
+    assert not any(module in (plain, block.last) for _, module in settled.known)
