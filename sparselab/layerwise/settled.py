@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
@@ -100,7 +100,7 @@ class Settled:
                 self._forget(key)
             this.called.add(module)
             if module in this.watched:
-                return _zeros(module, *args, **kwargs)
+                return _zeros(cast("nn.Linear", module), *args, **kwargs)
             self._drop_if_changed(key)
             if key in self.known:
                 return self.known[key].given()
@@ -156,6 +156,6 @@ def _stands_alone(tensor: Tensor) -> bool:
     return not tensor.is_inference() and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.itemsize
 
 
-def _zeros(layer: nn.Module, given: Tensor) -> Tensor:
+def _zeros(layer: nn.Linear, given: Tensor) -> Tensor:
     """What stands for the output of a Linear ``layer``."""
-    return given.new_zeros((*given.shape[:-1], len(layer.weight)))
+    return given.new_zeros((*given.shape[:-1], layer.out_features))
