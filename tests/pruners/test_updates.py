@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sparselab.masks import calculator, create_mask
+from sparselab.masks.one_d import OneD
 from sparselab.pruners import get_pruner
 from sparselab.pruners.reconstruction import Reconstruction, inverses
 from sparselab.statistics import SecondMoments, collect
@@ -95,6 +96,18 @@ def test_sparsegpt_is_the_plain_algorithm():
         found = get_pruner(f"sparsegpt,block={block},order=given")(weight, calculator("2:4"), moments)
         assert torch.equal(found.mask, torch.from_numpy(kept))
         np.testing.assert_allclose(found.weight, np.where(kept, rows, 0), atol=2e-5)
+
+
+@pytest.mark.parametrize("order", ["largest", "given"])
+def test_sparsegpt_is_the_same_with_and_without_its_kernel(order):
+    class Unknown(OneD):
+        """A calculator that could be anybody's: its masks are only asked for."""
+
+    weight, moments = problem(rows=24, columns=800, seed=5)  # more than one block, and than is inverted at once
+    pruner = get_pruner(f"sparsegpt,order={order}")
+    found, expected = (pruner(weight.double(), kind(2, 4), moments) for kind in (OneD, Unknown))
+    assert torch.equal(found.mask, expected.mask)
+    np.testing.assert_allclose(found.weight, expected.weight, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize(("pattern", "together"), [("2:4", 4), ("m4n2_2d_best", 4), ("unstructured,0.5", 1)])

@@ -125,6 +125,23 @@ def test_of_a_convolution_by_loops():
     )
 
 
+@pytest.mark.parametrize("width", [383, 384, 385, 900])  # below a strip, one, a little more, several
+def test_of_wide_inputs(width: int):
+    torch.manual_seed(width)
+    layer = nn.Linear(width, 3)
+    batches = [torch.randn(20, width), torch.randn(7, width)]
+    moments = moments_of(layer, batches)
+    seen = torch.cat(batches).double().numpy()
+    np.testing.assert_allclose(moments.sums[0].numpy(), seen.T @ seen, rtol=1e-10, atol=1e-10)
+    weight, other = layer.weight.detach(), torch.randn(3, width)
+    dense, lost = seen @ weight.double().numpy().T, seen @ (weight.double() - other.double()).numpy().T
+    expected = 100 * (lost**2).sum() / (dense**2).sum()
+    assert reconstruction_error(weight, other, moments) == pytest.approx(expected, rel=1e-9)
+    assert reconstruction_error(weight, other, moments_of(layer, batches, torch.float32)) == pytest.approx(
+        expected, rel=1e-4
+    )
+
+
 @pytest.mark.parametrize("name", ["linear", "conv2d, grouped", "transposed 2d, grouped"])
 def test_least_squares_on_them_finds_the_weight_again(name: str):
     """The normal equations of the outputs, solved with H: what a weight update does."""
