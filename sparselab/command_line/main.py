@@ -158,6 +158,7 @@ def _add_changing(commands: Any) -> None:
     part.add_argument("--examples", type=int, default=1, help="how many batches the model is traced on (default: 1)")
     part.add_argument("--plan", help="write what was moved there, for sl.Plan.load")
     _add_json(part)
+    _add_progress(part)
     part.set_defaults(run=_command("pruning:permute"))
 
 

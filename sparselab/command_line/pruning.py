@@ -53,6 +53,7 @@ def permute(options: Namespace) -> int:
         seed=options.seed,
         outputs=_outputs(options),
         unreached=options.unreached,
+        progress=options.progress,
     )
     named.save()
     if options.plan:

@@ -153,7 +153,7 @@ def prune(
         blocks_done = None if store is None else BlockStore(Path(store))
         if blocks_done is not None:
             blocks_done.open({**protocol, "calibration": digest(batches)})
-        begun = begin(inner, blocks_done, lambda: None if wanted is None else run.permute(wanted))
+        begun = begin(inner, blocks_done, lambda: None if wanted is None else run.permute(wanted, progress))
         run = replace(run, method=replace(method, orders=begun.own))
         with tqdm(total=run.count, unit="weight", disable=not progress) as bar:
             rows, resumed = run.go(blocks_done, bar)
@@ -229,7 +229,7 @@ class _Run:
             "version": __version__,
         }
 
-    def permute(self, orders: _Orders) -> PermutationReport:
+    def permute(self, orders: _Orders, progress: bool) -> PermutationReport:
         """Put the channels of the whole model in the orders that the objective, or the pruner's scores, ask for."""
         pattern = self.method.calculate.searched_as
         if pattern is None:
@@ -240,9 +240,9 @@ class _Run:
         saliency = _orders_by(self.method.pruner) if orders.objective is None else "magnitude"
         moments = None
         if orders.objective is not None:
-            moments = self._collected(SecondMoments, names)[SecondMoments]
+            moments = self._collected(SecondMoments, names, progress)[SecondMoments]
         elif isinstance(saliency, str) and (kind := needs(saliency)) is not None:
-            saliency = from_statistics(saliency, self._collected(kind, names))
+            saliency = from_statistics(saliency, self._collected(kind, names, progress))
         return permute(
             self.chain.model,
             to_device(self.traced.examples(self.batches), device_of(self.chain.model)),
@@ -257,10 +257,19 @@ class _Run:
             outputs=self.traced.outputs,
             unreached=self.traced.reach.unreached,
             orders=orders.kind,
+            progress=progress,
         )
 
-    def _collected(self, kind: type[Any], names: list[str]) -> Statistics:
-        return collect(self.chain.model, self.batches, [kind], layers=names, mask=self.mask, forward=self.chain.whole)
+    def _collected(self, kind: type[Any], names: list[str], progress: bool) -> Statistics:
+        return collect(
+            self.chain.model,
+            self.batches,
+            [kind],
+            layers=names,
+            mask=self.mask,
+            forward=self.chain.whole,
+            progress=progress,
+        )
 
     def go(self, store: BlockStore | None, bar: Any) -> tuple[dict[str, dict[str, Any]], int]:
         """Prune all blocks that the ``store`` does not have; the rows of the frame by weight, and how many it had."""

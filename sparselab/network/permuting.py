@@ -59,6 +59,7 @@ def permute(
     outputs: Outputs | None = None,
     unreached: str = "refuse",
     orders: str | OrdersOf = "free",
+    progress: bool = True,
 ) -> PermutationReport:
     """Reorder the channels of a whole network so that ``pattern`` keeps more of it.
 
@@ -98,7 +99,8 @@ def permute(
     where it was. ``verify="own_dtype"`` makes no copy: it compares outputs of the model itself, as
     precisely as its dtype allows. A model that cannot be traced is left alone, and the report says
     which line of it is to blame; with ``strict=True`` that is a ``RuntimeError``, and so is an axis
-    that had to be rolled back. An interruption leaves the model as it was or wholly permuted. Where
+    that had to be rolled back. A bar counts the axes once the search takes longer than two seconds;
+    ``progress=False`` shows none. An interruption leaves the model as it was or wholly permuted. Where
     a process group is initialised every rank has to call this: rank 0 searches, and all ranks apply
     its plan.
 
@@ -134,7 +136,7 @@ def permute(
     if chosen is not None and moments is not None:
         require_no_saliency(saliency)
         errors = ByErrors(chosen, moments)
-    settings = SearchSettings(Pattern.parse(pattern), strategy, saliency, seed, backend, errors)
+    settings = SearchSettings(Pattern.parse(pattern), strategy, saliency, seed, backend, errors, progress)
     layers = chosen_layers(inner, settings.pattern, include, exclude)
     kind = ORDERS.resolve(orders)
     examples = examples_of(example_inputs, inner) if kind.traces else []

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from sparselab.core import measures
 from sparselab.core.interrupts import interrupts_noticed
 from sparselab.core.patterns import Pattern
+from sparselab.core.progress import late_bar
 from sparselab.masks import calculator
 from sparselab.network.analysis import Analysis
 from sparselab.network.axes import Indices
@@ -39,7 +40,7 @@ def searchable(pattern: Pattern) -> bool:
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """How to search.
+    """How to search, and whether a bar shows it once it takes longer than two seconds.
 
     Raises ``ValueError`` for a pattern, or a backend for it, that no order can be searched with.
     """
@@ -50,6 +51,7 @@ class SearchSettings:
     seed: int
     backend: str
     errors: ByErrors | None = None
+    progress: bool = True
 
     def __post_init__(self) -> None:
         n, m = self.pattern.require_nm("permute")
@@ -185,11 +187,14 @@ def search_each(
     readers = {axis: tuple(consumer for consumer in consumers if consumer.reads(axis)) for axis in axes}
     numbers = {axis: number for number, axis in enumerate(axes) if readers[axis]}
     largest_first = sorted(numbers, key=lambda axis: -sum(reader.layer.weight.numel() for reader in readers[axis]))
-    with interrupts_noticed() as raise_if_interrupted:
+    bar = late_bar("searching orders", "axis", total=len(numbers), progress=settings.progress)
+    with bar, interrupts_noticed() as raise_if_interrupted:
 
         def search(axis: Axis) -> AxisSearch:
             raise_if_interrupted()
-            return _search_one(axis, readers[axis], settings, numbers[axis], raise_if_interrupted)
+            found = _search_one(axis, readers[axis], settings, numbers[axis], raise_if_interrupted)
+            bar.update()
+            return found
 
         found = dict(zip(largest_first, side_by_side(search, largest_first, _AT_ONCE), strict=True))
     return tuple(found[axis] for axis in numbers)
@@ -252,11 +257,14 @@ def search_in_turn(
     scores = {consumer.name: whole_scores(consumer.layer, settings.saliency) for consumer in consumers}
     weights = TransposableWeights(analysis, axes, consumers, scores, settings.pattern)
     none = {axis: axis.identity() for axis in axes}
-    with interrupts_noticed() as raise_if_interrupted:
+    bar = late_bar("searching orders in turn", "search", progress=settings.progress)
+    with bar, interrupts_noticed() as raise_if_interrupted:
 
         def search_one(problem: SearchProblem, number: int) -> Indices:
             raise_if_interrupted()
-            return step.search(problem, 1_000 * number).order
+            found = step.search(problem, 1_000 * number).order
+            bar.update()
+            return found
 
         start = none | {axis: search.orders for axis, search in by_axis.items()}
         orders = weights.alternate([none, start], search_one)

@@ -476,6 +476,7 @@ class Sparsifier:
                 outputs=self.outputs,
                 unreached=self.unreached,
                 orders=self.orders,
+                progress=self.weights.progress,
             )
         self.weights.follow(self.permutation_report.plan)
         if self.permutation_report.own:

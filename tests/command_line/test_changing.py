@@ -67,7 +67,9 @@ def test_permute_writes_the_same_function_and_its_plan(mine, tmp_path, capsys):
         doubled = model(batch)
     torch.save({"ema": model.state_dict(), "net": made(mine)[0].state_dict()}, tmp_path / "state.pt")
     words = ["permute", f"{mine}:make_model", "--data", f"{mine}:batches", "--out", str(tmp_path / "p.pt")]
-    assert main([*words, "--state", "state.pt", "--entry", "ema", "--plan", "plan.json", "--json"]) == 0
+    assert (
+        main([*words, "--state", "state.pt", "--entry", "ema", "--plan", "plan.json", "--json", "--no-progress"]) == 0
+    )
     assert json.loads(capsys.readouterr().out)[0]["status"] == "permuted"
     permuted = made(mine)[0]
     permuted.load_state_dict(torch.load(tmp_path / "p.pt"))

@@ -16,6 +16,7 @@ from torch import nn
 
 import sparselab as sl
 from sparselab.core.layers import layer_weights
+from sparselab.core.progress import late_bar
 from sparselab.core.weight_matrix import to_matrix
 from sparselab.masks.eligibility import why_not
 from sparselab.network import search_problems as problems_module
@@ -552,3 +553,21 @@ def test_an_input_that_was_not_given_is_asked_for() -> None:
     assert "give it too, an attention_mask of ones" in report.untraceable
     report = permute(model, {"x": x, "attention_mask": torch.ones(2, 7)}, strategy="random,5", verify=False)
     assert report.untraceable is None
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "m4n2_2d_best"])
+def test_a_bar_counts_what_is_searched(pattern, monkeypatch):
+    bars = []
+
+    def noted(*args, **kwargs):
+        bars.append(late_bar(*args, **kwargs))
+        return bars[-1]
+
+    monkeypatch.setattr(searching, "late_bar", noted)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
+    report = permute(copy.deepcopy(model), torch.randn(3, 8), pattern)
+    assert bars[0].n == bars[0].total == report.frame["baseline"].notna().sum()
+    assert all(bar.n and not bar.disable for bar in bars)
+    permute(model, torch.randn(3, 8), pattern, progress=False)
+    assert bars[-1].disable
