@@ -557,17 +557,20 @@ def test_an_input_that_was_not_given_is_asked_for() -> None:
 
 @pytest.mark.parametrize("pattern", ["2:4", "m4n2_2d_best"])
 def test_a_bar_counts_what_is_searched(pattern, monkeypatch):
-    bars = []
+    bars, shown = [], []
 
-    def noted(*args, **kwargs):
-        bars.append(late_bar(*args, **kwargs))
+    def noted(*args, progress, **kwargs):
+        shown.append(progress)
+        bars.append(late_bar(*args, progress=progress, **kwargs))
         return bars[-1]
 
     monkeypatch.setattr(searching, "late_bar", noted)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
     report = permute(copy.deepcopy(model), torch.randn(3, 8), pattern)
-    assert bars[0].n == bars[0].total == report.frame["baseline"].notna().sum()
-    assert all(bar.n and not bar.disable for bar in bars)
+    axes_of_columns = 2
+    assert bars[0].n == bars[0].total == axes_of_columns <= len(report.frame)
+    assert all(bar.n for bar in bars)
+    assert all(shown)
     permute(model, torch.randn(3, 8), pattern, progress=False)
-    assert bars[-1].disable
+    assert shown[len(bars) // 2 :] == [False] * (len(bars) // 2)
