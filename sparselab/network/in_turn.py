@@ -12,8 +12,9 @@ alone.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from torch import Tensor
@@ -47,6 +48,14 @@ def turned(consumer: Consumer) -> Consumer:
 def touches(axis: Axis, consumer: Consumer) -> bool:
     """Whether the axis moves the columns or the rows of a weight."""
     return consumer.reads(axis) or turned(consumer).reads(axis)
+
+
+@dataclass(frozen=True, eq=False)
+class InTurn:
+    """The ``orders`` of axes that were searched in turn, and the ``seconds`` that each took."""
+
+    orders: dict[Axis, Indices]
+    seconds: dict[Axis, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,23 +98,25 @@ class TransposableWeights:
                 ideal += SearchProblem.from_matrix(matrix).ideal(self.pattern)
         return retained, ideal
 
-    def alternate(self, starts: Sequence[Mapping[Axis, Indices]], search: Search) -> dict[Axis, Indices]:
+    def alternate(self, starts: Sequence[Mapping[Axis, Indices]], search: Search) -> InTurn:
         """The orders of every axis, from the best of ``starts``.
 
         Axes with several contexts stay as the start has them: rows of different heads share blocks.
         """
         best = max(starts, key=lambda start: self.retained(start))
-        orders = dict(best)
-        total = self.retained(orders)
+        found = InTurn(dict(best))
+        total = self.retained(found.orders)
         for round_ in range(MAX_ROUNDS):
             for number, axis in enumerate(self.axes):
-                found = self._searched(axis, orders, search, MAX_ROUNDS * number + round_)
-                if found is not None:
-                    orders[axis] = found
-            before, total = total, self.retained(orders)
+                started = time.perf_counter()
+                order = self._searched(axis, found.orders, search, MAX_ROUNDS * number + round_)
+                found.seconds[axis] = found.seconds.get(axis, 0.0) + time.perf_counter() - started
+                if order is not None:
+                    found.orders[axis] = order
+            before, total = total, self.retained(found.orders)
             if total <= before * (1 + _LEAST_GAIN):
                 break
-        return orders
+        return found
 
     def _searched(self, axis: Axis, orders: Orders, search: Search, number: int) -> Indices | None:
         """A better order of one axis, or ``None``."""

@@ -267,18 +267,19 @@ def search_in_turn(
             return found
 
         start = none | {axis: search.orders for axis, search in by_axis.items()}
-        orders = weights.alternate([none, start], search_one)
+        in_turn = weights.alternate([none, start], search_one)
 
     def searched(axis: Axis) -> AxisSearch:
+        seconds = in_turn.seconds.get(axis, 0.0)
         if (found := by_axis.get(axis)) is None:
-            return AxisSearch.of(axis, (), orders[axis], None, 0.0)
+            return AxisSearch.of(axis, (), in_turn.orders[axis], None, seconds)
         baseline, ideal = weights.worth(axis, none)
-        retained, _ = weights.worth(axis, orders)
+        retained, _ = weights.worth(axis, in_turn.orders)
         worth = Worth(baseline, retained, ideal)
-        return AxisSearch.of(axis, found.consumers, orders[axis], worth, found.seconds)
+        return AxisSearch.of(axis, found.consumers, in_turn.orders[axis], worth, found.seconds + seconds)
 
     return Searches(
         tuple(searched(axis) for axis in axes if any(touches(axis, consumer) for consumer in consumers)),
         {consumer.name: weights.retained(none, [consumer]) for consumer in consumers},
-        {consumer.name: weights.retained(orders, [consumer]) for consumer in consumers},
+        {consumer.name: weights.retained(in_turn.orders, [consumer]) for consumer in consumers},
     )

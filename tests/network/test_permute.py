@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import pickle
 import signal
+import types
 
 import numpy as np
 import pandas as pd
@@ -19,8 +21,8 @@ from sparselab.core.layers import layer_weights
 from sparselab.core.progress import late_bar
 from sparselab.core.weight_matrix import to_matrix
 from sparselab.masks.eligibility import why_not
+from sparselab.network import in_turn, searching
 from sparselab.network import search_problems as problems_module
-from sparselab.network import searching
 from sparselab.network import verify as verify_module
 from sparselab.network.permuting import permute
 from sparselab.network.plan import Plan
@@ -574,3 +576,12 @@ def test_a_bar_counts_what_is_searched(pattern, monkeypatch):
     assert all(shown)
     permute(model, torch.randn(3, 8), pattern, progress=False)
     assert shown[len(bars) // 2 :] == [False] * (len(bars) // 2)
+
+
+def test_the_search_in_turn_counts_its_time(monkeypatch):
+    hours = itertools.count(0.0, 3600.0)  # a clock by which every search takes an hour
+    monkeypatch.setattr(in_turn, "time", types.SimpleNamespace(perf_counter=lambda: next(hours)))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
+    report = permute(model, torch.randn(3, 8), "m4n2_2d_best", verify=False)
+    assert (report.frame["seconds"] >= 3600).all()
