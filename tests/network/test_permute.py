@@ -584,4 +584,4 @@ def test_the_search_in_turn_counts_its_time(monkeypatch):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
     report = permute(model, torch.randn(3, 8), "m4n2_2d_best", verify=False)
-    assert (report.frame["seconds"] >= 3600).all()
+    assert (report.frame.loc[report.frame["status"] != "pinned", "seconds"] >= 3600).all()
