@@ -117,12 +117,12 @@ class BlockWork:
         for number, group in enumerate(groups):
             pending = self._modules(name for each in groups[number:] for name in each.names)
             kinds = self.method.kinds
-            watched = () if group.last is None else self._modules(group.names)
+            watched = [] if group.last is None else self._modules(group.names)
             statistics = (
                 self.pruned.collect(group.names, kinds, group.last, pending=pending, watched=watched) if kinds else {}
             )
             new = {name: each.pruned.weight for name, each in found.items()}
-            cross = self._cross_moments(group, pending, old, new)
+            cross = self._cross_moments(group, pending, watched, old, new)
             for layer in self.layers:
                 if layer.name in group.names and (each := self._prune(layer, statistics, cross)) is not None:
                     found[layer.name] = each
@@ -135,7 +135,12 @@ class BlockWork:
         return [use.module for use in weight_uses(self.dense.chain.model) if use.name in wanted]
 
     def _cross_moments(
-        self, group: Group, pending: Sequence[nn.Module], old: Mapping[str, Tensor], new: Mapping[str, Tensor]
+        self,
+        group: Group,
+        pending: Sequence[nn.Module],
+        watched: Sequence[nn.Module],
+        old: Mapping[str, Tensor],
+        new: Mapping[str, Tensor],
     ) -> Tensor | None:
         """``sum of x y^T`` of what the group is given in the dense and in the pruned model; ``None`` if not needed.
 
@@ -146,9 +151,9 @@ class BlockWork:
         total: Tensor | None = None
         for number in range(len(self.dense.batches)):
             self._put(old)
-            dense = self.dense.given(number, group.names[0], group.last, pending)
+            dense = self.dense.given(number, group.names[0], group.last, pending, watched)
             self._put(new)
-            pruned = self.pruned.given(number, group.names[0], group.last, pending)
+            pruned = self.pruned.given(number, group.names[0], group.last, pending, watched)
             for one, other in zip(dense, pruned, strict=True):
                 found = cross_moments(one, other)
                 total = found if total is None else total.add_(found)

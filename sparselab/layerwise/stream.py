@@ -89,12 +89,19 @@ class Stream:
             self.chain.model, self.batches, kinds, layers=names, mask=self.mask, forward=forward, progress=False
         )
 
-    def given(self, number: int, name: str, last: nn.Module | None, pending: Iterable[nn.Module] = ()) -> list[Given]:
+    def given(
+        self,
+        number: int,
+        name: str,
+        last: nn.Module | None,
+        pending: Iterable[nn.Module] = (),
+        watched: Iterable[nn.Module] = (),
+    ) -> list[Given]:
         """What the weight called ``name``, of the next block, is given in each call for the batch of that ``number``."""
         found: list[Given] = []
         here = slice(number, number + 1)
         alone = Stream(self.chain, self.batches[here], self.mask, self.past[here])
-        with self._running(number, pending):
+        with self._running(number, pending, watched):
             alone.collect([name], [_noting(found)], last)
         return found
 
