@@ -16,8 +16,8 @@ from sparselab.deploy.onnx_export import (
     require_onnx,
     run_onnx,
     session,
-    weights_of_file,
 )
+from sparselab.deploy.onnx_weights import weights_of_file
 from sparselab.masks import AnyPattern
 
 

@@ -17,7 +17,7 @@ pytest.importorskip("onnxruntime", reason="needs the extra 'onnx'")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from sparselab.core.layers import layer_weights  # noqa: E402
-from sparselab.deploy import onnx_export  # noqa: E402
+from sparselab.deploy import onnx_export, onnx_weights  # noqa: E402
 from sparselab.deploy.onnx_int8 import quantize_onnx  # noqa: E402
 
 RNG = np.random.default_rng(0)
@@ -124,12 +124,12 @@ def test_zeros_lost_on_the_way_are_an_error_that_names_the_layer(made, tmp_path)
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + np.float32(1e-6), tensor.name))
     onnx.save(stored, tmp_path / "lost.onnx")
     pattern = onnx_export.grouped("2:4")
-    lost = onnx_export.weights_of_file(tmp_path / "lost.onnx", pattern, model)
+    lost = onnx_weights.weights_of_file(tmp_path / "lost.onnx", pattern, list(layer_weights(model)))
     assert lost.set_index("layer").loc["second.weight", "violations"] == 32 * 8
     with pytest.raises(ValueError, match=r"zeros were lost .*second.weight \(stored as second.weight\): 256 of 256"):
-        onnx_export._require_zeros(lost, model, pattern, file)
+        onnx_weights.require_zeros(lost, list(layer_weights(model)), pattern, file)
     with pytest.raises(ValueError, match=r"attention\.in_proj_weight is not in the file by its name or its values"):
-        onnx_export._require_zeros(lost, model, pattern, file)
+        onnx_weights.require_zeros(lost, list(layer_weights(model)), pattern, file)
 
 
 def test_int8_keeps_every_zero(made, tmp_path):
@@ -146,22 +146,6 @@ def test_int8_keeps_every_zero(made, tmp_path):
     assert rows["reason"].str.contains("after DequantizeLinear").sum() == len(quantized)
     with pytest.raises(ValueError, match="calibration holds no batch"):
         quantize_onnx(file, tmp_path / "int8.onnx", [])
-
-
-def test_a_decoder_with_tied_embeddings_arrives(tmp_path):
-    transformers = pytest.importorskip("transformers", reason="needs the extra 'zoo'")
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
-    config = transformers.LlamaConfig(
-        vocab_size=48, num_hidden_layers=1, tie_word_embeddings=True, use_cache=False, **sizes
-    )
-    model = transformers.LlamaForCausalLM(config)
-    for layer in layer_weights(model):
-        prune(layer.weight)
-    tokens = {"input_ids": torch.randint(0, 48, (2, 6))}
-    frame = sl.export_onnx(model, tokens, tmp_path / "llama.onnx")
-    assert set(frame["layer"]) == {layer.name for layer in layer_weights(model)}
-    assert frame["is_sparse"].all()
 
 
 def half(shape, axis):
