@@ -321,8 +321,25 @@ def _evaluated(node: Any, inputs: Mapping[str, NDArray[Any]], model: Any) -> lis
     given = [helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in inputs]
     made = [helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in node.output]
     graph = helper.make_graph([node], "constant", given, made)
-    one = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
-    return [np.asarray(each) for each in ReferenceEvaluator(one).run(None, dict(inputs))]
+    one = helper.make_model(graph, opset_imports=_opsets(node, model), ir_version=model.ir_version)
+    try:
+        return [np.asarray(each) for each in ReferenceEvaluator(one).run(None, dict(inputs))]
+    except Exception as error:  # what an operator's own implementation raises
+        raise ValueError(
+            f"cannot compute {node.op_type} {node.name or node.output[0]} of stored tensors, by the reference evaluator "
+            f"of onnx: {error}. Fold it into the tensors before, onnxscript.optimizer.optimize(model) say"
+        ) from error
+
+
+def _opsets(node: Any, model: Any) -> list[Any]:
+    """The versions of operators to evaluate ``node`` by: of Q and DQ, which mean the same since 13, the evaluator has 19 on."""
+    from onnx import helper
+
+    least = 19 if node.op_type in ("QuantizeLinear", "DequantizeLinear") else 0
+    return [
+        helper.make_opsetid(each.domain, each.version if each.domain else max(least, each.version))
+        for each in model.opset_import
+    ]
 
 
 def as_tensor(array: NDArray[Any]) -> Tensor:

@@ -72,7 +72,7 @@ def export_onnx(
     calculate = grouped(pattern)
     layers = list(layer_weights(model, custom))
     _require_exportable(layers)
-    file, tolerance = _target(file), _tolerance(model, tolerance)
+    file, tolerance = onnx_target(file), _tolerance(model, tolerance)
     require_onnx("export_onnx")
     example_inputs = example_of(example_inputs, model, "export_onnx")
     expected, given = _outputs(model, example_inputs), onnx_inputs(example_inputs)
@@ -102,7 +102,8 @@ def grouped(pattern: AnyPattern) -> MaskCalculator:
     return calculate
 
 
-def _target(file: str | Path) -> Path:
+def onnx_target(file: str | Path) -> Path:
+    """Where an ONNX file is to be written; ``ValueError`` where it cannot be."""
     file = Path(file)
     if file.suffix != ".onnx":
         raise ValueError(f"an ONNX file's name ends in .onnx, got {str(file)!r}")
@@ -187,11 +188,16 @@ def run_onnx(file: str | Path, example_inputs: Any) -> list[NDArray[Any]]:
 
 def _run(file: Path, given: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
     running = session(file)
+    results: list[NDArray[Any]] = running.run(None, by_name(running, given, file))
+    return results
+
+
+def by_name(running: Any, given: Sequence[NDArray[Any]], file: Path) -> dict[str, NDArray[Any]]:
+    """``given`` by the names of the inputs of a session; ``ValueError`` where these are more or fewer."""
     wanted = [each.name for each in running.get_inputs()]
     if len(wanted) != len(given):
         raise ValueError(f"{file} takes {len(wanted)} inputs ({', '.join(wanted)}), got {len(given)} tensors")
-    results: list[NDArray[Any]] = running.run(None, dict(zip(wanted, given)))
-    return results
+    return dict(zip(wanted, given))
 
 
 def onnx_inputs(example_inputs: Any) -> list[NDArray[Any]]:

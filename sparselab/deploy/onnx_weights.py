@@ -47,7 +47,7 @@ def _row(weight: OnnxWeight, pattern: MaskCalculator, names: _Names) -> dict[str
         "shape": tuple(values.shape),
         "dtype": str(values.dtype).removeprefix("torch."),
         "channel_dim": dim % values.ndim,
-        "density": float((values != 0).double().mean()) if values.numel() else 0.0,
+        "density": int(torch.count_nonzero(values != 0)) / max(1, values.numel()),
         "groups": found.groups,
         "violations": found.count,
         "is_sparse": not found.count and values.numel() > 0,

@@ -222,7 +222,14 @@ class _Writer:
     def close(self, content: Mapping[str, Any]) -> None:
         """Write the manifest: with it, the artefact is whole."""
         files = {name: dataclasses.asdict(written) for name, written in self.files.items()}
-        told = {"files": files, "tensors": [entry.to_json() for entry in self.entries], "masks": self.masks}
+        others = sorted(file for file in self.folder.rglob("*") if file.is_file() and file.name not in files)
+        beside = {file.relative_to(self.folder).as_posix(): dataclasses.asdict(_written(file)) for file in others}
+        told = {
+            "files": files,
+            "beside": beside,
+            "tensors": [entry.to_json() for entry in self.entries],
+            "masks": self.masks,
+        }
         (self.folder / MANIFEST).write_text(sealed({**content, **told}), encoding="utf-8")
 
     def _write(self, name: str, held: Sequence[tuple[Held, Grid | None]]) -> None:
