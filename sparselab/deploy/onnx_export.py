@@ -188,7 +188,11 @@ def run_onnx(file: str | Path, example_inputs: Any) -> list[NDArray[Any]]:
 
 def _run(file: Path, given: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
     running = session(file)
-    results: list[NDArray[Any]] = running.run(None, by_name(running, given, file))
+    named = by_name(running, given, file)
+    try:
+        results: list[NDArray[Any]] = running.run(None, named)
+    except Exception as error:  # onnxruntime raises errors of its own kinds
+        raise ValueError(f"{file} does not run on these inputs: {error}") from error
     return results
 
 

@@ -48,11 +48,11 @@ def quantize_onnx(
     if not batches:
         raise ValueError("calibration holds no batch: give some of what the model takes")
     before = weights_of_file(file, calculate)
-    running = session(file)
+    dense, running = run_onnx(file, batches[0]), session(file)
     _quantize(file, target, [by_name(running, onnx_inputs(batch), file) for batch in batches])
     frame = weights_of_file(target, calculate)
     frame["layer"] = [name.removesuffix("_quantized") for name in frame["initializer"]]
-    dense, found = run_onnx(file, batches[0]), run_onnx(target, batches[0])
+    found = run_onnx(target, batches[0])
     frame.attrs["difference"] = max(difference(torch.from_numpy(one), other) for one, other in zip(dense, found))
     _require_zeros(before, frame, target)
     return frame

@@ -87,6 +87,7 @@ def save(
         raise ValueError(f"shard_bytes={shard_bytes!r}: a file has to hold at least one byte")
     if plan is not None and not isinstance(plan, Plan):
         raise ValueError(f"plan takes a sl.Plan, as report.plan of permute is; got a {type(plan).__name__}")
+    _require_new(Path(folder))
     model = unwrap(as_eager(model, "save"))
     held = held_tensors(model, "save")
     masks = masks_of(model)
@@ -315,14 +316,17 @@ def _written(file: Path) -> Written:
 # -------------------------------------------------------------------------------- the folder
 
 
-@contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write into, which becomes ``folder`` once all is written, and is gone if that fails.
-
-    Raises ``ValueError`` where ``folder`` is a file or has something in it.
-    """
+def _require_new(folder: Path) -> None:
+    """Raise ``ValueError`` where ``folder`` is a file, has something in it, or would be inside a file."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is not an empty folder: name a new one, files of two models are never mixed")
+    if (file := next((above for above in folder.absolute().parents if above.is_file()), None)) is not None:
+        raise ValueError(f"{folder} would be inside {file}, which is a file: name another folder")
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which becomes ``folder`` once all is written, and is gone if that fails."""
     place = folder.absolute()
     partial_ = place.parent / f".{place.name}.{os.getpid()}.partial"
     partial_.mkdir(parents=True)

@@ -398,6 +398,8 @@ def test_int8_refuses_what_it_cannot_write_or_feed(made, tmp_path):
         quantize_onnx(file, file, [whole])
     with pytest.raises(ValueError, match=r"takes 2 inputs \(.*got 1 tensors"):
         quantize_onnx(file, tmp_path / "int8.onnx", [whole, whole[0]])
+    with pytest.raises(ValueError, match=r"does not run on these inputs"):
+        quantize_onnx(file, tmp_path / "int8.onnx", [(whole[0][0], whole[1])])
     assert not list(tmp_path.iterdir())
 
 

@@ -270,6 +270,8 @@ def test_wrong_arguments_leave_no_folder(tmp_path):
             sl.save(model, tmp_path / "new", **options)
     with pytest.raises(ValueError, match="is not an empty folder"):
         sl.save(nn.Linear(8, 4), tmp_path / "full")
+    with pytest.raises(ValueError, match=r"would be inside .*notes.txt, which is a file"):
+        sl.save(nn.Linear(8, 4), tmp_path / "full" / "notes.txt" / "new")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full"]
     sl.save(nn.BatchNorm1d(4), tmp_path / "new", pattern=None)
     assert sl.deploy.Artefact.read(tmp_path / "new").pattern is None
