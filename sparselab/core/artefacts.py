@@ -108,7 +108,7 @@ class Artefact(TensorFile):
     def __init__(self, folder: Path) -> None:
         self.content = read_manifest(folder)
         self.entries = [Entry.from_json(held) for held in self.content["tensors"]]
-        for name, of in self.content["files"].items():
+        for name, of in {**self.content["files"], **self.content["beside"]}.items():
             _require_whole(folder / name, of["bytes"], of["sha256"])
         self._entry_of = {name: entry for entry in self.entries for name in entry.names}
         with readable(folder):

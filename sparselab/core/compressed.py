@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +66,15 @@ class Grid:
         return -(-self.groups * self.group_bits // 8)
 
 
+def counted(kept: Tensor) -> Tensor:
+    """How many in each group of ``kept``, bool ``(..., m)``, are true; in bytes where these can hold it.
+
+    PyTorch sums bytes ten times as fast as bools, which it turns into int64 first.
+    """
+    dtype = torch.uint8 if kept.shape[-1] < 256 else torch.int64
+    return kept.view(torch.uint8).sum(-1, dtype=dtype)
+
+
 def packed_places(mask: Tensor, grid: Grid) -> Tensor:
     """The places of ``grid.n`` true entries in each row of ``mask`` ``(groups, m)``: uint8, little end first.
 
@@ -76,6 +86,31 @@ def packed_places(mask: Tensor, grid: Grid) -> Tensor:
 def _bits(mask: npt.NDArray[np.bool_], grid: Grid) -> npt.NDArray[np.bool_]:
     if not grid.by_index:
         return mask.reshape(-1)
+    if grid.m > _LOOKED_UP:
+        return _index_bits(mask, grid)
+    powers = torch.tensor([1 << place for place in range(grid.m)], dtype=torch.uint8)
+    rows = (torch.from_numpy(mask).view(torch.uint8) * powers).sum(1, dtype=torch.uint8)
+    bits: npt.NDArray[np.bool_] = np.take(_table(grid.n, grid.m), rows.numpy(), axis=0)
+    return bits.reshape(-1)
+
+
+_LOOKED_UP = 8
+"""The most places of a group whose index bits come from a table, which takes less than half the time."""
+
+
+@cache
+def _table(n: int, m: int) -> npt.NDArray[np.bool_]:
+    """The index bits of every row of ``m`` places, by the number whose bits the row is; of those that keep ``n``."""
+    numbers = np.arange(1 << m)
+    rows = (numbers[:, None] >> np.arange(m)) & 1 > 0
+    keeping = rows.sum(1) == n
+    grid = Grid((int(keeping.sum()), m), n, m, 1)
+    table = np.zeros((len(rows), grid.group_bits), bool)
+    table[keeping] = _index_bits(rows[keeping], grid).reshape(-1, grid.group_bits)
+    return table
+
+
+def _index_bits(mask: npt.NDArray[np.bool_], grid: Grid) -> npt.NDArray[np.bool_]:
     indices = np.flatnonzero(mask) % grid.m
     bits: npt.NDArray[np.bool_] = (indices[:, None] >> np.arange(grid.index_bits)) & 1 > 0
     return bits.reshape(-1)
@@ -121,7 +156,7 @@ def _masks(places: Tensor, grid: Grid) -> Iterator[tuple[int, Tensor]]:
         part = packed[first : first + -(-count * grid.group_bits // 8)]
         bits = np.unpackbits(part, count=count * grid.group_bits, bitorder="little")
         mask = torch.from_numpy(_mask(bits, grid))
-        if bool((mask.sum(1) != grid.n).any()):
+        if bool((counted(mask) != grid.n).any()):
             raise ValueError(f"a group does not keep {grid.n} of {grid.m}: the file is damaged")
         yield start, mask
 

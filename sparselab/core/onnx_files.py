@@ -3,7 +3,8 @@
 Between a weight as stored and the operator that multiplies with it there may be transposes, casts,
 pairs of quantising and dequantising, a batch norm's scale. What depends on stored tensors alone is
 computed here by the reference evaluator of ``onnx``, so no rule for each way of storing is needed:
-the dimension of the input channels is what the operator at the end says.
+the dimension of the input channels is what the operator at the end says. Where the input picks matrices
+out of a pack (experts), the whole pack is taken.
 """
 
 from __future__ import annotations
@@ -61,17 +62,26 @@ class OnnxFile:
     _nodes: list[Any] = field(init=False, default_factory=list)
     _stored: dict[str, Any] = field(init=False, default_factory=dict)
     _computed: dict[str, Any] = field(init=False, default_factory=dict)
+    _packs: set[str] = field(init=False, default_factory=set)
+    _ranks: dict[str, int] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._model = _read(self.path)
         self._gather(self._model.graph)
         for node in self._nodes:  # which come in the order in which they can run
-            if _is_plain(node) and all(self._is_constant(name) for name in node.input if name):
+            picks = self._picks(node)
+            if picks or self._is_computed(node):
                 self._computed.update(dict.fromkeys(node.output, node))
+            if picks or not self._packs.isdisjoint(node.input):
+                self._packs.update(node.output)
 
     def _gather(self, graph: Any) -> None:
         """The nodes and stored tensors of ``graph`` and of those inside its nodes; names are unique in a file."""
         self._stored.update((tensor.name, tensor) for tensor in graph.initializer)
+        self._ranks.update((tensor.name, len(tensor.dims)) for tensor in graph.initializer)
+        for value in (*graph.input, *graph.value_info, *graph.output):
+            if value.type.tensor_type.HasField("shape"):
+                self._ranks.setdefault(value.name, len(value.type.tensor_type.shape.dim))
         for node in graph.node:
             self._nodes.append(node)
             for attribute in node.attribute:
@@ -116,11 +126,26 @@ class OnnxFile:
         """Whether ``name`` depends on nothing but stored tensors."""
         return name in self._stored or name in self._computed
 
+    def _is_computed(self, node: Any) -> bool:
+        """Whether ``node`` depends on nothing but stored tensors, and does to whole packs what it does to a part."""
+        constant = _is_plain(node) and all(self._is_constant(name) for name in node.input if name)
+        return constant and (self._packs.isdisjoint(node.input) or node.op_type in _ONE_BY_ONE)
+
+    def _picks(self, node: Any) -> bool:
+        """Whether ``node`` picks some of a constant pack of matrices, so that the rank stays."""
+        if node.op_type not in _PICKED_BY or not self._is_constant(node.input[0]) or self._is_constant(node.input[1]):
+            return False
+        along_the_first = not any(_attribute(node, name) for name in ("axis", "batch_dims"))
+        rank = self._ranks.get(node.input[0], 0)
+        return along_the_first and rank > 2 and self._ranks.get(node.input[1]) == _PICKED_BY[node.op_type]
+
     def _value(self, name: str) -> NDArray[Any]:
-        """What a constant ``name`` is."""
+        """What a constant ``name`` is; the whole pack where the input picks from it."""
         if name in self._stored:
             return self._array(self._stored[name])
         node = self._computed[name]
+        if self._picks(node):
+            return self._value(node.input[0])
         inputs = {each: self._value(each) for each in node.input if each}
         return _evaluated(node, inputs, self._model)[list(node.output).index(name)]
 
@@ -149,7 +174,7 @@ class OnnxFile:
         node = self._computed[name]
         if node.op_type == "Constant":
             return _Chain({name}, ())
-        inner = [self._chain(each) for each in node.input if each]
+        inner = [self._chain(each) for each in node.input if each and self._is_constant(each)]
         roots: set[str] = set().union(*(chain.roots for chain in inner)) if inner else {name}
         first = inner[0].steps if inner else ()
         return _Chain({root for root in roots if self._size(root) > 1} or roots, (*first, node.op_type))
@@ -220,6 +245,12 @@ _MULTIPLIES: Mapping[str, Mapping[int, _Channels]] = {
 }
 """Operators that sum over input channels: which of their inputs may be weights, and where these have them."""
 
+_PICKED_BY: Mapping[str, int] = {"Gather": 1, "GatherND": 2}
+"""Operators that pick matrices out of a pack, with the rank that their indices have where that of the pack stays."""
+
+_ONE_BY_ONE = ("Cast", "DequantizeLinear", "Identity", "QuantizeLinear", "Transpose")
+"""What may be done to matrices that were picked, and to the whole pack as well."""
+
 _ZERO_POINTS: Mapping[str, Mapping[int, int]] = {
     "ConvInteger": {1: 3},
     "QLinearConv": {3: 5},
@@ -254,6 +285,11 @@ def _scope(node: Any) -> str:
     return ""
 
 
+def scope_in(path: Path, name: str) -> str:
+    """The dotted name of the module that the node called ``name`` was exported from, where that is noted."""
+    return next((_scope(node) for node in _read(path).graph.node if node.name == name), "")
+
+
 # ------------------------------------------------------------------------------------------- reading
 
 
@@ -285,8 +321,25 @@ def _evaluated(node: Any, inputs: Mapping[str, NDArray[Any]], model: Any) -> lis
     given = [helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in inputs]
     made = [helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in node.output]
     graph = helper.make_graph([node], "constant", given, made)
-    one = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
-    return [np.asarray(each) for each in ReferenceEvaluator(one).run(None, dict(inputs))]
+    one = helper.make_model(graph, opset_imports=_opsets(node, model), ir_version=model.ir_version)
+    try:
+        return [np.asarray(each) for each in ReferenceEvaluator(one).run(None, dict(inputs))]
+    except Exception as error:  # what an operator's own implementation raises
+        raise ValueError(
+            f"cannot compute {node.op_type} {node.name or node.output[0]} of stored tensors, by the reference evaluator "
+            f"of onnx: {error}. Fold it into the tensors before, onnxscript.optimizer.optimize(model) say"
+        ) from error
+
+
+def _opsets(node: Any, model: Any) -> list[Any]:
+    """The versions of operators to evaluate ``node`` by: of Q and DQ, which mean the same since 13, the evaluator has 19 on."""
+    from onnx import helper
+
+    least = 19 if node.op_type in ("QuantizeLinear", "DequantizeLinear") else 0
+    return [
+        helper.make_opsetid(each.domain, each.version if each.domain else max(least, each.version))
+        for each in model.opset_import
+    ]
 
 
 def as_tensor(array: NDArray[Any]) -> Tensor:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from sparselab.core.compressed import Grid, packed_places
+from sparselab.core.compressed import Grid, counted, packed_places
 from sparselab.core.weight_matrix import to_slices
 from sparselab.masks.calculator import groups
 from sparselab.masks.one_d import OneD
@@ -17,7 +18,7 @@ _GROUPS_AT_ONCE = 1 << 20  # a multiple of 8, so that the places of every part e
 
 def kept_values(weight: Tensor, grid: Grid) -> Tensor:
     """The ``grid.n`` values that each group of ``weight`` keeps, in order, on the CPU."""
-    parts = [part[mask] for part, mask in _parts(weight, grid)]
+    parts = [part.reshape(-1)[torch.from_numpy(np.flatnonzero(mask.numpy()))] for part, mask in _parts(weight, grid)]
     return torch.cat(parts) if parts else torch.zeros(0, dtype=weight.dtype)
 
 
@@ -33,9 +34,13 @@ def kept_mask(slices: Tensor, n: int, m: int) -> Tensor:
     ``slices`` are ``(positions, outputs, channels)`` that are N:M, with channels a multiple of
     ``m``. Which zeros are kept is as PyTorch's semi-structured kernels have it.
     """
-    channels = slices.shape[-1]
-    free = (torch.arange(channels, device=slices.device) % m >= m - n).float()
-    return OneD(n, m)((slices != 0) * 2.0 + free)
+    rows = slices.reshape(-1, m)
+    kept = rows != 0
+    short = counted(kept) != n
+    if bool(short.any()):
+        free = (torch.arange(m, device=slices.device) >= m - n).float()
+        kept[short] = OneD(n, m)((kept[short] * 2.0 + free).reshape(1, 1, -1)).reshape(-1, m)
+    return kept.reshape(slices.shape)
 
 
 def _parts(weight: Tensor, grid: Grid) -> Iterator[tuple[Tensor, Tensor]]:

@@ -173,7 +173,7 @@ def _reasons(model: nn.Module, pattern: MaskCalculator, dtype: str, names: Names
 def _batches(batch: int | Sequence[int] | None, example_inputs: Any) -> list[int]:
     if batch is None:
         return [examples_in(example_inputs)]
-    sizes = [batch] if isinstance(batch, int) else list(batch)
+    sizes: list[Any] = list(batch) if isinstance(batch, Iterable) else [batch]
     if not sizes:
         raise ValueError("batch=[] names no batch: give numbers of examples, [1, 64]")
     return sizes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -53,12 +53,16 @@ def require_masked(tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor], t
         )
 
 
-def mask_buffer_of(model: nn.Module, name: str) -> Tensor | None:
-    """The buffer with the mask of the weight called ``name``, where the model has one."""
+def mask_buffers_of(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
+    """The buffers with the masks of the weights called ``names``, as far as the model has them."""
+    buffers = dict(model.named_buffers(remove_duplicate=False))
+    beside = {name: _mask_buffer_name(name) for name in names}
+    return {name: buffers[buffer] for name, buffer in beside.items() if buffer in buffers}
+
+
+def _mask_buffer_name(name: str) -> str:
     module, _, attribute = name.rpartition(".")
-    return dict(model.named_buffers(remove_duplicate=False)).get(
-        f"{module}.{mask_name(attribute)}" if module else mask_name(attribute)
-    )
+    return f"{module}.{mask_name(attribute)}" if module else mask_name(attribute)
 
 
 def _named(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

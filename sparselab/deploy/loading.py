@@ -14,7 +14,7 @@ from sparselab.core.interrupts import interrupted_afterwards
 from sparselab.core.models import as_eager, unwrap
 from sparselab.core.writing import why_not_written
 from sparselab.deploy.artefact import Artefact
-from sparselab.deploy.held import held_tensors, mask_buffer_of
+from sparselab.deploy.held import held_tensors, mask_buffers_of
 
 
 def load_into(model: nn.Module, folder: str | Path) -> Artefact:
@@ -41,7 +41,7 @@ def load_into(model: nn.Module, folder: str | Path) -> Artefact:
     folder = Path(folder)
     stored = Tensors(folder)
     _require_alike(stored.entries, targets, folder)
-    masks = {name: buffer for name in stored.masked if (buffer := mask_buffer_of(model, name)) is not None}
+    masks = mask_buffers_of(model, stored.masked)
     with torch.no_grad(), interrupted_afterwards():
         for entry in stored.entries:
             tensor = stored[entry.names[0]]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from sparselab.core.layers import LayerWeight, layer_weights
-from sparselab.core.models import as_eager, buffers_kept, evaluating, running
-from sparselab.core.onnx_files import ONNX_NEEDED, OnnxFile, OnnxWeight
-from sparselab.core.weight_matrix import to_slices
+from sparselab.core.layers import Custom, LayerWeight, layer_weights
+from sparselab.core.models import as_eager, buffers_kept, evaluating, running, unwrap
+from sparselab.core.onnx_files import ONNX_NEEDED, scope_in
+from sparselab.core.readable import why_unreadable
+from sparselab.deploy.onnx_translation import translated
+from sparselab.deploy.onnx_weights import require_zeros, weights_of_file
 from sparselab.masks import AnyPattern, MaskCalculator, calculator
 from sparselab.network.examples import example_of
-from sparselab.network.tracing import EXPORTED_AS, as_call, exported, quietly, tensors_in
-
-COLUMNS = [
-    *("layer", "initializer", "node", "op", "steps", "shape", "dtype", "channel_dim"),
-    *("density", "groups", "violations", "is_sparse", "reason"),
-]
+from sparselab.network.implementations import batched_experts
+from sparselab.network.tracing import EXPORTED_AS, as_call, exported, tensors_in
 
 
 def export_onnx(
@@ -38,26 +35,30 @@ def export_onnx(
     *,
     dynamic_shapes: Any = None,
     tolerance: float | None = None,
+    custom: Custom | None = None,
 ) -> pd.DataFrame:
     """``model`` as the ONNX ``file``, run by onnxruntime beside it, and proof that no zero was lost.
 
     ``example_inputs`` is what ``model(...)`` takes: a tensor, a tuple, a mapping of keywords, or a
     loader; ``dynamic_shapes`` are those of ``torch.export``, one entry for each positional input
-    (``[{0: "batch"}]``) or a mapping by keyword. The model is exported in evaluation mode, on its
+    (``[{0: torch.export.Dim.DYNAMIC}]``) or a mapping by keyword. The model is exported in evaluation mode, on its
     device, by ``torch.onnx`` (dynamo), and left as it was. Then onnxruntime runs the file on the
     CPU: the largest difference of an output, over the root mean square of that output, must not
-    pass ``tolerance`` (by default 1e-3, for half precision 3e-2).
+    pass ``tolerance`` (by default 1e-3, for half precision 3e-2). Packed experts of ``transformers``
+    are exported as batched products, which compute the same. ``custom`` as in ``check``.
 
     Returns one row for every weight that the *file* multiplies with, as it is multiplied: through
-    transposes, ``Gemm(transB=1)``, folded batch norms and pairs of quantising and dequantising.
+    transposes, ``Gemm(transB=1)``, folded batch norms, pairs of quantising and dequantising, and
+    whole packs of experts.
     Columns: ``layer`` (the model's name, empty where none is known), ``initializer, node, op``,
     ``steps`` (what the file does to the stored tensor first), ``shape, dtype, channel_dim, density,
     groups, violations, is_sparse, reason``. ``frame.attrs`` has ``pattern``, ``file``, ``difference``
     and the versions of what wrote and ran the file.
 
     Raises ``ValueError`` where a layer that keeps to ``pattern`` in the model does not in the file
-    (the file stays, to be looked at), where outputs differ, and for patterns without groups;
-    ``ModuleNotFoundError`` without the extra ``onnx``. Deterministic.
+    (the file stays, to be looked at), where outputs differ, where onnxruntime does not take the file,
+    for an operator that ``torch.onnx`` does not know, naming it and its module, and for patterns
+    without groups; ``ModuleNotFoundError`` without the extra ``onnx``. Deterministic.
 
     >>> import tempfile
     >>> layer = nn.Linear(8, 4)
@@ -67,17 +68,20 @@ def export_onnx(
     >>> frame[["layer", "op", "violations", "is_sparse"]].to_dict("records")
     [{'layer': 'weight', 'op': 'Gemm', 'violations': 0, 'is_sparse': True}]
     """
-    as_eager(model, "export_onnx")
+    model = unwrap(as_eager(model, "export_onnx"))
     calculate = grouped(pattern)
-    file = _target(file)
+    layers = list(layer_weights(model, custom))
+    _require_exportable(layers)
+    file, tolerance = onnx_target(file), _tolerance(model, tolerance)
     require_onnx("export_onnx")
     example_inputs = example_of(example_inputs, model, "export_onnx")
+    expected, given = _outputs(model, example_inputs), onnx_inputs(example_inputs)
     written_by = _write(model, example_inputs, file, dynamic_shapes)
-    frame = weights_of_file(file, calculate, model)
-    difference = _difference(model, example_inputs, file)
+    frame = weights_of_file(file, calculate, layers)
+    difference = _difference(expected, _run(file, given), file)
     frame.attrs |= {"difference": difference} | written_by
-    _require_close(difference, _tolerance(model) if tolerance is None else tolerance, file)
-    _require_zeros(frame, model, calculate, file)
+    _require_close(difference, tolerance, file)
+    require_zeros(frame, layers, calculate, file)
     return frame
 
 
@@ -98,7 +102,8 @@ def grouped(pattern: AnyPattern) -> MaskCalculator:
     return calculate
 
 
-def _target(file: str | Path) -> Path:
+def onnx_target(file: str | Path) -> Path:
+    """Where an ONNX file is to be written; ``ValueError`` where it cannot be."""
     file = Path(file)
     if file.suffix != ".onnx":
         raise ValueError(f"an ONNX file's name ends in .onnx, got {str(file)!r}")
@@ -107,9 +112,25 @@ def _target(file: str | Path) -> Path:
     return file
 
 
-def _tolerance(model: nn.Module) -> float:
-    half = any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in model.parameters())
-    return 3e-2 if half else 1e-3
+def _tolerance(model: nn.Module, given: float | None) -> float:
+    if given is None:
+        half = any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in model.parameters())
+        return 3e-2 if half else 1e-3
+    if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 <= given < math.inf:
+        raise ValueError(f"tolerance={given!r}: give the largest difference that may be, a finite number from 0 on")
+    return given
+
+
+def _require_exportable(layers: Iterable[LayerWeight]) -> None:
+    """Raise ``ValueError``, naming the first, for weights without values and for those that onnxruntime cannot multiply."""
+    for layer in layers:
+        if (reason := why_unreadable(layer.weight, layer.module)) is not None:
+            raise ValueError(f"export_onnx: {layer.name!r} is {reason}")
+        if layer.weight.dtype == torch.bfloat16:
+            raise ValueError(
+                f"export_onnx: {layer.name!r} is bfloat16, in which onnxruntime has no products on the CPU, so that the "
+                "file could not be run beside the model: export model.float() or model.half()"
+            )
 
 
 # ----------------------------------------------------------------------------------- writing, running
@@ -120,11 +141,9 @@ def _write(model: nn.Module, example_inputs: Any, file: Path, dynamic_shapes: An
     import onnx
     import onnxruntime
 
-    with evaluating(model), buffers_kept(model):
+    with evaluating(model), buffers_kept(model), batched_experts(model):
         program, _ = exported(model, example_inputs, dynamic_shapes=dynamic_shapes)
-        with quietly():
-            made = torch.onnx.export(program, dynamo=True, verbose=False)
-    assert made is not None
+        made = translated(program)
     for value in list(made.model.graph.initializers.values()):
         if value.name is not None and value.name.startswith(EXPORTED_AS):
             value.name = value.name.removeprefix(EXPORTED_AS)
@@ -132,13 +151,16 @@ def _write(model: nn.Module, example_inputs: Any, file: Path, dynamic_shapes: An
     return {"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
 
 
-def _difference(model: nn.Module, example_inputs: Any, file: Path) -> float:
-    """The largest difference of an output of the file from the model's, over that output's root mean square."""
+def _outputs(model: nn.Module, example_inputs: Any) -> list[Tensor]:
+    """The tensors that ``model`` gives for the example inputs, on the CPU."""
     args, kwargs = as_call(example_inputs)
-    given = f"the example inputs of {file.name}"
-    with torch.no_grad(), evaluating(model), buffers_kept(model), running(model, given, "Pass what model(...) takes"):
-        expected = [tensor.cpu() for tensor in tensors_in(model(*args, **kwargs))]
-    found = run_onnx(file, example_inputs)
+    takes = "Pass what model(...) takes: a tensor, a tuple of positional arguments, a mapping by keyword"
+    with torch.no_grad(), evaluating(model), buffers_kept(model), running(model, "the example inputs", takes):
+        return [tensor.cpu() for tensor in tensors_in(model(*args, **kwargs))]
+
+
+def _difference(expected: Sequence[Tensor], found: Sequence[NDArray[Any]], file: Path) -> float:
+    """The largest difference of an output of the file from the model's, over that output's root mean square."""
     if len(found) != len(expected):
         raise ValueError(f"{file} has {len(found)} outputs, the model {len(expected)}")
     return max((difference(mine, theirs) for mine, theirs in zip(expected, found)), default=0.0)
@@ -161,19 +183,36 @@ def run_onnx(file: str | Path, example_inputs: Any) -> list[NDArray[Any]]:
     The tensors in ``example_inputs`` are handed over in their order. Raises ``ValueError`` where
     onnxruntime does not take the file, or wants another number of inputs.
     """
-    running = session(Path(file))
+    return _run(Path(file), onnx_inputs(example_inputs))
+
+
+def _run(file: Path, given: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    running = session(file)
+    named = by_name(running, given, file)
+    try:
+        results: list[NDArray[Any]] = running.run(None, named)
+    except Exception as error:  # onnxruntime raises errors of its own kinds
+        raise ValueError(f"{file} does not run on these inputs: {error}") from error
+    return results
+
+
+def by_name(running: Any, given: Sequence[NDArray[Any]], file: Path) -> dict[str, NDArray[Any]]:
+    """``given`` by the names of the inputs of a session; ``ValueError`` where these are more or fewer."""
     wanted = [each.name for each in running.get_inputs()]
-    given = onnx_inputs(example_inputs)
     if len(wanted) != len(given):
         raise ValueError(f"{file} takes {len(wanted)} inputs ({', '.join(wanted)}), got {len(given)} tensors")
-    results: list[NDArray[Any]] = running.run(None, dict(zip(wanted, given)))
-    return results
+    return dict(zip(wanted, given))
 
 
 def onnx_inputs(example_inputs: Any) -> list[NDArray[Any]]:
     """The tensors in ``example_inputs``, in their order, as arrays."""
     args, kwargs = as_call(example_inputs)
-    return [leaf.detach().cpu().numpy() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    tensors = [leaf.detach().cpu() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    if any(tensor.dtype == torch.bfloat16 for tensor in tensors):
+        raise ValueError(
+            "onnxruntime takes arrays, which have no bfloat16: give model and inputs in another dtype, x.float()"
+        )
+    return [tensor.numpy() for tensor in tensors]
 
 
 def session(file: Path) -> Any:
@@ -185,7 +224,17 @@ def session(file: Path) -> Any:
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises errors of its own kinds
-        raise ValueError(f"onnxruntime does not take {file}: {error}") from error
+        raise ValueError(f"onnxruntime does not take {file}: {_not_taken(file, str(error))}") from error
+
+
+def _not_taken(file: Path, error: str) -> str:
+    """What onnxruntime says, with the module that the operator is from, and the way out where it has none in a dtype."""
+    node = re.search(r"node with name '([^']+)'", error)
+    if "NOT_IMPLEMENTED" not in error or node is None:
+        return error
+    scope = scope_in(file, node[1]).removeprefix(EXPORTED_AS)
+    module = f", of the module {scope!r}" if scope else ""
+    return f"{error}{module}. It has few operators in every dtype: export the model in another, model.float() say"
 
 
 def _require_close(difference: float, tolerance: float, file: Path) -> None:
@@ -194,91 +243,3 @@ def _require_close(difference: float, tolerance: float, file: Path) -> None:
             f"onnxruntime's outputs of {file} differ from the model's by {difference:.1e} of their root mean square, "
             f"more than {tolerance:.0e}: the file is not that model; tolerance= allows for more"
         )
-
-
-# ------------------------------------------------------------------------------ the weights in the file
-
-
-def weights_of_file(file: Path, pattern: MaskCalculator, model: nn.Module | None = None) -> pd.DataFrame:
-    """The rows of ``export_onnx`` for a file that is there; ``model`` gives layers their names."""
-    layers = _Layers.of(model) if model is not None else _Layers({}, {})
-    rows = [_row(weight, pattern, layers) for weight in OnnxFile(file).weights()]
-    frame = pd.DataFrame(rows, columns=COLUMNS).astype({"is_sparse": bool})
-    frame.attrs = {"pattern": str(pattern), "file": str(file)}
-    return frame
-
-
-def _row(weight: OnnxWeight, pattern: MaskCalculator, layers: _Layers) -> dict[str, Any]:
-    values, dim = weight.weight, weight.channel_dim
-    found = pattern.violations(to_slices(values, dim))
-    reason = f"{found.count} of {found.groups} groups {found.rule}" if found.count else ""
-    return {
-        "layer": layers.name(weight),
-        "initializer": weight.initializer,
-        "node": weight.node,
-        "op": weight.op,
-        "steps": ", ".join(weight.steps),
-        "shape": tuple(values.shape),
-        "dtype": str(values.dtype).removeprefix("torch."),
-        "channel_dim": dim % values.ndim,
-        "density": float((values != 0).double().mean()) if values.numel() else 0.0,
-        "groups": found.groups,
-        "violations": found.count,
-        "is_sparse": not found.count and values.numel() > 0,
-        "reason": reason,
-    }
-
-
-@dataclass(frozen=True)
-class _Layers:
-    """The layers of a model: by name, and the name of each by a digest of its values.
-
-    An exporter keeps the names of the tensors that it stores as they are; those that it stores
-    transposed have new ones, and are known by their values.
-    """
-
-    by_name: Mapping[str, LayerWeight]
-    by_values: Mapping[str, str]
-
-    @classmethod
-    def of(cls, model: nn.Module) -> _Layers:
-        layers = {layer.name: layer for layer in layer_weights(model)}
-        return cls(layers, {_digest(layer.weight, layer.channel_dim): name for name, layer in layers.items()})
-
-    def name(self, weight: OnnxWeight) -> str:
-        """The model's name of a weight in the file, or nothing."""
-        if weight.initializer in self.by_name:
-            return weight.initializer
-        return self.by_values.get(_digest(weight.weight, weight.channel_dim), "")
-
-
-def _digest(weight: Tensor, channel_dim: int) -> str:
-    """The same for the same matrices, whichever way they are stored."""
-    slices = to_slices(weight.detach(), channel_dim).to("cpu", torch.float32).contiguous()
-    return hashlib.sha256(str(tuple(slices.shape)).encode() + slices.numpy().tobytes()).hexdigest()
-
-
-def _require_zeros(frame: pd.DataFrame, model: nn.Module, pattern: MaskCalculator, file: Path) -> None:
-    """Raise ``ValueError`` where a layer keeps to the pattern in the model, and does not in the file."""
-    lost = list(_lost(frame, model, pattern))
-    if lost:
-        raise ValueError(
-            f"zeros were lost on the way into {file}: {'; '.join(lost[:5])}"
-            + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
-        )
-
-
-def _lost(frame: pd.DataFrame, model: nn.Module, pattern: MaskCalculator) -> Iterator[str]:
-    """A sentence for every pruned layer whose weight in the file is not, or cannot be found among dense ones."""
-    unnamed = frame[(frame["layer"] == "") & ~frame["is_sparse"]]
-    for layer in layer_weights(model):
-        slices = to_slices(layer.weight.detach(), layer.channel_dim)
-        if pattern.violations(slices).count:
-            continue
-        rows = frame[frame["layer"] == layer.name]
-        for row in rows[~rows["is_sparse"]].itertuples():
-            yield f"{layer.name} (stored as {row.initializer}): {row.reason}"
-        same_size = unnamed[unnamed["shape"].map(math.prod) == layer.weight.numel()]
-        if not len(rows) and len(same_size):
-            dense = ", ".join(same_size["initializer"])
-            yield f"{layer.name} is not in the file by its name or its values; dense tensors of its size: {dense}"

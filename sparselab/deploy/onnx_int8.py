@@ -10,14 +10,16 @@ import pandas as pd
 import torch
 
 from sparselab.deploy.onnx_export import (
+    by_name,
     difference,
     grouped,
     onnx_inputs,
+    onnx_target,
     require_onnx,
     run_onnx,
     session,
-    weights_of_file,
 )
+from sparselab.deploy.onnx_weights import weights_of_file
 from sparselab.masks import AnyPattern
 
 
@@ -34,20 +36,23 @@ def quantize_onnx(
     whether int8 is good enough is a question of accuracy.
 
     Raises ``ValueError`` where a weight that keeps to ``pattern`` in ``file`` does not in
-    ``target``, without a batch, and for what is no ONNX file; ``ModuleNotFoundError`` without the
-    extra ``onnx``.
+    ``target``, without a batch or with one of another number of tensors than the inputs, where
+    ``target`` cannot be written or is ``file``, and for what is no ONNX file;
+    ``ModuleNotFoundError`` without the extra ``onnx``.
     """
     require_onnx("quantize_onnx")
-    calculate, file, target = grouped(pattern), Path(file), Path(target)
+    calculate, file, target = grouped(pattern), Path(file), onnx_target(target)
+    if target.absolute() == file.absolute():
+        raise ValueError(f"{str(target)!r} is the file itself: name another, both are needed to compare them")
     batches = list(calibration)
     if not batches:
         raise ValueError("calibration holds no batch: give some of what the model takes")
     before = weights_of_file(file, calculate)
-    names = [each.name for each in session(file).get_inputs()]
-    _quantize(file, target, [dict(zip(names, onnx_inputs(batch))) for batch in batches])
+    dense, running = run_onnx(file, batches[0]), session(file)
+    _quantize(file, target, [by_name(running, onnx_inputs(batch), file) for batch in batches])
     frame = weights_of_file(target, calculate)
     frame["layer"] = [name.removesuffix("_quantized") for name in frame["initializer"]]
-    dense, found = run_onnx(file, batches[0]), run_onnx(target, batches[0])
+    found = run_onnx(target, batches[0])
     frame.attrs["difference"] = max(difference(torch.from_numpy(one), other) for one, other in zip(dense, found))
     _require_zeros(before, frame, target)
     return frame

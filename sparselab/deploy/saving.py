@@ -87,6 +87,7 @@ def save(
         raise ValueError(f"shard_bytes={shard_bytes!r}: a file has to hold at least one byte")
     if plan is not None and not isinstance(plan, Plan):
         raise ValueError(f"plan takes a sl.Plan, as report.plan of permute is; got a {type(plan).__name__}")
+    _require_new(Path(folder))
     model = unwrap(as_eager(model, "save"))
     held = held_tensors(model, "save")
     masks = masks_of(model)
@@ -222,7 +223,14 @@ class _Writer:
     def close(self, content: Mapping[str, Any]) -> None:
         """Write the manifest: with it, the artefact is whole."""
         files = {name: dataclasses.asdict(written) for name, written in self.files.items()}
-        told = {"files": files, "tensors": [entry.to_json() for entry in self.entries], "masks": self.masks}
+        others = sorted(file for file in self.folder.rglob("*") if file.is_file() and file.name not in files)
+        beside = {file.relative_to(self.folder).as_posix(): dataclasses.asdict(_written(file)) for file in others}
+        told = {
+            "files": files,
+            "beside": beside,
+            "tensors": [entry.to_json() for entry in self.entries],
+            "masks": self.masks,
+        }
         (self.folder / MANIFEST).write_text(sealed({**content, **told}), encoding="utf-8")
 
     def _write(self, name: str, held: Sequence[tuple[Held, Grid | None]]) -> None:
@@ -308,14 +316,17 @@ def _written(file: Path) -> Written:
 # -------------------------------------------------------------------------------- the folder
 
 
-@contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write into, which becomes ``folder`` once all is written, and is gone if that fails.
-
-    Raises ``ValueError`` where ``folder`` is a file or has something in it.
-    """
+def _require_new(folder: Path) -> None:
+    """Raise ``ValueError`` where ``folder`` is a file, has something in it, or would be inside a file."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is not an empty folder: name a new one, files of two models are never mixed")
+    if (file := next((above for above in folder.absolute().parents if above.is_file()), None)) is not None:
+        raise ValueError(f"{folder} would be inside {file}, which is a file: name another folder")
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which becomes ``folder`` once all is written, and is gone if that fails."""
     place = folder.absolute()
     partial_ = place.parent / f".{place.name}.{os.getpid()}.partial"
     partial_.mkdir(parents=True)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from sparselab.core.compressed import counted
+
 _SAMPLE = 64
 """Outputs and channels, at least, of the random scores that a density is measured on."""
 
@@ -117,7 +119,7 @@ class MaskCalculator(ABC):
             raise ValueError(f"check needs an N:M pattern such as '2:4', got '{self}'")
         n, m = self.nm
         sides = [slices, slices.transpose(1, 2)] if self.transposable else [slices]
-        kept = [groups(side != 0, m).sum(-1) for side in sides]
+        kept = [counted(groups(side != 0, m)) for side in sides]
         over = sum(int((held > n).sum()) for held in kept)
         return Violations(over, sum(held.numel() for held in kept), f"keep more than {n}")
 
@@ -144,7 +146,8 @@ class NOfM(MaskCalculator):
 
 def groups(slices: Tensor, size: int) -> Tensor:
     """The last dimension cut into groups of ``size``, the last one filled up: ``(..., groups, size)``."""
-    padded = pad(slices, (0, -slices.shape[-1] % size))
+    missing = -slices.shape[-1] % size
+    padded = pad(slices, (0, missing)) if missing else slices
     return padded.reshape(*padded.shape[:-1], padded.shape[-1] // size, size)
 
 

@@ -3,32 +3,46 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import nn
 
 from sparselab.core.experts import is_routed
 
-_LOOP, _TRACEABLE, _HELD = "eager", "grouped_mm", "_experts_implementation_internal"
+_LOOP, _GROUPED, _BATCHED = "eager", "grouped_mm", "batched_mm"
+_HELD = "_experts_implementation_internal"
 
 
-@contextlib.contextmanager
-def traceable_experts(model: nn.Module) -> Iterator[None]:
+def traceable_experts(model: nn.Module) -> AbstractContextManager[None]:
     """Experts of ``transformers`` that run in a loop run as grouped matrix products meanwhile.
 
     How often the loop runs depends on the routing, so it cannot be traced; both compute the same
     function. Everything else, ``verify`` included, runs the model's own.
     """
+    return _experts_as(_GROUPED, model, instead_of=(_LOOP,))
+
+
+def batched_experts(model: nn.Module) -> AbstractContextManager[None]:
+    """Experts of ``transformers`` pick a matrix for each token and multiply by these in a batch meanwhile.
+
+    That consists of operators that ONNX has, which neither a loop nor grouped matrix products do.
+    """
+    return _experts_as(_BATCHED, model, instead_of=(_LOOP, _GROUPED))
+
+
+@contextlib.contextmanager
+def _experts_as(implementation: str, model: nn.Module, instead_of: Collection[str]) -> Iterator[None]:
     configs = {id(config): config for module in model.modules() if is_routed(module) and (config := _config(module))}
-    loops = [config for config in configs.values() if getattr(config, _HELD, None) == _LOOP]
-    for config in loops:
-        setattr(config, _HELD, _TRACEABLE)
+    before = [(config, held) for config in configs.values() if (held := getattr(config, _HELD, None)) in instead_of]
+    for config, _ in before:
+        setattr(config, _HELD, implementation)
     try:
         yield
     finally:
-        for config in loops:
-            setattr(config, _HELD, _LOOP)
+        for config, held in before:
+            setattr(config, _HELD, held)
 
 
 def _config(module: nn.Module) -> Any:

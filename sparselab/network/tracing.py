@@ -174,6 +174,7 @@ def exported(
     told: list[Returned | ValueError] = []
     wrapped = _TensorsOut(model, pick, told)
     wrapped.training = model.training  # without `train()`, which would reach into the model
+    _require_shapes(dynamic_shapes, args, kwargs)
     if dynamic_shapes is not None:  # by the names of the wrapper's own parameters
         dynamic_shapes = {"kwargs": dynamic_shapes} if kwargs else {"args": tuple(dynamic_shapes)}
     try:
@@ -186,6 +187,19 @@ def exported(
     returned = told[-1]
     assert isinstance(returned, Returned)
     return program, returned
+
+
+def _require_shapes(dynamic_shapes: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` where ``dynamic_shapes`` has not one entry for each input."""
+    if dynamic_shapes is None:
+        return
+    if kwargs and not isinstance(dynamic_shapes, Mapping):
+        raise ValueError(f"dynamic_shapes={dynamic_shapes!r}: inputs by keyword take a mapping of {', '.join(kwargs)}")
+    if not kwargs and (not isinstance(dynamic_shapes, (list, tuple)) or len(dynamic_shapes) != len(args)):
+        raise ValueError(
+            f"dynamic_shapes={dynamic_shapes!r}: give one entry for each of the {len(args)} positional inputs, "
+            "[{0: torch.export.Dim.DYNAMIC}], None for one that keeps its shape"
+        )
 
 
 def _explain(error: Exception) -> str:

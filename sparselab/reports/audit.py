@@ -88,7 +88,7 @@ def _row(stored: StoredWeight, calculate: MaskCalculator) -> dict[str, Any]:
     """What the columns of ``check`` say of one weight."""
     weight, reason = stored.weight, stored.unreadable or None
     judged: dict[str, Any] = dict.fromkeys(("channel_dim", "groups", "violations"), float("nan"))
-    density = float((weight != 0).sum()) / max(1, weight.numel()) if reason is None else float("nan")
+    density = int(torch.count_nonzero(weight != 0)) / max(1, weight.numel()) if reason is None else float("nan")
     is_sparse, reason = False, reason or stored.unjudged or None
     if reason is None:
         dim, found = _judged(stored, calculate)

@@ -17,7 +17,7 @@ pytest.importorskip("onnxruntime", reason="needs the extra 'onnx'")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from sparselab.core.layers import layer_weights  # noqa: E402
-from sparselab.deploy import onnx_export  # noqa: E402
+from sparselab.deploy import onnx_export, onnx_weights  # noqa: E402
 from sparselab.deploy.onnx_int8 import quantize_onnx  # noqa: E402
 
 RNG = np.random.default_rng(0)
@@ -124,12 +124,12 @@ def test_zeros_lost_on_the_way_are_an_error_that_names_the_layer(made, tmp_path)
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + np.float32(1e-6), tensor.name))
     onnx.save(stored, tmp_path / "lost.onnx")
     pattern = onnx_export.grouped("2:4")
-    lost = onnx_export.weights_of_file(tmp_path / "lost.onnx", pattern, model)
+    lost = onnx_weights.weights_of_file(tmp_path / "lost.onnx", pattern, list(layer_weights(model)))
     assert lost.set_index("layer").loc["second.weight", "violations"] == 32 * 8
     with pytest.raises(ValueError, match=r"zeros were lost .*second.weight \(stored as second.weight\): 256 of 256"):
-        onnx_export._require_zeros(lost, model, pattern, file)
+        onnx_weights.require_zeros(lost, list(layer_weights(model)), pattern, file)
     with pytest.raises(ValueError, match=r"attention\.in_proj_weight is not in the file by its name or its values"):
-        onnx_export._require_zeros(lost, model, pattern, file)
+        onnx_weights.require_zeros(lost, list(layer_weights(model)), pattern, file)
 
 
 def test_int8_keeps_every_zero(made, tmp_path):
@@ -146,22 +146,6 @@ def test_int8_keeps_every_zero(made, tmp_path):
     assert rows["reason"].str.contains("after DequantizeLinear").sum() == len(quantized)
     with pytest.raises(ValueError, match="calibration holds no batch"):
         quantize_onnx(file, tmp_path / "int8.onnx", [])
-
-
-def test_a_decoder_with_tied_embeddings_arrives(tmp_path):
-    transformers = pytest.importorskip("transformers", reason="needs the extra 'zoo'")
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
-    config = transformers.LlamaConfig(
-        vocab_size=48, num_hidden_layers=1, tie_word_embeddings=True, use_cache=False, **sizes
-    )
-    model = transformers.LlamaForCausalLM(config)
-    for layer in layer_weights(model):
-        prune(layer.weight)
-    tokens = {"input_ids": torch.randint(0, 48, (2, 6))}
-    frame = sl.export_onnx(model, tokens, tmp_path / "llama.onnx")
-    assert set(frame["layer"]) == {layer.name for layer in layer_weights(model)}
-    assert frame["is_sparse"].all()
 
 
 def half(shape, axis):
@@ -249,28 +233,103 @@ STORED["transposed"] = ({"w": NK}, STORED["transposed"][1], (NK.T, 0))
 STORED["DQ of stored uint8, zero is 128"] = (*STORED["DQ of stored uint8, zero is 128"][:2], (NK.T, 0))
 
 
-@pytest.mark.parametrize("way", STORED)
-def test_however_a_weight_is_stored(way, tmp_path):
-    tensors, nodes, (weight, axis) = STORED[way]
+def write(file, tensors, nodes, *, inputs=(), opset=21):
+    """A file of ``nodes``, whose ``inputs`` are indices: names with shapes."""
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
         nodes,
         "one layer",
-        [value("x", TensorProto.FLOAT, None)],
+        [value("x", TensorProto.FLOAT, None), *(value(name, TensorProto.INT64, shape) for name, shape in inputs)],
         [value("y", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(np.asarray(array), name) for name, array in tensors.items()],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]), tmp_path / "a.onnx")
-    frame = sl.check(tmp_path / "a.onnx")
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)]), file)
+    return file
+
+
+@pytest.mark.parametrize("opset", [13, 17, 21, 24])
+@pytest.mark.parametrize("way", STORED)
+def test_however_a_weight_is_stored(way, opset, tmp_path):
+    tensors, nodes, (weight, axis) = STORED[way]
+    file = write(tmp_path / "a.onnx", tensors, nodes, opset=opset)
+    frame = sl.check(file)
     row = frame[frame["layer"] == "w"].iloc[0]
     assert row["violations"] == violations(weight, axis) == 1
     assert row["groups"] == weight.size // 4
     assert row["channel_dim"] == axis
     assert row["shape"] == weight.shape
     assert row["density"] == pytest.approx(np.count_nonzero(weight) / weight.size)
-    assert sl.check(tmp_path / "a.onnx", "3:4").set_index("layer").loc["w", "is_sparse"]
+    assert sl.check(file, "3:4").set_index("layer").loc["w", "is_sparse"]
     steps = [each.op_type for each in nodes[:-1]]
     assert not steps or f"after {', '.join(steps)}" in row["reason"]
+
+
+EXPERTS = half((3, 12, 8), 2)
+PICKED = {  # the shape of the indices, and how picked matrices are multiplied
+    "Gather": ((None,), [node("Gather", "w", "i", out="p"), node("MatMul", "p", "x")]),
+    "GatherND": ((None, 1), [node("GatherND", "w", "i", out="p"), node("MatMul", "p", "x")]),
+    "turned": (
+        (None,),
+        [
+            node("Gather", "w", "i", out="p"),
+            node("Transpose", "p", out="t", perm=[0, 2, 1]),
+            node("MatMul", "x", "t"),
+        ],
+    ),
+    "Q/DQ": (
+        (None,),
+        [
+            node("Gather", "w", "i", out="p"),
+            node("QuantizeLinear", "p", "s", "z", out="q"),
+            node("DequantizeLinear", "q", "s", "z", out="d"),
+            node("MatMul", "d", "x"),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("way", PICKED)
+def test_experts_that_the_input_picks_are_judged_as_a_pack(way, tmp_path):
+    shape, nodes = PICKED[way]
+    tensors = {"w": EXPERTS, "s": np.float32(0.001), "z": np.int8(0)}
+    row = sl.check(write(tmp_path / "a.onnx", tensors, nodes, inputs=[("i", shape)])).set_index("layer").loc["w"]
+    assert row["violations"] == violations(EXPERTS, 2) == 1
+    assert row["groups"] == EXPERTS.size // 4
+    assert sorted(row["shape"]) == sorted(EXPERTS.shape)
+
+
+def test_packs_are_left_alone_where_more_is_done_to_what_was_picked(tmp_path):
+    scaled = [
+        node("Gather", "w", "i", out="p"),
+        node("Mul", "p", "s", out="m"),
+        node("MatMul", "m", "x"),
+    ]
+    tensors = {"w": EXPERTS, "s": np.ones((5, 1, 1), np.float32)}
+    for nodes, shape in ((scaled, (None,)), (PICKED["turned"][1], (None, None)), (PICKED["Gather"][1], None)):
+        frame = sl.check(write(tmp_path / "a.onnx", tensors, nodes, inputs=[("i", shape)])).set_index("layer")
+        assert frame.loc["w", "reason"] == "read by Gather, which is not known to sum over its input channels"
+        assert not frame.loc["w", "is_sparse"]
+
+
+def test_external_data_are_read_and_missed(made, tmp_path):
+    _, file, frame = made
+    outside = tmp_path / "outside.onnx"
+    onnx.save(onnx.load(file), outside, save_as_external_data=True, location="outside.data", size_threshold=100)
+    assert sl.check(outside).drop(columns="reason").equals(sl.check(file).drop(columns="reason"))
+    batches = [(torch.randn(2, 8, 8, 8), torch.randint(0, 12, (2, 5)))]
+    quantized = quantize_onnx(outside, tmp_path / "int8.onnx", batches)
+    assert quantized["is_sparse"].sum() >= frame["is_sparse"].sum()
+    data = tmp_path / "outside.data"
+    content = data.read_bytes()
+    data.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"cannot read .* of .*outside.onnx"):
+        sl.check(outside)
+    data.unlink()
+    with pytest.raises(ValueError, match=r"cannot read .* of .*outside.onnx"):
+        sl.check(outside)
+    with pytest.raises(ValueError, match=r"cannot read .* of .*outside.onnx"):
+        quantize_onnx(outside, tmp_path / "again.onnx", batches)
+    assert not (tmp_path / "again.onnx").exists()
 
 
 def test_what_is_no_onnx_file_is_refused(tmp_path, made):
@@ -284,13 +343,66 @@ def test_what_is_no_onnx_file_is_refused(tmp_path, made):
         sl.check(tmp_path / "none.onnx")
 
 
-def test_wrong_targets_and_patterns_are_refused_before_any_work(tmp_path):
-    layer, x = nn.Linear(8, 8), torch.randn(1, 8)
+class Eigenvalues(nn.Module):
+    """What ONNX has no operator for."""
+
+    def forward(self, x):
+        return torch.linalg.eigvalsh(x @ x.mT)
+
+
+def test_an_operator_that_onnx_has_not_is_named_with_its_module(tmp_path):
+    model = nn.ModuleDict({"inner": nn.Sequential(nn.Linear(8, 8), Eigenvalues())})
+    with pytest.raises(ValueError, match=r"no translation of aten._linalg_eigh.default, which '1' calls in test_onnx"):
+        sl.export_onnx(model["inner"], torch.randn(8, 8), tmp_path / "a.onnx")
+    with pytest.raises(ValueError, match=r"the model itself calls .*\. Write that part with operators that ONNX has"):
+        sl.export_onnx(Eigenvalues(), torch.randn(8, 8), tmp_path / "a.onnx")
+    assert not list(tmp_path.iterdir())
+    picture = torch.randn(1, 4, 5, 5).double()
+    with pytest.raises(ValueError, match=r"NOT_IMPLEMENTED .*, of the module '0'\. .* export the model in another"):
+        sl.export_onnx(nn.Sequential(nn.Conv2d(4, 4, 3)).double(), picture, tmp_path / "a.onnx")
+
+
+def test_wrong_arguments_are_refused_before_any_work(tmp_path):
+    layer, x, file = nn.Linear(8, 8), torch.randn(1, 8), tmp_path / "a.onnx"
     with pytest.raises(ValueError, match=r"an ONNX file's name ends in .onnx, got '.*a.pt'"):
         sl.export_onnx(layer, x, tmp_path / "a.pt")
     with pytest.raises(ValueError, match="does not exist: make it first"):
         sl.export_onnx(layer, x, tmp_path / "none" / "a.onnx")
     with pytest.raises(ValueError, match="needs an N:M pattern"):
-        sl.export_onnx(layer, x, tmp_path / "a.onnx", "unstructured,0.5")
+        sl.export_onnx(layer, x, file, "unstructured,0.5")
+    for wrong in (-1, float("nan"), "small", True):
+        with pytest.raises(ValueError, match=r"tolerance=.*a finite number from 0 on"):
+            sl.export_onnx(layer, x, file, tolerance=wrong)
+    for wrong in (3, [], [{0: torch.export.Dim.DYNAMIC}, None], {"x": None}):
+        with pytest.raises(ValueError, match=r"dynamic_shapes=.*one entry for each of the 1 positional inputs"):
+            sl.export_onnx(layer, x, file, dynamic_shapes=wrong)
+    with pytest.raises(ValueError, match=r"dynamic_shapes=\[None\]: inputs by keyword take a mapping of input"):
+        sl.export_onnx(layer, {"input": x}, file, dynamic_shapes=[None])
+    with pytest.raises(ValueError, match=r"Linear failed on the example inputs: .*shapes cannot be multiplied"):
+        sl.export_onnx(layer, torch.randn(1, 9), file)
+    with pytest.raises(ValueError, match=r"'weight' is on the meta device, without values"):
+        sl.export_onnx(nn.Linear(8, 8, device="meta"), x, file)
+    with pytest.raises(ValueError, match=r"'weight' is not initialised yet"):
+        sl.export_onnx(nn.LazyLinear(8), x, file)
+    assert not list(tmp_path.iterdir())
+
+
+def test_int8_refuses_what_it_cannot_write_or_feed(made, tmp_path):
+    _, file, _ = made
+    whole = (torch.randn(2, 8, 8, 8), torch.randint(0, 12, (2, 5)))
+    with pytest.raises(ValueError, match=r"an ONNX file's name ends in .onnx, got '.*int8'"):
+        quantize_onnx(file, tmp_path / "int8", [whole])
+    with pytest.raises(ValueError, match="does not exist: make it first"):
+        quantize_onnx(file, tmp_path / "none" / "a.onnx", [whole])
+    with pytest.raises(ValueError, match=r"is the file itself: name another"):
+        quantize_onnx(file, file, [whole])
+    with pytest.raises(ValueError, match=r"takes 2 inputs \(.*got 1 tensors"):
+        quantize_onnx(file, tmp_path / "int8.onnx", [whole, whole[0]])
+    with pytest.raises(ValueError, match=r"does not run on these inputs"):
+        quantize_onnx(file, tmp_path / "int8.onnx", [(whole[0][0], whole[1])])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_computes_something_else_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"differ from the model's by 2.0e-01 .* more than 1e-03"):
         onnx_export._require_close(0.2, 1e-3, tmp_path / "a.onnx")

@@ -126,34 +126,86 @@ def test_negative_zeros_come_back_positive_from_compressed_weights(tmp_path):
         assert bool((loaded.weight.signbit() & (loaded.weight == 0)).any()) is negative
 
 
-@pytest.mark.parametrize("form", ["dense", "compressed"])
-def test_damaged_files_are_not_loaded(form, tmp_path):
-    model = pruned(ARCHITECTURES["cnn"]())
-    sl.save(model, tmp_path / "whole", form=form, protocol={"text": "sent"})
+def plain():
+    """A model, and the options that save it: tensors in one file."""
+    return pruned(ARCHITECTURES["cnn"]()), {}
+
+
+def masked_in_several_files():
+    """With an index, and masks that the places of the compressed weights do not tell."""
+    model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 8))
+    sl.Sparsifier(model, "2:4").compute()
+    model[0].weight.data[0] = 0
+    return model, {"shard_bytes": 500}
+
+
+def of_transformers():
+    """With the configuration from which the model is made."""
+    return pruned(ARCHITECTURES["llama_tied"]()), {"shard_bytes": 20_000}
+
+
+DAMAGED = {
+    (plain, "dense"): ["masks.safetensors", "model.safetensors", "sparselab.json"],
+    (plain, "compressed"): ["compressed.safetensors", "sparselab.json"],
+    (masked_in_several_files, "dense"): ["masks.safetensors", "model.safetensors.index.json", "sparselab.json"],
+    (masked_in_several_files, "compressed"): ["compressed.safetensors.index.json", "masks.safetensors"],
+    (of_transformers, "dense"): ["config.json", "model.safetensors.index.json", "sparselab.json"],
+    (of_transformers, "compressed"): ["compressed.safetensors.index.json", "config.json", "sparselab.json"],
+}
+"""Of a model and a form, some of the files that there are: each file is damaged in its turn."""
+
+
+@pytest.mark.parametrize(("make", "form"), DAMAGED)
+def test_damaged_files_are_not_loaded(make, form, tmp_path):
+    torch.manual_seed(0)
+    model, options = make()
+    sl.save(model, tmp_path / "whole", form=form, protocol={"text": "sent"}, **options)
+    files = sorted(path.name for path in (tmp_path / "whole").iterdir())
+    assert set(DAMAGED[make, form]) <= set(files)
     chance, refused = random.Random(0), 0
     for number in range(100):
         folder = shutil.copytree(tmp_path / "whole", tmp_path / str(number))
-        file = chance.choice(sorted(folder.iterdir()))
-        content = bytearray(file.read_bytes())
-        place = chance.randrange(len(content))
-        if number % 3:
-            content[place] ^= 1 << chance.randrange(8)
-        else:
-            del content[place:]
-        file.write_bytes(content)
-        loaded = other(model)
-        before = {name: tensor.clone() for name, tensor in loaded.state_dict().items()}
-        try:
-            sl.load_into(loaded, folder)
-        except ValueError:
-            refused += 1
-            assert all(torch.equal(bits(before[name]), bits(now)) for name, now in loaded.state_dict().items())
-        else:  # a blank between the words of the manifest
-            require_same(loaded, model)
+        damage(folder / files[number % len(files)], chance)
+        refused += not loads(model, folder)
+        shutil.rmtree(folder)
     assert refused >= 95
-    next((tmp_path / "whole").glob("*.safetensors")).unlink()
-    with pytest.raises(ValueError, match=r"is not there, and sparselab.json beside it names it"):
-        sl.load_into(model, tmp_path / "whole")
+    for name in files:
+        folder = shutil.copytree(tmp_path / "whole", tmp_path / "missing")
+        (folder / name).unlink()
+        assert not loads(model, folder), name
+        shutil.rmtree(folder)
+
+
+def damage(file, chance):
+    """Turn a bit in ``file``, or cut it off; half of the times near its beginning, where formats keep what tensors are."""
+    content = bytearray(file.read_bytes())
+    place = chance.randrange(len(content) if chance.random() < 0.5 else min(200, len(content)))
+    if chance.random() < 0.7:
+        content[place] ^= 1 << chance.randrange(8)
+    else:
+        del content[place:]
+    file.write_bytes(content)
+
+
+def loads(model, folder):
+    """Whether a damaged folder is taken, and then all is as in ``model`` (a blank in the manifest); else nothing has changed."""
+    loaded = other(model)
+    before = {name: tensor.clone() for name, tensor in loaded.state_dict().items()}
+    try:
+        sl.load_into(loaded, folder)
+    except ValueError:
+        assert all(torch.equal(bits(before[name]), bits(now)) for name, now in loaded.state_dict().items())
+        return False
+    require_same(loaded, model)
+    return True
+
+
+def test_a_file_that_is_missing_is_named(tmp_path):
+    model, _ = plain()
+    sl.save(model, tmp_path / "a")
+    (tmp_path / "a" / "masks.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"masks.safetensors is not there, and sparselab.json beside it names it"):
+        sl.load_into(model, tmp_path / "a")
 
 
 def test_forged_places_are_refused(tmp_path):
@@ -218,6 +270,8 @@ def test_wrong_arguments_leave_no_folder(tmp_path):
             sl.save(model, tmp_path / "new", **options)
     with pytest.raises(ValueError, match="is not an empty folder"):
         sl.save(nn.Linear(8, 4), tmp_path / "full")
+    with pytest.raises(ValueError, match=r"would be inside .*notes.txt, which is a file"):
+        sl.save(nn.Linear(8, 4), tmp_path / "full" / "notes.txt" / "new")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full"]
     sl.save(nn.BatchNorm1d(4), tmp_path / "new", pattern=None)
     assert sl.deploy.Artefact.read(tmp_path / "new").pattern is None
