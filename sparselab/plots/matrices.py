@@ -256,8 +256,8 @@ def running_searches(frame: pd.DataFrame, bound: float | None = None) -> Figure:
     """
     require_columns(frame, ("strategy", "seconds", "efficacy"), "running_searches")
     with style():
-        figure = Figure(figsize=(5.9, 2.8), dpi=100)
-        axes = figure.add_axes((0.1, 0.17, 0.5, 0.72))
+        figure = Figure(figsize=(5.6, 2.8), dpi=100)
+        axes = figure.add_axes((0.1, 0.17, 0.48, 0.72))
         for number, (strategy, rows) in enumerate(frame.groupby("strategy", sort=False)):
             colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
             seconds, last = rows["seconds"].clip(lower=1e-2), float(rows["efficacy"].iloc[-1])

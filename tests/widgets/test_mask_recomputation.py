@@ -92,3 +92,12 @@ def test_errors_are_shown_in_words(panel, schedules, problem):
 
 def test_no_rows_yet(task):
     assert list(logic.curves([logic.Run("one_shot")], task).columns) == ["run", "step", "quantity", "value"]
+
+
+def test_it_opens_without_a_complaint_and_without_a_picture(panel):
+    bundle = panel._repr_mimebundle_()
+    assert panel.problem == ""
+    assert "image/png" not in bundle
+    panel.run()
+    panel.wait(120)
+    assert "image/png" in panel._repr_mimebundle_()
