@@ -21,7 +21,8 @@ _STYLE = """<style>
 .sparselab .sparselab-pictures { flex-wrap: wrap; }
 .sparselab .sparselab-pictures > .sparselab-column { flex: 1 1 330px; max-width: 100%; }
 .sparselab .sparselab-controls > .sparselab-numbers { flex: 1 1 300px; }
-.sparselab .widget-tab > .widget-tab-contents { padding: 8px; background: var(--jp-layout-color0, transparent); }
+.sparselab .jupyter-widgets.widget-tab > .lm-TabBar .lm-TabBar-tab { color: var(--jp-content-font-color1, #111); }
+.sparselab .jupyter-widgets.widget-tab > .widget-tab-contents { padding: 8px; background: var(--jp-layout-color0, transparent); }
 .sparselab .sparselab-numbers .widget-html-content { line-height: 1.5; color: var(--jp-content-font-color1, #111); }
 .sparselab .sparselab-numbers b { font-variant-numeric: tabular-nums; }
 .sparselab .sparselab-problem { color: #B00020; font-weight: 600; }

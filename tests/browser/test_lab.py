@@ -81,6 +81,7 @@ def test_a_picture_answers_pointer_and_keyboard(lab):
     window.run_all()
     page, panel = window.page, window.widget()
     wait_for_text(page, panel, r"Whole network under 2:4")
+    panel.locator("img").nth(STRIP).wait_for()
     assert panel.bounding_box()["height"] <= 779
     frame = panel.locator(".sparselab-frame").nth(STRIP)
     box = frame.bounding_box()
@@ -201,7 +202,7 @@ def test_sweep_explorer(lab):
     assert tip(panel, 0).startswith("top1 95")
     frame.press("Enter")
     wait_for_text(page, panel, r"top1\s*95")
-    assert panel.get_by_label("Trial").input_value() in ("0", "1")
+    assert panel.get_by_label("Trial (or click").input_value() in ("0", "1")
     panel.get_by_label("Filter").fill("sed < 1")
     panel.get_by_label("Filter").press("Enter")
     panel.get_by_role("alert").get_by_text("cannot filter by 'sed < 1'").wait_for()
