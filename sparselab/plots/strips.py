@@ -112,7 +112,7 @@ def _strip(layers: pd.Series[str], height: float) -> tuple[Figure, Axes]:
     """A figure whose axes are ``height`` inches high, with the names of ``layers`` below them."""
     names = [str(name).removesuffix(".weight") for name in layers]
     few = len(names) <= _MOST_BESIDE
-    below = 0.48 if few else 0.2 + 0.075 * min(_LONGEST, max(map(len, names)))
+    below = 0.48 if few else 0.2 + 0.068 * min(_LONGEST, max(map(len, names)))
     inches = below + height + 0.27
     figure = Figure(figsize=(6.4, inches), dpi=100)
     axes = figure.add_axes((0.09, below / inches, 0.9, height / inches))

@@ -50,6 +50,7 @@ class View {
     this.frame = element("div", "sparselab-frame", el);
     this.image = element("img", "", this.frame);
     this.image.draggable = false;
+    this.image.decoding = "sync"; // a picture that comes again and again is seen each time
     this.ring = element("div", "sparselab-ring", this.frame);
     this.brush = element("div", "sparselab-brush", this.frame);
     this.brush.hidden = true;
@@ -87,7 +88,8 @@ class View {
     this.areas = shown.areas ?? [];
     this.el.hidden = this.frame.hidden = !shown.png;
     if (!shown.png) return this.point(-1);
-    URL.revokeObjectURL(this.address);
+    const before = this.address;
+    this.image.onload = () => URL.revokeObjectURL(before); // until then it is what is seen
     this.address = URL.createObjectURL(new Blob([shown.png], { type: "image/png" }));
     Object.assign(this.image, { src: this.address, alt: shown.text, width: shown.width, height: shown.height });
     this.el.style.setProperty("--wide", `${shown.width}px`);

@@ -66,7 +66,7 @@ def test_magnitude_loss(lab):
     panel.get_by_label("from channel").fill("600")
     panel.get_by_label("from channel").press("Enter")
     wait_for_other_picture(page, panel, before, WINDOW)
-    panel.get_by_label("Layer").select_option(index=0)
+    panel.get_by_label("Layer", exact=True).select_option(index=0)
     panel.get_by_role("alert").get_by_text("_conv_stem.weight cannot be pruned to 1:4").wait_for()
     window.assert_readable(panel)
     window.assert_quiet()
