@@ -67,7 +67,7 @@ def test_a_wheel_carries_the_kernels_and_finds_them(tmp_path):
         names = archive.namelist()
     kernels = {path.name for path in (ROOT / "kernels").glob("*.cu")}
     assert {f"sparselab/kernels/{name}" for name in kernels} <= set(names)
-    assert "sparselab/py.typed" in names
+    assert {"sparselab/py.typed", "sparselab/widgets/picture.js", "sparselab/widgets/picture.css"} <= set(names)
     assert {"sparselab/deploy/hardware.json", "sparselab/deploy/published.json"} <= set(names)
     assert not [name for name in names if name.startswith(("tests/", "notebooks/", "benchmarks/"))]
     code = "from sparselab.ops.kernel_sources import kernel_dir; print(kernel_dir())"

@@ -22,7 +22,7 @@ from sparselab.masks import AnyPattern, MaskCalculator
 from sparselab.network.examples import example_of
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from sparselab.plots.style import Figure
 
 COLUMNS = [
     *("layer", "batch", "outputs", "channels", "positions", "tokens", "flops", "bytes", "intensity", "bound"),

@@ -1,11 +1,8 @@
-"""Figures of one weight matrix, its mask and its order, and of what a network loses.
-
-They are quick enough to be redrawn live.
-"""
+"""Figures of one weight matrix, its mask and its order, and of what runs, quick enough to be redrawn live."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -17,6 +14,8 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from sparselab.plots.columns import quantity, require_columns
+from sparselab.plots.marks import Mark, point
+from sparselab.plots.strips import end_of
 from sparselab.plots.style import COLOURS, MARKERS, Figure, style
 
 
@@ -42,12 +41,17 @@ def mask_view(
 
 
 def whole_matrix(weights: NDArray[Any], *, row: int = 0, channel: int = 0) -> Figure:
-    """The left panel of ``mask_view``: all of a weight matrix, and where its window stands."""
+    """The left panel of ``mask_view``: all of a weight matrix, and where its window stands.
+
+    The key of a mark is ``"row,channel"``, the first of both there.
+    """
     if weights.ndim != 2 or not weights.size:
         raise ValueError(f"whole_matrix needs a matrix, got shape {weights.shape}")
     with style():
-        figure = Figure(figsize=(2.75, 3.5), dpi=100)
-        _draw_whole(figure.add_axes((0.21, 0.15, 0.76, 0.75)), weights, *_windows(weights, row, channel))
+        figure = Figure(figsize=(2.7, 3.1), dpi=100)
+        axes = figure.add_axes((0.22, 0.16, 0.75, 0.75))
+        _draw_whole(axes, weights, *_windows(weights, row, channel))
+        figure.marks = list(_blocks(axes, weights))
     return figure
 
 
@@ -57,9 +61,11 @@ def mask_window(
     """The middle panel of ``mask_view``."""
     _require_mask(weights, mask, "mask_window")
     with style():
-        figure = Figure(figsize=(4.1, 3.5), dpi=100)
-        axes = figure.add_axes((0.09, 0.15, 0.9, 0.75))
-        draw_window(axes, weights, mask, *_windows(weights, row, channel), m)
+        figure = Figure(figsize=(4.1, 3.1), dpi=100)
+        axes = figure.add_axes((0.09, 0.16, 0.9, 0.75))
+        rows, channels = _windows(weights, row, channel)
+        draw_window(axes, weights, mask, rows, channels, m)
+        figure.marks = cells(axes, weights, mask, rows, channels)
     return figure
 
 
@@ -67,8 +73,9 @@ def weight_sizes(weights: NDArray[Any], mask: NDArray[np.bool_]) -> Figure:
     """Histogram of the weights kept, stacked on that of the weights pruned: the right panel of ``mask_view``."""
     _require_mask(weights, mask, "weight_sizes")
     with style():
-        figure = Figure(figsize=(3.6, 3.5), dpi=100)
-        _draw_sizes(figure.add_axes((0.18, 0.15, 0.79, 0.75)), weights, mask)
+        figure = Figure(figsize=(3.1, 3.1), dpi=100)
+        axes = figure.add_axes((0.2, 0.16, 0.77, 0.75))
+        _draw_sizes(axes, weights, mask)
     return figure
 
 
@@ -119,6 +126,46 @@ def _draw_whole(axes: Axes, weights: NDArray[Any], rows: slice, channels: slice)
     )
     axes.grid(visible=False)
     axes.set(title="Mean |w|, all of it", xlabel="input channel", ylabel="row")
+
+
+def _blocks(axes: Axes, weights: NDArray[Any]) -> Iterator[Mark]:
+    """Marks that cover a matrix, as large as a window or larger, so that there are few enough to go through by keys."""
+    down, across = (max(most, -(-size // _MOST_BLOCKS)) for most, size in zip(WINDOW, weights.shape))
+    for row in range(0, weights.shape[0], down):
+        for channel in range(0, weights.shape[1], across):
+            part = np.abs(weights[row : row + down, channel : channel + across])
+            low, high = (channel - 0.5, row - 0.5), (channel + part.shape[1] - 0.5, row + part.shape[0] - 0.5)
+            text = (
+                f"Rows {row} to {row + part.shape[0] - 1}\nchannels {channel} to {channel + part.shape[1] - 1}\n"
+                f"mean |w| {part.mean():.3g}"
+            )
+            yield Mark(axes, low, high, text, f"{row},{channel}")
+
+
+_MOST_BLOCKS = 12  # a side
+
+
+def cells(
+    axes: Axes,
+    weights: NDArray[Any],
+    mask: NDArray[np.bool_],
+    rows: slice,
+    channels: slice,
+    order: NDArray[np.int64] | None = None,
+) -> list[Mark]:
+    """A mark for each weight of a window, which says its place, its value and whether ``mask`` keeps it.
+
+    ``order`` has the channel at each place, where they changed places.
+    """
+    found = []
+    for row in range(rows.start, rows.stop):
+        for place in range(channels.start, channels.stop):
+            channel = place if order is None else order[place]
+            kept = "kept" if mask[row, place] else "pruned"
+            text = f"Row {row}, channel {channel}\n{weights[row, place]:.4g}, {kept}"
+            low, high = (place - 0.5, row - 0.5), (place + 0.5, row + 0.5)
+            found.append(Mark(axes, low, high, text, f"{row},{channel}"))
+    return found
 
 
 def draw_window(
@@ -194,78 +241,11 @@ def order_view(
         draw_window(right, weights[:, order], after, rows, channels, m)
         left.set(title="As trained", ylabel="row")
         right.set(title="Channels permuted", xlabel="place of the channel")
+        figure.marks = [
+            *cells(left, weights, before, rows, channels),
+            *cells(right, weights[:, order], after, rows, channels, order),
+        ]
     return figure
-
-
-def order_moves(order: NDArray[np.int64]) -> Figure:
-    """Where every channel went: its place before and after, the diagonal for those that stay."""
-    with style():
-        figure = Figure(figsize=(3.6, 3.5), dpi=100)
-        axes = figure.add_axes((0.18, 0.15, 0.79, 0.75))
-        axes.plot([0, len(order)], [0, len(order)], color="#999999", lw=0.8)
-        axes.plot(order, np.arange(len(order)), "o", color=COLOURS[0], ms=2.2)
-        axes.set(title="Where channels went", xlabel="place before", ylabel="place after")
-    return figure
-
-
-def loss_strip(frame: pd.DataFrame, layer: str | None = None, title: str = "Lost by every layer") -> Figure:
-    """Magnitude lost by every layer side by side, ``layer`` in another colour, the ideal as a dash.
-
-    ``frame`` has ``layer, lost_percent, ideal_lost_percent``, and may have ``permuted_lost_percent``, drawn as dots.
-    """
-    require_columns(frame, ("layer", "lost_percent", "ideal_lost_percent"), "loss_strip")
-    drawn = frame.dropna(subset=["lost_percent"]).reset_index(drop=True)
-    require_columns(drawn, (), "loss_strip")
-    places = np.arange(len(drawn))
-    chosen = (drawn["layer"] == layer).to_numpy()
-    with style():
-        figure = Figure(figsize=(6.4, 2.0), dpi=100)
-        axes = figure.add_axes((0.09, 0.24, 0.9, 0.62))
-        many = len(drawn) > _MOST_APART
-        axes.bar(
-            places,
-            drawn["lost_percent"],
-            color=np.where(chosen, COLOURS[1], "#8FB8D6").tolist(),
-            width=1.0 if many else 0.75,
-        )
-        if "permuted_lost_percent" in drawn:
-            size = 2 if many else 4
-            axes.plot(places, drawn["permuted_lost_percent"], "o", color=COLOURS[0], ms=size, label="channels permuted")
-        best = drawn["ideal_lost_percent"]
-        half, line = (0.5, 0.8) if many else (0.4, 1.2)
-        axes.hlines(best, places - half, places + half, color="#000000", lw=line, label="ideal: as dense, no structure")
-        if many and chosen.any():  # a bar of two pixels is not found by its colour
-            above = drawn["lost_percent"][chosen] + 0.07 * float(drawn["lost_percent"].max())
-            axes.plot(places[chosen], above, "v", color=COLOURS[1], ms=6)
-        axes.set_xlim(-0.7, len(drawn) - 0.3)
-        axes.set_ylim(0, 1.4 * max(1e-9, float(drawn["lost_percent"].max())))
-        if len(drawn) <= _MOST_NAMED:
-            axes.set_xticks(places, [_in_two_lines(str(name)) for name in drawn["layer"]])
-            axes.set_xlim(-0.5, _MOST_NAMED - 0.5)
-        else:
-            axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
-            axes.set_xlabel("prunable layers, in the order of the network")
-        axes.set_ylabel("lost, % of the sum")
-        axes.set_title(
-            title + (f" ({end_of(str(layer).removesuffix('.weight'), 34)} in orange)" if chosen.any() else "")
-        )
-        axes.legend(loc="upper right", borderaxespad=0.0, ncols=2)
-    return figure
-
-
-_MOST_NAMED = 6  # bars that have room for a name
-_MOST_APART = 100  # bars that have room between them
-
-
-def _in_two_lines(name: str) -> str:
-    """``blocks.4.expand.weight`` as ``blocks.4`` over ``expand``, each cut from the left where it is long."""
-    lines = name.removesuffix(".weight").rsplit(".", 1)
-    return "\n".join(end_of(line, 14) for line in lines)
-
-
-def end_of(name: str, most: int) -> str:
-    """``name``, cut from the left where it has more than so many letters."""
-    return name if len(name) <= most else f"...{name[3 - most :]}"
 
 
 def running_searches(frame: pd.DataFrame, bound: float | None = None) -> Figure:
@@ -276,8 +256,8 @@ def running_searches(frame: pd.DataFrame, bound: float | None = None) -> Figure:
     """
     require_columns(frame, ("strategy", "seconds", "efficacy"), "running_searches")
     with style():
-        figure = Figure(figsize=(6.4, 3.0), dpi=100)
-        axes = figure.add_axes((0.09, 0.17, 0.5, 0.72))
+        figure = Figure(figsize=(5.6, 2.8), dpi=100)
+        axes = figure.add_axes((0.1, 0.17, 0.48, 0.72))
         for number, (strategy, rows) in enumerate(frame.groupby("strategy", sort=False)):
             colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
             seconds, last = rows["seconds"].clip(lower=1e-2), float(rows["efficacy"].iloc[-1])
@@ -285,6 +265,8 @@ def running_searches(frame: pd.DataFrame, bound: float | None = None) -> Figure:
             axes.plot(
                 seconds.iloc[-1:], [last], marker, color=colour, ms=6, label=f"{end_of(str(strategy), 20)}: {last:.1f}"
             )
+            text = f"{strategy}\nefficacy {last:.2f} after {float(rows['seconds'].iloc[-1]):.2f} s"
+            figure.marks.append(point(axes, float(seconds.iloc[-1]), last, text, str(strategy)))
         if bound is not None:
             axes.axhline(bound, color="#666666", lw=1, ls="--", label=f"upper bound: {bound:.1f}")
         axes.set_xscale("log")
@@ -314,7 +296,7 @@ def training_curves(frame: pd.DataFrame) -> Figure:
             left=0.125, right=0.985, bottom=0.09, top=0.93 - 0.036 * -(-len(runs) // columns), wspace=0.32, hspace=0.25
         )
         for axes, (name, title, label) in zip(places.flat, _panels_of(frame)):
-            _draw_runs(axes, frame[frame["quantity"] == name], runs)
+            figure.marks += _draw_runs(axes, frame[frame["quantity"] == name], runs, title)
             axes.set(title=title, ylabel=label)
             axes.set_visible(bool(name) or len(frame.attrs.get("quantities", ())) != 1)  # a task may have one metric
             if name == "flipped_percent":
@@ -344,12 +326,18 @@ def _panels_of(frame: pd.DataFrame) -> list[tuple[str, str, str]]:
     return [*told, *((name, *words) for name, words in _OF_MASKS.items())]
 
 
-def _draw_runs(axes: Axes, rows: pd.DataFrame, runs: Sequence[str]) -> None:
-    """One quantity over the steps, one line per run; each run looks alike in all panels."""
+def _draw_runs(axes: Axes, rows: pd.DataFrame, runs: Sequence[str], title: str) -> list[Mark]:
+    """One quantity over the steps, one line per run; each run looks alike in all panels. Returns the marks of its points."""
+    marks: list[Mark] = []
     for run, points in rows.groupby("run", sort=False):
         number = runs.index(run)
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
         points = points.sort_values("step")
         axes.plot(points["step"], points["value"], color=colour, marker=marker, ms=3, lw=1.3, label=str(run))
+        marks += [
+            point(axes, step, value, f"{run}\n{title} {value:.4g}\nstep {step}", f"{run} {title} {step}")
+            for step, value in zip(points["step"].astype(int), points["value"])
+        ]
     if rows.empty:
         axes.text(0.5, 0.5, "nothing yet", transform=axes.transAxes, ha="center", color="#666666")
+    return marks

@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from sparselab.plots.columns import finite_rows
-from sparselab.plots.matrices import draw_window, window_of
+from sparselab.plots.marks import Mark, line
+from sparselab.plots.matrices import cells, draw_window, window_of
 from sparselab.plots.style import COLOURS, Figure, style
 
 WINDOW = (16, 16)
@@ -48,7 +49,19 @@ def pruner_bars(frame: pd.DataFrame) -> Figure:
         error.set(title="Reconstruction error", xlabel="%; orange: by the mask alone")
         change.set(title="Change of kept", xlabel="% of their norm")
         seconds.set(title="Time", xlabel="seconds")
+        figure.marks = [_mark(axes, place, row) for place, row in drawn.iterrows() for axes in sides]
     return figure
+
+
+def _mark(axes: Axes, place: Any, row: pd.Series[Any]) -> Mark:
+    facts = [
+        str(row["pruner"]),
+        f"reconstruction error {row['dense_error_percent']:.4g} %",
+        f"by its mask alone {row['mask_error_percent']:.4g} %",
+        f"kept weights changed by {row['change_percent']:.4g} %",
+        f"{row['seconds']:.3g} s",
+    ]
+    return line(axes, float(place), "\n".join(facts), str(row["pruner"]))
 
 
 def _draw_bars(axes: Axes, values: pd.Series[float], ends: pd.Series[float], colour: str, form: str) -> None:
@@ -100,6 +113,7 @@ def pruner_windows(
             draw_window(below, changes[name], mask, rows, channels, m, changed)
             above.set(title=_start_of(name, 15), xlabel="")
             below.set(title="", xlabel="input channel")
+            figure.marks += cells(above, np.where(mask, new, weights), mask, rows, channels)
             if not changes[name].any():
                 _say_unchanged(below)
             for axes, what in ((above, f"weights, to {largest:.2g}"), (below, f"change, to {changed:.2g}")):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from sparselab.plots.columns import finite_rows, require_columns
+from sparselab.plots.marks import Mark, point
 from sparselab.plots.style import COLOURS, MARKERS, Figure, style
 
 _KINDS = (
@@ -42,6 +45,7 @@ def roofline(frame: pd.DataFrame) -> Figure:
         spread = _spread(drawn, frame)
         for axes, batch in zip(panels, batches):
             _draw(axes, drawn[drawn["batch"] == batch], frame, spread)
+            figure.marks += [_mark(axes, row) for _, row in drawn[drawn["batch"] == batch].iterrows()]
             axes.set_title(f"batch {batch}")
         for axes in panels[len(batches) :]:
             axes.set_visible(False)
@@ -76,6 +80,17 @@ def _draw(axes: Axes, rows: pd.DataFrame, frame: pd.DataFrame, spread: tuple[flo
     axes.set_yscale("log")
     axes.set_xlim(*spread)
     axes.set_ylim(top=roof * 1.9)
+
+
+def _mark(axes: Axes, row: pd.Series[Any]) -> Mark:
+    """What a layer is, and how fast it is at best."""
+    facts = [
+        str(row["layer"]).removesuffix(".weight"),
+        f"{row['dense_us_lower']:.3g} µs at least, {row['share_percent']:.1f} % of the time",
+        f"{row['intensity']:.3g} operations per byte",
+        f"{row['kernel'] or 'no sparse kernel'}, at most {row['speedup_upper']:.2f} times as fast",
+    ]
+    return point(axes, float(row["intensity"]), float(row["rate"]), "\n".join(facts), str(row["layer"]))
 
 
 def _by_kind(rows: pd.DataFrame) -> tuple[pd.DataFrame, ...]:

@@ -12,6 +12,8 @@ import matplotlib as mpl
 import matplotlib.figure
 from PIL import Image
 
+from sparselab.plots.marks import Mark
+
 # Okabe and Ito's palette, dark enough ones first.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -35,7 +37,14 @@ _STYLE: Any = {
 
 
 class Figure(matplotlib.figure.Figure):
-    """A figure that a notebook shows by itself, without pyplot and its global list of figures."""
+    """A figure that a notebook shows by itself, without pyplot and its global list of figures.
+
+    ``marks`` are the places in it that stand for something, which the lab's pictures answer with.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.marks: list[Mark] = []
 
     def _repr_png_(self) -> bytes:
         return to_png(self)

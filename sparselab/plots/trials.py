@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import t
 
 from sparselab.plots.columns import require_columns
+from sparselab.plots.marks import point
 from sparselab.plots.style import COLOURS, MARKERS, Figure, style
 
 MOST_PANELS = 9
@@ -34,40 +35,14 @@ class View:
         return [name for name in (self.x, self.y, self.colour, self.facet) if name is not None]
 
 
-@dataclass(frozen=True, eq=False)
-class Points:
-    """Where trials were drawn: the label of each one's row, its panel, and its place in the panel's data units."""
-
-    rows: NDArray[Any]
-    panels: list[Axes]
-    panel: NDArray[np.int64]
-    places: NDArray[np.float64]
-
-    def nearest(self, x: float, y: float, within: float = 20.0) -> Any:
-        """The row drawn nearest to pixel ``(x, y)``, counted from the lower left; ``None`` where it is farther away."""
-        if not len(self.rows):
-            return None
-        pixels = np.array([self.panels[p].transData.transform(at) for p, at in zip(self.panel, self.places)])
-        distances = np.hypot(*(pixels - (x, y)).T)
-        closest = int(np.argmin(distances))
-        return self.rows[closest] if distances[closest] <= within else None
-
-
-def trials(frame: pd.DataFrame, view: View, *, chosen: Any = None) -> Figure:
+def trials(frame: pd.DataFrame, view: View, *, chosen: Any = None, width: float = 6.4) -> Figure:
     """Every trial of a sweep's ``frame`` as a point of ``view``; the row labelled ``chosen`` has a ring.
 
     Numbers lie where they are, names beside each other, ``none`` among them. Over trials at one
-    place that only their seed tells apart their mean and its 95% interval (Student's t) are drawn. Rows that lack ``y`` (failed trials), or a number ``x``, are left out. Raises
+    place that only their seed tells apart their mean and its 95% interval (Student's t) are drawn. Rows that lack ``y`` (failed trials), or a number ``x``, are left out.
+    The key of a point is the place of its row in ``frame``. ``width`` is in inches; the figure is as high as its panels need. Raises
     ``ValueError`` for columns that are not there, for nothing to draw, and for more panels than can be read.
     """
-    with style():
-        figure = Figure(figsize=(6.4, 4.0), dpi=100)
-        draw_trials(figure, frame, view, chosen=chosen)
-    return figure
-
-
-def draw_trials(figure: Any, frame: pd.DataFrame, view: View, *, chosen: Any = None) -> Points:
-    """``trials``, into a figure that is there already, made as high as its panels need; returns where the points are."""
     drawn = _drawable(frame, view)
     facets, colours = _names(drawn, view.facet), _names(drawn, view.colour)
     if len(facets) > MOST_PANELS:
@@ -78,7 +53,7 @@ def draw_trials(figure: Any, frame: pd.DataFrame, view: View, *, chosen: Any = N
     if names is not None and view.colour not in (None, view.x):  # side by side, so that none covers another
         across = across + (series - (len(colours) - 1) / 2) * min(0.15, 0.6 / len(colours))
     with style():
-        figure.clear()
+        figure = Figure(figsize=(width, _LEAST_HEIGHT), dpi=100)
         legend = _legend_shape(figure, colours[:MOST_NAMES]) if view.colour is not None else (0, 0)
         panels = _panels(figure, len(facets), legend[0], _NAMES_BELOW if names is not None else _BOTTOM)
         for number, axes in enumerate(panels):
@@ -98,7 +73,23 @@ def draw_trials(figure: Any, frame: pd.DataFrame, view: View, *, chosen: Any = N
         if chosen in drawn.index:
             at = drawn.index.get_loc(chosen)
             panels[panel[at]].plot(across[at], heights[at], "o", ms=14, mfc="none", mec="#000000", mew=1.6)
-    return Points(drawn.index.to_numpy(), panels, panel, np.column_stack([across, heights]))
+        places, texts = np.flatnonzero(_placed(frame, view)), _trial_texts(drawn, view)
+        figure.marks = [
+            point(panels[number], float(x), float(y), text, int(place))
+            for number, x, y, text, place in zip(panel, across, heights, texts, places)
+        ]
+    return figure
+
+
+def _trial_texts(drawn: pd.DataFrame, view: View) -> list[str]:
+    """What each trial is: its height, and the inputs and the columns of the view that are not alike in all."""
+    inputs = [name for name in drawn.attrs.get("inputs", ()) if name in drawn and drawn[name].nunique(dropna=False) > 1]
+    others = [name for name in dict.fromkeys([view.x, view.colour, view.facet, *inputs]) if name not in (None, view.y)]
+    columns = {name: _texts(drawn[name]) for name in others if name is not None}
+    return [
+        "\n".join([f"{view.y} {height:.6g}", *(f"{name} {texts.iloc[number]}" for name, texts in columns.items())])
+        for number, height in enumerate(drawn[view.y])
+    ]
 
 
 def _draw_means(
@@ -125,11 +116,17 @@ def _settings(frame: pd.DataFrame) -> NDArray[np.int64]:
 def _drawable(frame: pd.DataFrame, view: View) -> pd.DataFrame:
     """The rows that have a place; ``ValueError`` where there is none, or no height."""
     require_columns(frame, view.columns, "trials")
-    drawn = frame.dropna(subset=[view.x, view.y] if _has_places(frame[view.x]) else [view.y])
+    drawn = frame[_placed(frame, view)]
     require_columns(drawn, (), f"trials with {view.x} and {view.y}")
     if not pd.api.types.is_numeric_dtype(drawn[view.y]):
         raise ValueError(f"trials: {view.y!r} has no numbers, and only numbers have a height")
     return drawn
+
+
+def _placed(frame: pd.DataFrame, view: View) -> NDArray[np.bool_]:
+    """Which rows have a place."""
+    needed = [view.x, view.y] if _has_places(frame[view.x]) else [view.y]
+    return frame[needed].notna().all(axis=1).to_numpy()
 
 
 def _look(code: int) -> dict[str, Any]:
@@ -143,13 +140,13 @@ def _name_places(axes: Axes, names: list[str]) -> None:
     axes.set_xlim(-0.5, len(names) - 0.5)
 
 
-def _label_axes(figure: Any, view: View) -> None:
+def _label_axes(figure: Figure, view: View) -> None:
     width, height = figure.get_size_inches()
     figure.supxlabel(view.x, fontsize=9, y=0.1 / height)
     figure.supylabel(view.y, fontsize=9, x=0.1 / width)
 
 
-def _draw_legend(figure: Any, panel: Axes, title: str, columns: int) -> None:
+def _draw_legend(figure: Figure, panel: Axes, title: str, columns: int) -> None:
     """The series of ``panel``, over all panels."""
     handles, labels = panel.get_legend_handles_labels()
     figure.legend(
@@ -170,14 +167,14 @@ _LEFT, _RIGHT, _BOTTOM, _NAMES_BELOW, _TOP, _LINE = 0.9, 0.15, 0.5, 0.9, 0.5, 0.
 _PANEL_WIDTH, _PANEL_HEIGHT, _LEAST_HEIGHT = 1.8, 1.5, 4.0
 
 
-def _legend_shape(figure: Any, names: list[str]) -> tuple[int, int]:
+def _legend_shape(figure: Figure, names: list[str]) -> tuple[int, int]:
     """How many lines the legend over the panels takes, its title included, and in how many columns."""
     longest = max(len(_short(name)) for name in names)
     columns = max(1, int((figure.get_figwidth() - _LEFT) / (0.45 + 0.08 * longest)))
     return 1 + -(-len(names) // columns), columns
 
 
-def _panels(figure: Any, count: int, legend_lines: int, below: float) -> list[Axes]:
+def _panels(figure: Figure, count: int, legend_lines: int, below: float) -> list[Axes]:
     width = figure.get_figwidth()
     columns = max(1, min(3, count, int((width - _LEFT) / _PANEL_WIDTH)))
     rows = -(-count // columns)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 try:
+    import anywidget as _anywidget  # noqa: F401
     import ipywidgets as _ipywidgets  # noqa: F401
-except ModuleNotFoundError:
-    raise ModuleNotFoundError('the widgets need ipywidgets: pip install "sparselab[lab]"') from None
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(f'the widgets need {error.name}: pip install "sparselab[lab]"') from None
 
 from sparselab.widgets.magnitude_loss import MagnitudeLoss
 from sparselab.widgets.mask_recomputation import MaskRecomputation

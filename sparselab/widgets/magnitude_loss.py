@@ -9,19 +9,21 @@ from typing import Any
 import ipywidgets
 import pandas as pd
 import traitlets
-from matplotlib.figure import Figure
 from torch import nn
 
 from sparselab.core import measures
 from sparselab.core.models import as_eager
 from sparselab.core.registry import unknown_name
-from sparselab.plots import matrices
+from sparselab.plots import matrices, strips
+from sparselab.plots.marks import Key
+from sparselab.plots.style import Figure
 from sparselab.reports import Counted, magnitude_report
 from sparselab.saliency import ModelSaliency
 from sparselab.widgets import layers as logic
 from sparselab.widgets.choosing import LayerChooser, PatternChooser, layer_labels
 from sparselab.widgets.job import Job
-from sparselab.widgets.panel import Panel, Picture, controls, in_words, numbers, pictures, soon, wide
+from sparselab.widgets.panel import Panel, column, controls, in_words, numbers, pictures, soon, wide
+from sparselab.widgets.picture import Picture
 
 
 class MagnitudeLoss(Panel):
@@ -56,14 +58,20 @@ class MagnitudeLoss(Panel):
         self._seen: tuple[tuple[str, str, str], logic.MaskedLayer] | None = None
         self._drawn: tuple[object, ...] | None = None
         text = logic.pattern_text(pattern)
-        self._all, self._picture, self._sizes, self._strip = (Picture() for _ in range(4))
+        self._all, self._picture, self._sizes = Picture(self._look_at), Picture(), Picture()
+        self._strip = Picture(self._choose)
         self._numbers, self._whole = numbers(), numbers()
         self._controls = self._make_controls(text)
         first = controls(*(self._controls[name] for name in ("layer", "pattern", "saliency")))
         fields = self._numbers_beside()
         second = controls(self._controls["row"], fields["row"], self._controls["channel"], fields["channel"])
         super().__init__(
-            [first, second, self._numbers, pictures(self._all, self._picture, self._sizes), self._whole, self._strip]
+            [
+                first,
+                pictures(self._all, self._picture, self._sizes),
+                second,
+                pictures(column(self._numbers, self._whole), self._strip),
+            ]
         )
         self.layer, self.pattern = layer or logic.first_choice(self._layers, text), text
         for name, control in self._controls.items():
@@ -88,7 +96,7 @@ class MagnitudeLoss(Panel):
     def loss_figure(self) -> Figure:
         """The picture of what all layers lose."""
         ideal = measures.lost_percent(self.frame["ideal"], self.frame["total"])
-        return matrices.loss_strip(self.frame.assign(ideal_lost_percent=ideal), self.layer)
+        return strips.loss_strip(self.frame.assign(ideal_lost_percent=ideal), self.layer)
 
     @property
     def _key(self) -> tuple[str, str]:
@@ -143,6 +151,18 @@ class MagnitudeLoss(Panel):
         self._redraw()
         if not only_the_window:
             soon(self._redraw_layers)
+
+    def _choose(self, layer: Key) -> None:
+        """A bar is clicked; one of a layer that cannot be looked at says so and changes nothing."""
+        with self.problems_shown():
+            self.layer = str(layer)
+
+    def _look_at(self, place: Key) -> None:
+        """A part of the whole matrix is clicked: the window goes there, or as near as it can."""
+        row, channel = map(int, str(place).split(","))
+        with self.hold_trait_notifications():
+            self.row = min(row, self._controls["row"].max)
+            self.channel = min(channel, self._controls["channel"].max)
 
     def _fit_sliders(self) -> None:
         """Let the window go to the layer's last row and channel; both move at once, for one redraw."""
@@ -201,7 +221,8 @@ class MagnitudeLoss(Panel):
                 f"{100 * whole['eligible_weights'] / max(1, whole['weights']):.1f} % of the weights."
             )
             if whole["eligible_layers"]:
-                self._strip.show(self.loss_figure, f"Magnitude lost by every layer under {self.pattern}")
+                text = f"Magnitude lost by every layer under {self.pattern}"
+                self._strip.show(self.loss_figure, text, zoom="x", of=self._key, chosen=self.layer)
             else:
                 self._strip.clear()
         elif self._job is None or not self._job.running:

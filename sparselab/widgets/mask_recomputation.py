@@ -9,17 +9,18 @@ from typing import Any
 import ipywidgets
 import pandas as pd
 import traitlets
-from matplotlib.figure import Figure
 from torch import nn
 
 from sparselab.core.models import as_eager
 from sparselab.plots import matrices
+from sparselab.plots.style import Figure
 from sparselab.tasks import Task, dense_baseline, get_task
 from sparselab.widgets import recomputing as logic
 from sparselab.widgets.choosing import PatternChooser
 from sparselab.widgets.job import Job
 from sparselab.widgets.layers import pattern_text
-from sparselab.widgets.panel import Picture, controls, numbers, wide
+from sparselab.widgets.panel import column, controls, numbers, pictures, wide
+from sparselab.widgets.picture import Picture
 from sparselab.widgets.searches import PATTERNS
 from sparselab.widgets.working import WorkingPanel, state_of
 
@@ -60,13 +61,14 @@ class MaskRecomputation(WorkingPanel):
                 options=logic.SCHEDULE_CHOICES,
                 description=f"Schedule {number}",
                 placeholder="none",
-                **wide(layout={"width": "330px"}),
+                **wide(layout={"width": "320px", "max_width": "98%"}),
             )
             for number, schedule in enumerate([*schedules, *[""] * (3 - len(schedules))], 1)
         ]
         chosen = controls(*(self._controls[name] for name in ("pattern", "steps", "seed")))
+        asked = column(*self._fields, chosen, controls(self._run, self._stop), self._status)
         super().__init__(
-            [controls(*self._fields), chosen, controls(self._run, self._stop), self._status, self._picture],
+            [pictures(asked, self._picture)],
             starters=[self._run],
             stopper=self._stop,
         )
@@ -87,6 +89,10 @@ class MaskRecomputation(WorkingPanel):
     def figure(self) -> Figure:
         """The task's metrics, retained magnitude and flips over the steps, one line per run."""
         return matrices.training_curves(self.frame)
+
+    def portrait(self) -> Figure | None:
+        """The curves where there are any."""
+        return self.figure if len(self.frame) else None
 
     def run(self) -> None:
         """Start the runs, one after the other, in a thread. ``ValueError`` for schedules that do not fit."""
@@ -139,4 +145,4 @@ class MaskRecomputation(WorkingPanel):
             f"{job.seconds:.1f} s. {html.escape(f'{label}: {reached}')}."
         )
         if len(frame):
-            self._picture.show(self.figure, f"Training under several schedules: {reached}")
+            self._picture.show(self.figure, f"Training under several schedules: {reached}", zoom="xy")

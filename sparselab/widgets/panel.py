@@ -1,82 +1,41 @@
-"""What every widget of the lab is made of: a picture with a text for those who do not see it, numbers, a line for errors."""
+"""What every widget of the lab is made of, beside its pictures: rows of controls, tabs, numbers, a line for errors."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import html
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from io import BytesIO
 from typing import Any
 
 import ipywidgets
 import pandas as pd
 import traitlets
-from matplotlib.figure import Figure
 
-from sparselab.plots.style import to_png
+from sparselab.plots.style import Figure, to_png
 
-# Pictures are drawn on white. In a dark theme they are turned over: white becomes the theme's black, hues stay.
 _STYLE = """<style>
 .sparselab { max-width: 1060px; }
 .sparselab .sparselab-controls { flex-wrap: wrap; gap: 2px 14px; }
 .sparselab .sparselab-pictures { flex-wrap: wrap; }
+.sparselab .sparselab-pictures > .sparselab-column { flex: 1 1 330px; max-width: 100%; }
+.sparselab .sparselab-controls > .sparselab-numbers { flex: 1 1 300px; }
+.sparselab .jupyter-widgets.widget-tab > .lm-TabBar .lm-TabBar-tab { color: var(--jp-content-font-color1, #111); }
+.sparselab .jupyter-widgets.widget-tab > .widget-tab-contents { padding: 8px; background: var(--jp-layout-color0, transparent); }
 .sparselab .sparselab-numbers .widget-html-content { line-height: 1.5; color: var(--jp-content-font-color1, #111); }
 .sparselab .sparselab-numbers b { font-variant-numeric: tabular-nums; }
 .sparselab .sparselab-problem { color: #B00020; font-weight: 600; }
-.sparselab .sparselab-picture { margin: 0; flex: 0 1 auto; max-width: 100%; overflow-x: auto; overflow-y: hidden; }
-.sparselab img { display: block; height: auto; max-width: 100%; min-width: min(var(--wide), 460px); }
 .sparselab .sparselab-numbers th { text-align: left; padding-right: 1em; }
 .sparselab :focus-visible { outline: 2px solid #0072B2; outline-offset: 1px; }
-body[data-jp-theme-light="false"] .sparselab img,
-body[data-jp-theme-light="false"] .sparselab .jupyter-matplotlib-canvas-container
-  { filter: invert(0.93) hue-rotate(180deg); }
 body[data-jp-theme-light="false"] .sparselab .sparselab-problem { color: #FF8A80; }
 </style>"""
-
-
-def png(figure: Figure) -> bytes:
-    """``figure`` as a PNG at its own resolution, packed quickly rather than tightly."""
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=figure.dpi, pil_kwargs={"compress_level": 1})
-    return buffer.getvalue()
 
 
 def in_words(error: BaseException) -> str:
     """What went wrong, for a reader: the message of a ``ValueError``, others with the name of their kind."""
     text = str(error)
     return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}".rstrip(": ")
-
-
-class Picture(ipywidgets.HTML):
-    """A figure, with a text that says what it shows."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_class("sparselab-picture")
-        self._key: Hashable = None
-
-    def show_of(self, key: Hashable, draw: Callable[[], Figure], text: str) -> None:
-        """Show what ``draw`` draws, unless the picture of this ``key`` is there already."""
-        if key != self._key:
-            self.show(draw(), text)
-            self._key = key
-
-    def show(self, figure: Figure, text: str) -> None:
-        """Replace the picture."""
-        self._key = None
-        data = base64.b64encode(png(figure)).decode()
-        width, height = (round(side * figure.dpi) for side in figure.get_size_inches())
-        self.value = (
-            f'<img decoding="sync" width="{width}" height="{height}" style="--wide: {width}px" alt="{html.escape(text, quote=True)}" '
-            f'src="data:image/png;base64,{data}">'
-        )
-
-    def clear(self) -> None:
-        """No picture."""
-        self._key = None
-        self.value = ""
 
 
 class Panel(ipywidgets.VBox):
@@ -106,8 +65,8 @@ class Panel(ipywidgets.VBox):
         """The picture as it is now."""
         raise AttributeError(f"{type(self).__name__} has no figure")
 
-    def portrait(self) -> Figure:
-        """What stands for the widget where it is not alive."""
+    def portrait(self) -> Figure | None:
+        """What stands for the widget where it is not alive; ``None`` as long as there is nothing to draw."""
         return self.figure
 
     @contextmanager
@@ -128,7 +87,8 @@ class Panel(ipywidgets.VBox):
         """The live widget, and a picture of it for readers of the notebook elsewhere."""
         bundle = super()._repr_mimebundle_(**options)
         with self.problems_shown():
-            bundle["image/png"] = base64.b64encode(to_png(self.portrait())).decode()
+            if (portrait := self.portrait()) is not None:
+                bundle["image/png"] = base64.b64encode(to_png(portrait)).decode()
         return bundle
 
 
@@ -146,11 +106,16 @@ def pictures(*shown: ipywidgets.Widget) -> ipywidgets.HBox:
     return box
 
 
-def scrolling(part: ipywidgets.Widget) -> ipywidgets.Box:
-    """``part`` at its own size, moved along inside where the page is narrower."""
-    box = ipywidgets.Box([part])
-    box.add_class("sparselab-picture")
+def column(*parts: ipywidgets.Widget) -> ipywidgets.VBox:
+    """Parts one below the other, as wide as the widest of them."""
+    box = ipywidgets.VBox(parts)
+    box.add_class("sparselab-column")
     return box
+
+
+def tabs(**parts: ipywidgets.Widget) -> ipywidgets.Tab:
+    """What is looked at in turn, each under its title; ``_`` stands for a space."""
+    return ipywidgets.Tab(list(parts.values()), titles=[title.replace("_", " ") for title in parts])
 
 
 def numbers() -> ipywidgets.HTML:

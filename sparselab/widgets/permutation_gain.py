@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import torch
 import traitlets
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import nn
 
@@ -23,21 +22,25 @@ from sparselab.core.patterns import Pattern
 from sparselab.core.registry import unknown_name
 from sparselab.network.named_axes import NetworkAxes
 from sparselab.network.outputs import Outputs
+from sparselab.network.plan import Plan
 from sparselab.permutation import STRATEGIES, SearchResult, warm_up
-from sparselab.plots import matrices
-from sparselab.saliency import ModelSaliency, for_layer
+from sparselab.plots import matrices, strips
+from sparselab.plots.marks import Key
+from sparselab.plots.style import Figure
+from sparselab.saliency import ModelSaliency
 from sparselab.widgets import searches as logic
 from sparselab.widgets.choosing import LayerChooser, PatternChooser, Ticks
 from sparselab.widgets.job import Job
 from sparselab.widgets.layers import choosable_layers, first_choice
-from sparselab.widgets.panel import Picture, controls, numbers, pictures, wide
+from sparselab.widgets.panel import column, controls, numbers, pictures, tabs, wide
+from sparselab.widgets.picture import Picture
 from sparselab.widgets.working import WorkingPanel, state_of
 
 _MATRIX = "matrix"
 
 
 class PermutationGain(WorkingPanel):
-    """Choose a layer or an axis and strategies, run, and see efficacy against time, what moved where, what is lost less.
+    """Choose a layer or an axis and strategies, run, and see efficacy against time, what every group loses less.
 
     ``model_or_matrix`` is a model, a weight, or a matrix ``(rows, channels)`` (torch or numpy). With ``example_inputs``,
     ``outputs`` and ``unreached`` as ``permute`` takes them, the model's axes can be chosen too: the channels that one order moves through all tensors,
@@ -45,8 +48,9 @@ class PermutationGain(WorkingPanel):
     ``pattern`` (``"N:M"``), ``strategies``, ``seconds`` (for each search; 0: until it converges), ``seed``.
     ``run()`` starts in a thread, ``stop()`` ends it and keeps what was found, ``wait()`` waits. ``results`` are the
     ``SearchResult``s, ``best`` the one that retains the most, ``frame`` one row per search, ``figure`` their traces,
-    ``order_figure`` the matrix before and after; ``save(path)`` keeps the best order (of an axis a ``Plan`` that moves the
-    network). With a model, ``run_layers()`` searches all of it by the first strategy: ``layers_frame``; by axes where they
+    ``groups_figure`` what every group loses before and after, ``order_figure`` the matrix before and after. ``plan``
+    moves the network by the best order, of a layer by re-indexing its input, and ``save(path)`` writes it. With a model, ``run_layers()`` searches all of it by
+    the first strategy, ``seconds`` for each: ``layers_frame``, ``network_plan``, ``save_network(path)``; by axes where they
     are known, as ``permute`` does, else every layer by itself. Changes nothing in the model.
     """
 
@@ -79,10 +83,11 @@ class PermutationGain(WorkingPanel):
         self._matrix: tuple[tuple[str, str], logic.Matrix] | None = None
         self._traces: list[logic.Trace] = []
         self._network = logic.NetworkSearch()
+        self._network_job: Job | None = None
         first = layer or (_MATRIX if self._model is None else first_choice(choosable_layers(self._model), pattern))
         self._about, self._status, self._best_line, self._layers_line = (numbers() for _ in range(4))
-        self._traces_picture, self._consumers_picture, self._layers_picture = (Picture() for _ in range(3))
-        self._order_picture, self._moves_picture = Picture(), Picture()
+        self._traces_picture, self._groups_picture, self._order_picture = (Picture() for _ in range(3))
+        self._consumers_picture, self._layers_picture = Picture(self._choose), Picture(self._choose)
         self._make_controls(list(self._matrices), str(Pattern.parse(pattern)), strategies)
         self._ticks = Ticks("Strategies", list(dict.fromkeys([*logic.STRATEGIES, *strategies])))
         super().__init__(self._parts(), starters=[self._run, self._all], stopper=self._stop)
@@ -92,7 +97,7 @@ class PermutationGain(WorkingPanel):
             traitlets.link((self, name), (control, "value"))
         traitlets.link((self, "strategies"), (self._ticks, "value"))
         self.observe(self._forget, ["layer", "pattern"])
-        self._forget()
+        self._forget({"name": "layer"})
 
     @property
     def results(self) -> list[SearchResult]:
@@ -134,22 +139,54 @@ class PermutationGain(WorkingPanel):
         return matrices.running_searches(logic.traces_frame(self._traces or [logic.Trace("no search yet")]))
 
     @property
+    def groups_figure(self) -> Figure:
+        """What every group of channels loses, as trained and in the best order."""
+        frames = (self.matrix.groups_frame(order, self.pattern) for order in (self._as_trained, self._best_order))
+        return strips.group_losses(*frames)
+
+    @property
     def order_figure(self) -> Figure:
         """The matrix before and after the best order, or as it is before there is one."""
         matrix, m = self.matrix, Pattern.parse(self.pattern).require_nm("this widget")[1]
-        kept = np.arange(matrix.weights.shape[1])
-        order = kept if self.best is None else self.best.order
-        masks = (matrix.mask(kept, self.pattern), matrix.mask(order, self.pattern))
-        return matrices.order_view(matrix.weights, order, masks, m)
+        masks = (matrix.mask(self._as_trained, self.pattern), matrix.mask(self._best_order, self.pattern))
+        return matrices.order_view(matrix.weights, self._best_order, masks, m)
 
     @property
     def layers_figure(self) -> Figure:
-        """What every layer loses before and after."""
-        return matrices.loss_strip(self.layers_frame, self.layer)
+        """Points that every layer gains, the largest gain first, the ideal as the limit."""
+        return strips.gain_strip(self.layers_frame, self.layer)
 
-    def portrait(self) -> Figure:
-        """The traces where there are any, else the matrix."""
-        return self.figure if self._traces else self.order_figure
+    @property
+    def plan(self) -> Plan:
+        """What the best order means for the network. ``ValueError`` before there is one, and where nothing can follow it."""
+        if self.best is None:
+            raise ValueError("there is no order to save yet: run a search first")
+        return self.matrix.plan(self.best.order)
+
+    @property
+    def network_plan(self) -> Plan:
+        """What ``run_layers`` has found, in one plan. ``ValueError`` before there is anything."""
+        if not self._network.plans:
+            raise ValueError("there is no plan of the network to save yet: search the whole network first")
+        return self._network.plan
+
+    @property
+    def _as_trained(self) -> NDArray[np.int64]:
+        return np.arange(self.matrix.weights.shape[1])
+
+    @property
+    def _best_order(self) -> NDArray[np.int64]:
+        return self._as_trained if self.best is None else self.best.order
+
+    def portrait(self) -> Figure | None:
+        """The traces where there are any, else a window of the matrix."""
+        if self._traces:
+            return self.figure
+        mask, m = (
+            self.matrix.mask(self._as_trained, self.pattern),
+            Pattern.parse(self.pattern).require_nm("this widget")[1],
+        )
+        return matrices.mask_window(self.matrix.weights, mask, m)
 
     def run(self) -> None:
         """Start the searches, one after the other, in a thread. ``ValueError`` where nothing can be searched."""
@@ -171,6 +208,7 @@ class PermutationGain(WorkingPanel):
                 logic.run_search(matrix, pattern, traces[-1], job.check, seconds=seconds, seed=seed)
                 job.check()
 
+        self._tabs.selected_index = 0
         self._start(work, self._show_search)
 
     def run_layers(self) -> None:
@@ -182,22 +220,29 @@ class PermutationGain(WorkingPanel):
             raise ValueError("no strategy is chosen: tick at least one")
         model, axes = self._model, self._axes
         found = self._network = logic.NetworkSearch()
-        pattern, strategy, saliency, seed = self.pattern, self.strategies[0], self._saliency, self.seed
+        pattern, strategy = self.pattern, self.strategies[0]
+        options: dict[str, Any] = {"saliency": self._saliency, "seconds": self.seconds or None, "seed": self.seed}
 
         def work(job: Job) -> None:
             warm_up(strategy, pattern)
             if axes is None:
-                logic.search_layers(model, pattern, strategy, found, job.check, saliency=saliency, seed=seed)
+                logic.search_layers(model, pattern, strategy, found, job.check, **options)
             else:
-                logic.search_axes(axes, pattern, strategy, found, job.check, saliency=saliency, seed=seed)
+                logic.search_axes(axes, pattern, strategy, found, job.check, **options)
 
+        self._tabs.selected_index = len(self._tabs.children) - 1
         self._start(work, self._show_layers)
+        self._network_job = self._job
 
     def save(self, path: str | Path) -> Path:
-        """Keep the best order as JSON; ``ValueError`` before there is one."""
-        if self.best is None:
-            raise ValueError("there is no order to save yet: run a search first")
-        return logic.save_order(path, self.matrix, self.best)
+        """Write ``plan`` for ``sl.Plan.load``; returns the path. ``ValueError`` as ``plan`` raises it."""
+        self.plan.save(path)
+        return Path(path)
+
+    def save_network(self, path: str | Path) -> Path:
+        """Write ``network_plan`` for ``sl.Plan.load``; returns the path. ``ValueError`` before there is one."""
+        self.network_plan.save(path)
+        return Path(path)
 
     @traitlets.validate("layer")
     def _known_layer(self, proposal: Any) -> str:
@@ -206,7 +251,6 @@ class PermutationGain(WorkingPanel):
         return str(proposal["value"])
 
     def _make_controls(self, layers: list[str], pattern: str, strategies: Sequence[str]) -> None:
-        plain = {"style": {"description_width": "initial"}}
         names = {name: self._label(name) for name in layers}
         self._controls: dict[str, ipywidgets.Widget] = {
             "layer": LayerChooser(names, "Layer or axis" if self._axes else "Layer", tooltip="What to permute"),
@@ -218,35 +262,44 @@ class PermutationGain(WorkingPanel):
                 min=0, max=2**31 - 1, description="Seed", **wide(layout={"width": "130px"})
             ),
         }
-        button = ipywidgets.Button
+        self._make_buttons()
+
+    def _make_buttons(self) -> None:
+        button, text = ipywidgets.Button, ipywidgets.Text
         self._run = button(description="Run", button_style="primary", tooltip="Run the strategies that are ticked")
         self._stop = button(description="Stop", disabled=True, tooltip="End it, keep what was found")
         self._all = button(description="Whole network", tooltip="Search all of it by the first strategy ticked")
-        self._save = button(description="Save order", disabled=True, tooltip="Write the best order as JSON")
-        self._file = ipywidgets.Text("order.json", description="File", layout={"width": "220px"}, **plain)
+        self._save = button(description="Save order", disabled=True, tooltip="Write the best order as a plan")
+        self._save_all = button(description="Save plan", disabled=True, tooltip="Write what was found for all of it")
+        named: dict[str, Any] = {"style": {"description_width": "initial"}, "layout": {"width": "220px"}}
+        self._file = text("order.json", description="Order to", **named)
+        self._network_file = text("plan.json", description="Plan to", **named)
         for press, action in (
             (self._run, self.run),
             (self._stop, self.stop),
             (self._all, self.run_layers),
             (self._save, self._save_clicked),
+            (self._save_all, self._save_network_clicked),
         ):
             press.on_click(self._answering(action))
 
     def _parts(self) -> list[ipywidgets.Widget]:
         wanted = ("layer", "pattern", "seconds", "seed")
-        buttons = [self._run, self._stop, *([] if self._model is None else [self._all]), self._save, self._file]
+        searched = column(
+            pictures(self._traces_picture, self._groups_picture), self._best_line, controls(self._save, self._file)
+        )
+        shown = {"Search": searched, "Weights": column(self._order_picture, self._consumers_picture)}
+        if self._model is not None:
+            saved = controls(self._save_all, self._network_file)
+            shown["Whole_network"] = column(self._layers_picture, self._layers_line, saved)
+        self._tabs = tabs(**shown)
+        started = [self._run, *([] if self._model is None else [self._all]), self._stop, self._status]
         return [
             controls(*(self._controls[name] for name in wanted)),
             self._ticks,
-            controls(*buttons),
             self._about,
-            self._status,
-            self._traces_picture,
-            self._best_line,
-            pictures(self._order_picture, self._moves_picture),
-            self._consumers_picture,
-            self._layers_line,
-            self._layers_picture,
+            controls(*started),
+            self._tabs,
         ]
 
     def _label(self, name: str) -> str:
@@ -255,8 +308,18 @@ class PermutationGain(WorkingPanel):
         named = self._axes.named[name]
         return f"axis {name} ({named.axis.size} channels, read by {len(named.readers)})"
 
+    def _choose(self, layer: Key) -> None:
+        """A bar is clicked."""
+        with self.problems_shown():
+            self.layer = str(layer)
+
     def _save_clicked(self) -> None:
         self._status.value = f"Saved in {html.escape(str(self.save(self._file.value)))}."
+
+    def _save_network_clicked(self) -> None:
+        path = self.save_network(self._network_file.value)
+        left = "; ".join(f"{name}: {reason}" for name, reason in self._network.left_out.items())
+        self._status.value = html.escape(f"Saved in {path}." + (f" Left out are {left}." if left else ""))
 
     def _show_search(self, job: Job) -> None:
         traces = list(self._traces)
@@ -274,26 +337,30 @@ class PermutationGain(WorkingPanel):
     def _show_order(self) -> None:
         best = self.best
         if best is None:
-            self._best_line.value = ""
-        else:
-            before, after, ideal = map(self.matrix.lost_percent, (best.baseline, best.retained, best.ideal))
-            moved = logic.moved_percent(best.order, Pattern.parse(best.pattern).require_nm("an order")[1])
-            self._best_line.value = (
-                f"Best: <b>{html.escape(best.strategy)}</b>. Lost before <b>{before:.2f} %</b>, after <b>{after:.2f} %</b>, "
-                f"ideal {ideal:.2f} %: efficacy <b>{best.efficacy:.1f}</b>. "
-                f"{moved:.0f} % of the channels have new neighbours."
-            )
-            self._moves_picture.show(matrices.order_moves(best.order), "Where every channel went")
-            if len(self.matrix.consumers) > 1:
-                shared = matrices.loss_strip(
-                    self.matrix.consumers_frame(best), title="Lost by the weights that share the order"
-                )
-                self._consumers_picture.show(shared, f"Lost by each weight that reads {self.layer}, before and after")
+            return
+        before, after, ideal = map(self.matrix.lost_percent, (best.baseline, best.retained, best.ideal))
+        moved = logic.moved_percent(best.order, Pattern.parse(best.pattern).require_nm("an order")[1])
+        self._best_line.value = (
+            f"Best: <b>{html.escape(best.strategy)}</b>. Lost before <b>{before:.2f} %</b>, after <b>{after:.2f} %</b>, "
+            f"ideal {ideal:.2f} %: efficacy <b>{best.efficacy:.1f}</b>. "
+            f"{moved:.0f} % of the channels have new neighbours."
+        )
+        said = (
+            f"Lost by every group of channels, before ({before:.2f} % of all) and after the best order ({after:.2f} %)"
+        )
+        self._groups_picture.show(self.groups_figure, said, zoom="x")
+        if len(self.matrix.consumers) > 1:
+            title = "Lost by the weights that share the order"
+            shared = strips.loss_strip(self.matrix.consumers_frame(best), title=title)
+            said = f"Lost by each weight that reads {self.layer}, before and after"
+            self._consumers_picture.show(shared, said, zoom="x")
         self._order_picture.show(self.order_figure, f"{self.layer} before and after the best order")
 
     def _show_layers(self, job: Job) -> None:
-        frame = self.layers_frame
-        self._status.value = _doing(job, self._network.done, self._network.of)
+        found, frame = self._network, self.layers_frame
+        now = f" Now {html.escape(found.doing)}." if job.running and found.doing else ""
+        self._status.value = f"Whole network: {_doing(job, found.done, found.of)}{now}"
+        self._save_all.disabled = job.running or not found.plans
         if frame.empty:
             return
         means = frame[["lost_percent", "permuted_lost_percent"]].mean()
@@ -302,22 +369,30 @@ class PermutationGain(WorkingPanel):
             f"Mean of {len(frame)} layers, {how}: lost <b>{means['lost_percent']:.2f} %</b> as trained, "
             f"<b>{means['permuted_lost_percent']:.2f} %</b> permuted."
         )
-        self._layers_picture.show(self.layers_figure, "Magnitude lost by every layer before and after")
+        text = "Points of its magnitude that every layer loses less, the largest gain first"
+        self._layers_picture.show(self.layers_figure, text, zoom="x", of=self.pattern, chosen=self.layer)
 
-    def _forget(self, _: Any = None) -> None:
-        """Another layer or pattern: what was found belongs to the one before."""
-        self.stop()
+    def _forget(self, change: Any) -> None:
+        """Another layer or pattern: what was found belongs to the one before, and of the network to the pattern."""
+        if change["name"] == "pattern" or self._job is not self._network_job:
+            self.stop()
         self._traces = []
         self._save.disabled = True
         self._best_line.value, self._about.value, self._status.value = "", "", "Ready."
-        for picture in (self._traces_picture, self._moves_picture, self._consumers_picture):
+        for picture in (self._traces_picture, self._groups_picture, self._consumers_picture, self._order_picture):
             picture.clear()
+        if change["name"] == "pattern":
+            self._forget_network()
+        elif not self.layers_frame.empty:
+            self._layers_picture.show(self.layers_figure, self._layers_picture.text, zoom="x", of=self.pattern)
         with self.problems_shown():
             self._about.value = html.escape(self.matrix.about)
             self.matrix.problem.check(self.pattern)
-            self._show_order()
-        if self.problem:
-            self._order_picture.clear()
+
+    def _forget_network(self) -> None:
+        self._network = logic.NetworkSearch()
+        self._layers_picture.clear()
+        self._layers_line.value, self._save_all.disabled = "", True
 
 
 def _doing(job: Job, done: int, of: int) -> str:
@@ -330,7 +405,9 @@ def _choices(
     """What can be searched, by name: a function of the pattern for each, called when it is chosen."""
     if not isinstance(model_or_matrix, (torch.Tensor, np.ndarray)):
         model = as_eager(model_or_matrix, "PermutationGain, if not a weight as a tensor or an array,")
-        layers = {name: partial(_layer_matrix, layer, saliency) for name, layer in choosable_layers(model).items()}
+        layers = {
+            name: partial(_layer_matrix, model, layer, saliency) for name, layer in choosable_layers(model).items()
+        }
         shared = (
             {name: partial(logic.Matrix.of_axis, axes, name, saliency=saliency) for name in axes.named} if axes else {}
         )
@@ -350,5 +427,5 @@ def _searched_text(pattern: str) -> str:
     return str(parsed)
 
 
-def _layer_matrix(layer: LayerWeight, saliency: ModelSaliency, pattern: str) -> logic.Matrix:
-    return logic.Matrix.of(layer.name, layer.weight, layer.channel_dim, for_layer(saliency, layer.name))
+def _layer_matrix(model: nn.Module, layer: LayerWeight, saliency: ModelSaliency, pattern: str) -> logic.Matrix:
+    return logic.Matrix.of_layer(model, layer, saliency)

@@ -10,7 +10,6 @@ from typing import Any
 import ipywidgets
 import pandas as pd
 import traitlets
-from matplotlib.figure import Figure
 from torch import nn
 
 from sparselab.core.batches import calibration_batches
@@ -19,6 +18,7 @@ from sparselab.core.registry import unknown_name
 from sparselab.masks import calculator
 from sparselab.plots import matrices
 from sparselab.plots import pruners as pictures_of
+from sparselab.plots.style import Figure
 from sparselab.pruners import get_pruner
 from sparselab.statistics import PositionMask
 from sparselab.statistics.positions import padding
@@ -26,7 +26,8 @@ from sparselab.widgets import pruning as logic
 from sparselab.widgets.choosing import LayerChooser, PatternChooser, Ticks, layer_labels
 from sparselab.widgets.job import Job
 from sparselab.widgets.layers import PATTERNS, choosable_layers, first_choice, pattern_text
-from sparselab.widgets.panel import Picture, controls, numbers, wide
+from sparselab.widgets.panel import column, controls, numbers, tabs, wide
+from sparselab.widgets.picture import Picture
 from sparselab.widgets.working import WorkingPanel, state_of
 
 PRUNERS = ("magnitude", "wanda", "sparsegpt", "admm")
@@ -70,9 +71,10 @@ class PrunerComparison(WorkingPanel):
         self._status, self._bars, self._windows = numbers(), Picture(), Picture()
         self._make_controls(text)
         chosen = controls(*(self._controls[name] for name in ("layer", "pattern")))
-        shown = controls(self._run, self._stop, self._controls["row"], self._controls["channel"])
+        window = controls(self._controls["row"], self._controls["channel"])
+        shown = tabs(Numbers=column(self._bars), Weights=column(window, self._windows))
         super().__init__(
-            [chosen, self._ticks, shown, self._status, self._bars, self._windows],
+            [chosen, self._ticks, controls(self._run, self._stop, self._status), shown],
             starters=[self._run],
             stopper=self._stop,
         )

@@ -1,12 +1,10 @@
-"""Searches as the widget runs them: watched while they run, compared, kept in a file. Plain functions, no widget in sight."""
+"""Searches as the widget runs them: watched while they run, compared, kept as plans. Plain functions, no widget in sight."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -17,16 +15,18 @@ from torch import Tensor, nn
 
 from sparselab import saliency as saliency_module
 from sparselab.core import measures
-from sparselab.core.layers import layer_weights
+from sparselab.core.layers import LayerWeight, layer_weights
+from sparselab.core.moves import Move
 from sparselab.core.patterns import Pattern
 from sparselab.core.weight_matrix import to_matrix
 from sparselab.masks import create_mask
 from sparselab.masks.eligibility import why_not
+from sparselab.network.gathers import Gather, why_not_gathered
 from sparselab.network.named_axes import NetworkAxes
 from sparselab.network.plan import Plan
 from sparselab.permutation import SearchProblem, SearchResult, search_permutation
 from sparselab.reports import magnitude_report
-from sparselab.saliency import ModelSaliency, Saliency
+from sparselab.saliency import ModelSaliency, Saliency, for_layer
 
 PATTERNS = ("1:4", "2:4", "3:4", "1:8", "2:8", "4:8", "8:16")
 STRATEGIES = (
@@ -64,7 +64,7 @@ class Matrix:
     """What is searched: ``weights`` as they are drawn, ``(rows, channels)``, the ``scores`` that mask them, the ``problem``.
 
     Of an axis, whose order several weights share, the weights that count are stacked, and what is drawn are their scores.
-    ``plan`` says what an order of it means for the network.
+    ``plan`` says what an order of it means for the network, and raises ``ValueError`` where it cannot be followed.
     """
 
     name: str
@@ -73,11 +73,12 @@ class Matrix:
     problem: SearchProblem
     consumers: tuple[str, ...]
     about: str
-    plan: Callable[[NDArray[np.int64]], Plan] | None = None
+    plan: Callable[[NDArray[np.int64]], Plan]
 
     @classmethod
     def of(cls, name: str, weight: Tensor, channel_dim: int = 1, saliency: Saliency = "magnitude") -> Matrix:
-        """The matrix of a layer's weight, scored by ``saliency``."""
+        """The matrix of a weight by itself, scored by ``saliency``; a plan moves what is called ``name``."""
+        shape, dim = tuple(weight.shape), channel_dim % weight.ndim
         weight = weight.detach().cpu().float()
         scores = to_matrix(saliency_module.scores(weight, saliency), channel_dim)
         rows, channels = scores.shape
@@ -88,7 +89,14 @@ class Matrix:
             problem=SearchProblem.from_matrix(scores),
             consumers=(name,),
             about=f"{name}: {rows:,} rows x {channels:,} channels.",
+            plan=lambda order: Plan((Move((name,), shape, dim, dim, order),)),
         )
+
+    @classmethod
+    def of_layer(cls, model: nn.Module, layer: LayerWeight, saliency: ModelSaliency = "magnitude") -> Matrix:
+        """The matrix of a layer of ``model``; a plan has the layer re-index its input, as ``orders="gathered"`` does."""
+        found = cls.of(layer.name, layer.weight, layer.channel_dim, for_layer(saliency, layer.name))
+        return replace(found, plan=partial(_layer_plan, model, layer))
 
     @classmethod
     def of_axis(
@@ -122,12 +130,40 @@ class Matrix:
         """What ``pattern`` keeps with the channels in ``order``."""
         return create_mask(torch.from_numpy(self.scores[:, order]), pattern).numpy()
 
+    def groups_frame(self, order: NDArray[np.int64], pattern: str) -> pd.DataFrame:
+        """A row for each group of channels in ``order``: which ``channels`` they are, and ``lost_percent`` of them."""
+        scores, groups = self.scores[:, order], order.reshape(-1, Pattern.parse(pattern).require_nm("an order")[1])
+        totals, kept = (
+            each.reshape(len(scores), *groups.shape).sum((0, 2), dtype=np.float64)
+            for each in (scores, scores * self.mask(order, pattern))
+        )
+        lost = [measures.lost_percent(float(left), float(total)) for left, total in zip(kept, totals)]
+        return pd.DataFrame({"channels": [", ".join(map(str, group)) for group in groups], "lost_percent": lost})
+
     def consumers_frame(self, result: SearchResult) -> pd.DataFrame:
         """A row for each weight that the order of ``result`` is for: percent lost before, after and by the ideal."""
         problem, pattern = self.problem, result.pattern
         kept = (problem.retained_each(None, pattern), problem.retained_each(result.order, pattern))
         sums = zip(self.consumers, problem.total_each(), *kept, problem.ideal_each(pattern), strict=True)
         return pd.DataFrame([_layer_row(*each) for each in sums], columns=list(LAYER_COLUMNS))
+
+
+def why_no_plan(model: nn.Module, layer: LayerWeight) -> str | None:
+    """Why an order of ``layer`` by itself cannot be followed by re-indexing its input, or ``None``."""
+    names = [name for name, each in model.named_parameters(remove_duplicate=False) if each is layer.weight]
+    shared = f"its weight is also {names[1]}, whose layer has the same order then" if len(names) > 1 else None
+    return shared or why_not_gathered(layer)
+
+
+def _layer_plan(model: nn.Module, layer: LayerWeight, order: NDArray[np.int64]) -> Plan:
+    """The columns of a layer in ``order``, and its input re-indexed to fit: the network computes what it did."""
+    if (reason := why_no_plan(model, layer)) is not None:
+        raise ValueError(
+            f"an order of {layer.name} by itself makes no plan: {reason}. Give example_inputs=, and choose the axis"
+        )
+    dim = layer.dimension
+    move = Move((layer.name,), tuple(layer.weight.shape), dim, dim, order)
+    return Plan((move,), (Gather(layer.name, order),))
 
 
 LAYER_COLUMNS = ("layer", "lost_percent", "permuted_lost_percent", "ideal_lost_percent", "efficacy")
@@ -214,11 +250,24 @@ def best_of(traces: Sequence[Trace]) -> SearchResult | None:
 
 @dataclass(eq=False)
 class NetworkSearch:
-    """A search of a whole network, running or finished: one row per layer, and ``done`` of the orders ``of`` which it consists."""
+    """A search of a whole network, running or finished: ``done`` of the orders ``of`` which it consists.
+
+    There is one row per layer; ``doing`` is what is searched now, ``plans`` what was found, and
+    ``left_out`` has the reasons of the layers that cannot follow an order of their own.
+    """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     done: int = 0
     of: int = 0
+    doing: str = ""
+    plans: list[Plan] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def plan(self) -> Plan:
+        """What was found so far, in one plan."""
+        moves = tuple(move for plan in self.plans for move in plan.moves)
+        return Plan(moves, tuple(gather for plan in self.plans for gather in plan.gathers))
 
 
 def search_layers(
@@ -240,14 +289,17 @@ def search_layers(
     layers = [layer for layer in layer_weights(model) if why_not(layer.module, layer.attribute, pattern) is None]
     found.of = len(layers)
     for layer in layers:
-        scored = saliency_module.for_layer(saliency, layer.name)
-        matrix = Matrix.of(layer.name, layer.weight, layer.channel_dim, scored)
-        trace = Trace(strategy)
+        found.doing = layer.name
+        matrix, trace = Matrix.of_layer(model, layer, saliency), Trace(strategy)
         run_search(matrix, pattern, trace, check, seconds=seconds, seed=seed)
         check()
         result = trace.result
         assert result is not None
         found.rows.append(_layer_row(layer.name, matrix.total, result.baseline, result.retained, result.ideal))
+        if (reason := why_no_plan(model, layer)) is None:
+            found.plans.append(matrix.plan(result.order))
+        else:
+            found.left_out[layer.name] = reason
         found.done += 1
 
 
@@ -259,11 +311,12 @@ def search_axes(
     check: Check,
     *,
     saliency: ModelSaliency = "magnitude",
+    seconds: float | None = None,
     seed: int = 0,
 ) -> None:
     """Search every axis of a network, writing into ``found``, a row for each eligible layer, what it loses then.
 
-    What ``permute`` would win: layers that read the same channels share an order.
+    What ``permute`` would win: layers that read the same channels share an order. ``seconds`` is for each.
     """
     report = magnitude_report(axes.model, pattern, saliency=saliency, callback=lambda *_: check(), progress=False)
     report = report[report["eligible"]].set_index("layer")
@@ -277,34 +330,15 @@ def search_axes(
     found.rows[:], found.of = map(row, places), len(axes.named)
     for found.done, name in enumerate(axes.named):
         check()
+        found.doing = name
         matrix, trace = Matrix.of_axis(axes, name, pattern, saliency), Trace(strategy)
         if matrix is None:
             continue
-        run_search(matrix, pattern, trace, check, seed=seed)
+        run_search(matrix, pattern, trace, check, seconds=seconds, seed=seed)
         assert trace.result is not None
+        found.plans.append(matrix.plan(trace.result.order))
         before, after = (matrix.problem.retained_each(order, pattern) for order in (None, trace.result.order))
         for consumer, old, new in zip(matrix.consumers, before, after, strict=True):
             retained[consumer] += new - old
             found.rows[places[consumer]] = row(consumer)
     found.done = found.of
-
-
-def save_order(path: str | Path, matrix: Matrix, result: SearchResult) -> Path:
-    """Write the order and where it comes from as JSON; ``weight[:, order]`` is the permuted weight. Returns the path.
-
-    Of an axis a ``Plan`` is written, for ``Plan.load(path).apply(model)``.
-    """
-    path = Path(path)
-    if matrix.plan is not None:
-        matrix.plan(result.order).save(path)
-        return path
-    kept = {
-        "layer": matrix.name,
-        "pattern": result.pattern,
-        "strategy": result.strategy,
-        "seed": result.seed,
-        "efficacy": result.efficacy,
-        "order": result.order.tolist(),
-    }
-    path.write_text(json.dumps(kept, indent=1) + "\n")
-    return path

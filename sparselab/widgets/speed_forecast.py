@@ -9,7 +9,6 @@ from typing import Any
 import ipywidgets
 import pandas as pd
 import traitlets
-from matplotlib.figure import Figure
 from torch import nn
 
 from sparselab.core.models import as_eager
@@ -17,7 +16,9 @@ from sparselab.core.registry import unknown_name
 from sparselab.deploy.forecasting import Forecast, forecast
 from sparselab.deploy.hardware import hardware, hardware_names
 from sparselab.masks import AnyPattern
-from sparselab.widgets.panel import Panel, Picture, controls, numbers, pictures
+from sparselab.plots.style import Figure
+from sparselab.widgets.panel import Panel, column, numbers, pictures
+from sparselab.widgets.picture import Picture
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
@@ -51,7 +52,7 @@ class SpeedForecast(Panel):
         self._found: dict[tuple[str, str, int], Forecast] = {}
         self._controls = _made_controls(hardware, dtype, batch)
         self._picture, self._sentence = Picture(), numbers()
-        super().__init__([controls(*self._controls.values()), self._sentence, pictures(self._picture)])
+        super().__init__([pictures(column(*self._controls.values(), self._sentence), self._picture)])
         self.hardware, self.dtype, self.batch = hardware, dtype, batch
         for name, control in self._controls.items():
             traitlets.link((self, name), (control, "value"))
@@ -92,7 +93,7 @@ class SpeedForecast(Panel):
     def _draw(self) -> None:
         sentence = self.forecast.sentence
         self._sentence.value = html.escape(sentence)
-        self._picture.show(self.figure, sentence)
+        self._picture.show(self.figure, sentence, zoom="xy")
 
 
 def _made_controls(gpu: str, dtype: str, batch: int) -> dict[str, ipywidgets.Widget]:

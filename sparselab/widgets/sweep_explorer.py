@@ -9,18 +9,19 @@ from typing import Any
 import ipywidgets
 import pandas as pd
 import traitlets
-from matplotlib.figure import Figure
 
 from sparselab.plots import trials
-from sparselab.plots.style import Figure as PlainFigure
+from sparselab.plots.marks import Key
+from sparselab.plots.style import Figure
 from sparselab.plots.trials import View
 from sparselab.sweeps import load
 from sparselab.sweeps.background import RunningSweep
 from sparselab.widgets import exploring as logic
-from sparselab.widgets.panel import Panel, controls, numbers, pictures, scrolling, wide
+from sparselab.widgets.panel import Panel, controls, numbers, pictures, wide
+from sparselab.widgets.picture import Picture
 
 _NONE = "(none)"
-_WIDTH = 460  # what there is beside JupyterLab's sidebar in a window of 900
+_WIDTH = 640  # which a page that has less room makes smaller, and its texts stay readable
 
 
 class SweepExplorer(Panel):
@@ -57,18 +58,16 @@ class SweepExplorer(Panel):
         self._all = source if isinstance(source, pd.DataFrame) else load(source)
         self._changed = logic.changed(self._store) if self._store else 0.0
         self._interval = interval
-        self._points: trials.Points | None = None
         logic.first_view(self._all)  # raises where there is nothing to draw
         self._status, self._details = numbers(), numbers()
-        self._canvas = self._make_canvas()
+        self._picture = Picture(self._choose)
         self._make_controls()
         super().__init__(self._parts())
         self.query, self.facet = query, facet or ""
         self._begin(x, y, colour)
         for name, control in self._controls.items():
             traitlets.link((self, name), (control, "value"))
-        self.observe(self._redraw, ["x", "y", "colour", "facet", "query", "trial"])
-        self.observe(self._resize, "width")
+        self.observe(self._redraw, ["x", "y", "colour", "facet", "query", "trial", "width"])
         self._redraw()
         if self._store is not None:
             self._watch()
@@ -87,7 +86,7 @@ class SweepExplorer(Panel):
     @property
     def figure(self) -> Figure:
         """The picture of the rows shown."""
-        return trials.trials(self.frame, self.view, chosen=self._chosen(self.frame))
+        return trials.trials(self.frame, self.view, chosen=self._chosen(self.frame), width=self.width / 100)
 
     @property
     def view(self) -> View:
@@ -107,19 +106,8 @@ class SweepExplorer(Panel):
         if not self.problem:
             self._redraw()
 
-    def _make_canvas(self) -> Any:
-        try:
-            from ipympl.backend_nbagg import Canvas, FigureManager
-        except ModuleNotFoundError:
-            raise ModuleNotFoundError('SweepExplorer needs ipympl: pip install "sparselab[lab]"') from None
-        canvas = Canvas(PlainFigure(figsize=(_WIDTH / 100, 4.0), dpi=100))
-        self._manager = FigureManager(canvas, 0)
-        canvas.header_visible = canvas.footer_visible = canvas.toolbar_visible = canvas.resizable = False
-        canvas.mpl_connect("button_press_event", self._clicked)
-        return canvas
-
     def _make_controls(self) -> None:
-        plain = {"style": {"description_width": "initial"}, "layout": {"width": "240px"}}
+        plain = {"style": {"description_width": "initial"}, "layout": {"width": "225px"}}
         dropdown = ipywidgets.Dropdown
         self._controls: dict[str, ipywidgets.Widget] = {
             "y": dropdown(description="Up", tooltip="Column of the vertical axis", **plain),
@@ -166,7 +154,7 @@ class SweepExplorer(Panel):
             controls(*(self._controls[name] for name in ("y", "x", "colour", "facet"))),
             controls(*(self._controls[name] for name in shown)),
             self._status,
-            pictures(scrolling(self._canvas), self._details),
+            pictures(self._picture, self._details),
         ]
 
     def _chosen(self, frame: pd.DataFrame) -> Any:
@@ -180,25 +168,20 @@ class SweepExplorer(Panel):
             frame = self.frame
             self._controls["trial"].max = max(-1, len(frame) - 1)
             chosen = self._chosen(frame)
-            self._points = trials.draw_trials(self._canvas.figure, frame, self.view, chosen=chosen)
+            width = self.width / 100
+            figure = trials.trials(frame, self.view, chosen=chosen, width=width)
+            said = f"{self.y} against {self.x} of {len(figure.marks)} trials"
+            self._picture.show(figure, said, zoom="xy", of=(self.view, self.query, width), chosen=self.trial)
             failed = int((frame["state"] == "failed").sum()) if "state" in frame else 0
             self._status.value = f"<b>{len(frame)}</b> of {len(self._all)} trials, {failed} failed."
             self._details.value = logic.trial_table(frame, chosen)
         if self.problem:
-            self._points = None
-            self._canvas.figure.clear()
+            self._picture.clear()
             self._status.value = self._details.value = ""
-        self._canvas.draw_idle()
 
-    def _resize(self, change: Any) -> None:
-        self._canvas.figure.set_figwidth(change["new"] / 100)
-        self._redraw()
-
-    def _clicked(self, event: Any) -> None:
-        if self._points is None:
-            return
-        row = self._points.nearest(event.x, event.y)
-        self.trial = -1 if row is None else list(self.frame.index).index(row)
+    def _choose(self, place: Key) -> None:
+        """A point is clicked; the one that is chosen already, and none is."""
+        self.trial = -1 if place == self.trial else int(place)
 
     def _watch(self) -> None:
         """Look whether the store has changed, now and then, where there is an event loop to do it in."""

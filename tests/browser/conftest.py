@@ -21,6 +21,16 @@ torch.set_num_threads(1)
 sl.widgets.MaskRecomputation("digits", schedules=["one_shot", "recompute,every=5"], steps=40)
 """
 
+PICTURES = """
+import torch
+from torch import nn
+
+import sparselab as sl
+
+torch.manual_seed(0)
+sl.widgets.MagnitudeLoss(nn.Sequential(*(nn.Linear(64, 64) for _ in range(33))))
+"""
+
 COMPARISON = """
 import torch
 from torch import nn
@@ -74,6 +84,7 @@ def jupyter(tmp_path_factory):
     shutil.copytree(ROOT / "notebooks", home / "notebooks")
     write_notebook(home / "notebooks" / "training.ipynb", TRAINING)
     write_notebook(home / "notebooks" / "comparison.ipynb", COMPARISON)
+    write_notebook(home / "notebooks" / "pictures.ipynb", PICTURES)
     write_notebook(home / "notebooks" / "sweep.ipynb", SWEEP, RUN_SWEEP)
     with serving(home, "jupyter", "lab", *UNLOCKED) as address:
         yield address

@@ -7,6 +7,7 @@ import pytest
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(600)]
 
 WINDOW = 1  # the place of the picture that every control of MagnitudeLoss changes
+STRIP = 3  # and of that of all layers
 
 
 def number(panel, pattern):
@@ -65,8 +66,52 @@ def test_magnitude_loss(lab):
     panel.get_by_label("from channel").fill("600")
     panel.get_by_label("from channel").press("Enter")
     wait_for_other_picture(page, panel, before, WINDOW)
-    panel.get_by_label("Layer").select_option(index=0)
+    panel.get_by_label("Layer", exact=True).select_option(index=0)
     panel.get_by_role("alert").get_by_text("_conv_stem.weight cannot be pruned to 1:4").wait_for()
+    window.assert_readable(panel)
+    window.assert_quiet()
+
+
+def tip(panel, place):
+    return panel.locator(".sparselab-frame").nth(place).locator(".sparselab-tip").inner_text()
+
+
+def test_a_picture_answers_pointer_and_keyboard(lab):
+    window = lab(width=1440, height=900).open("pictures.ipynb")
+    window.run_all()
+    page, panel = window.page, window.widget()
+    wait_for_text(page, panel, r"Whole network under 2:4")
+    panel.locator("img").nth(STRIP).wait_for()
+    assert panel.bounding_box()["height"] <= 779
+    frame = panel.locator(".sparselab-frame").nth(STRIP)
+    box = frame.bounding_box()
+    frame.hover(position={"x": box["width"] * 0.5, "y": 60})
+    name, lost, *_ = tip(panel, STRIP).split("\n")
+    assert re.fullmatch(r"\d+", name)
+    assert re.fullmatch(r"lost [\d.]+ %", lost)
+    frame.click(position={"x": box["width"] * 0.5, "y": 60})
+    wait_for_text(page, panel, rf"^{name}\.weight, 64 x 64")
+
+    before = picture(panel, STRIP)
+    frame.press("ArrowRight")
+    following = tip(panel, STRIP).split("\n")[0]
+    assert int(following) == int(name) + 1
+    frame.press("Enter")
+    wait_for_text(page, panel, rf"^{following}\.weight, 64 x 64")
+    wait_for_other_picture(page, panel, before, STRIP)
+
+    page.mouse.move(box["x"] + 200, box["y"] + 60)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 300, box["y"] + 80, steps=4)
+    page.mouse.up()
+    panel.get_by_role("group", name="Escape: zoom out").wait_for()
+    frame.press("Home")
+    assert int(tip(panel, STRIP).split("\n")[0]) > 0  # the first that is left
+    frame.press("Escape")
+    panel.get_by_role("group", name="Escape: zoom out").wait_for(state="detached")
+    frame.press("Home")
+    assert tip(panel, STRIP).startswith("0\n")
+    assert panel.locator("img").nth(STRIP).get_attribute("alt").startswith("Magnitude lost by every layer")
     window.assert_readable(panel)
     window.assert_quiet()
 
@@ -133,6 +178,7 @@ def test_pruner_comparison(lab):
 
     panel.get_by_label("admm", exact=True).check()
     wait_for_text(page, panel, r"Done: 4 of 4 pruners")
+    panel.get_by_role("tab", name="Weights").click()
     before = picture(panel, 1)
     panel.get_by_label("Window: row").fill("16")
     panel.get_by_label("Window: row").press("Enter")
@@ -150,10 +196,13 @@ def test_sweep_explorer(lab):
     panel.get_by_label("Filter").press("Enter")
     wait_for_text(page, panel, r"2 of 20 trials")
 
-    canvas = panel.locator("canvas").last
-    canvas.click(position={"x": 106, "y": 220})  # the left one of two at one height: margins are inches, data the rest
+    frame = panel.locator(".sparselab-frame")
+    frame.focus()
+    frame.press("Home")
+    assert tip(panel, 0).startswith("top1 95")
+    frame.press("Enter")
     wait_for_text(page, panel, r"top1\s*95")
-    assert panel.get_by_label("Trial").input_value() in ("0", "1")
+    assert panel.get_by_label("Trial (or click").input_value() in ("0", "1")
     panel.get_by_label("Filter").fill("sed < 1")
     panel.get_by_label("Filter").press("Enter")
     panel.get_by_role("alert").get_by_text("cannot filter by 'sed < 1'").wait_for()

@@ -49,13 +49,15 @@ def test_widgets_react(name, chromium, tmp_path):
         window = LabPage(chromium, address, width=900)
         show(window)
         search, sweep = window.widget(0), window.widget(1)
-        search.locator("img").first.wait_for()
         search.get_by_role("button", name="Run").click()
         search.locator(".sparselab-numbers").filter(has_text="Done, 2 of 2").wait_for()
         search.locator(".sparselab-numbers").filter(has_text=re.compile(r"efficacy \d+\.\d\.")).wait_for()
 
-        canvas = sweep.locator("canvas").last
-        canvas.click(position={"x": 267, "y": 282})  # the middle one of three: inches of margins and data make these
+        search.locator("img").first.wait_for()
+        frame = sweep.locator(".sparselab-frame")
+        frame.focus()
+        for key in ("Home", "ArrowRight", "Enter"):
+            frame.press(key)
         sweep.locator(".sparselab-numbers").filter(has_text=re.compile(r"top1\s*91")).wait_for()
         sweep.get_by_label("Filter").fill("rate > 2")
         sweep.get_by_label("Filter").press("Enter")

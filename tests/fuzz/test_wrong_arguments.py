@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -93,12 +93,12 @@ def test_widgets_take_modules_too(words):
             sl.widgets.PermutationGain(GIVEN[words])
 
 
-def test_the_explorer_says_which_extra_it_needs(monkeypatch):
-    pytest.importorskip("ipywidgets", reason="needs the extra 'lab'")
-    monkeypatch.setitem(sys.modules, "ipympl.backend_nbagg", None)
-    frame = pd.DataFrame({"x": [1, 2], "y": [1.0, 2.0], "state": "done"})
-    with pytest.raises(ModuleNotFoundError, match=r'SweepExplorer needs ipympl: pip install "sparselab\[lab\]"'):
-        sl.widgets.SweepExplorer(frame)
+@pytest.mark.parametrize("missing", ["ipywidgets", "anywidget"])
+def test_the_widgets_say_which_extra_they_need(monkeypatch, missing):
+    pytest.importorskip(missing, reason="needs the extra 'lab'")
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ModuleNotFoundError, match=rf'the widgets need {missing}: pip install "sparselab\[lab\]"'):
+        importlib.reload(sl.widgets)
 
 
 @pytest.fixture(scope="module")

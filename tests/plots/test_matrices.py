@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from sparselab.plots import matrices, style
+from sparselab.plots import matrices, strips, style
 
 rng = np.random.default_rng(0)
 
@@ -51,7 +51,7 @@ def test_shapes_that_do_not_fit_say_so():
 
 def test_strip_and_traces():
     frame = pd.DataFrame({"layer": ["a", "b"], "lost_percent": [20.0, 30.0], "ideal_lost_percent": [10.0, 20.0]})
-    (axes,) = matrices.loss_strip(frame, "b").axes
+    (axes,) = strips.loss_strip(frame, "b").axes
     assert [bar.get_height() for bar in axes.patches] == [20.0, 30.0]
     traces = pd.DataFrame({"strategy": ["x", "x", "y"], "seconds": [0.1, 1.0, 0.5], "efficacy": [1.0, 2.0, 3.0]})
     (axes,) = matrices.running_searches(traces, bound=5.0).axes

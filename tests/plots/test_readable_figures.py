@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 
 from sparselab import plots
-from sparselab.plots import matrices, pruners
+from sparselab.plots import matrices, pruners, strips
 from sparselab.plots import trials as trial_plots
 from sparselab.plots.trials import View
 
@@ -25,6 +25,11 @@ def weights(rows=1000, channels=1280):
 def layers(count, **columns):
     names = [f"features.{number}.a_rather_long_name_of_a_layer.weight" for number in range(count)]
     return pd.DataFrame({"layer": names, "lost_percent": 30.0, "ideal_lost_percent": 20.0, **columns})
+
+
+def groups(count):
+    channels = [", ".join(map(str, range(4 * at, 4 * at + 4))) for at in range(count)]
+    return pd.DataFrame({"channels": channels, "lost_percent": 20 + 10 * rng.random(count)})
 
 
 def searches():
@@ -98,7 +103,7 @@ FIGURES = {
     "one pruner": lambda: pruner_bars("magnitude"),
     "windows of pruners": lambda: pruner_windows(*PRUNERS),
     "window of a pruner": lambda: pruner_windows("magnitude"),
-    "strip of a language model": lambda: matrices.loss_strip(
+    "strip of a language model": lambda: strips.loss_strip(
         layers(210, permuted_lost_percent=25.0), layers(210)["layer"][7]
     ),
     "whole": lambda: matrices.whole_matrix(weights()),
@@ -106,9 +111,13 @@ FIGURES = {
     "sizes": lambda: matrices.weight_sizes(weights(), weights() > 0),
     "view": lambda: matrices.mask_view(weights(), weights() > 0, 4),
     "order": order,
-    "moves": lambda: matrices.order_moves(rng.permutation(1280)),
-    "strip": lambda: matrices.loss_strip(layers(33, permuted_lost_percent=25.0), layers(33)["layer"][7]),
-    "few layers": lambda: matrices.loss_strip(layers(6), title="Lost by the weights that share the order"),
+    "groups": lambda: strips.group_losses(groups(320), groups(320)),
+    "few groups": lambda: strips.group_losses(groups(4), groups(4)),
+    "gains": lambda: strips.gain_strip(layers(33, permuted_lost_percent=25.0), layers(33)["layer"][7]),
+    "gains of a language model": lambda: strips.gain_strip(layers(210, permuted_lost_percent=25.0)),
+    "gains of few": lambda: strips.gain_strip(layers(3, permuted_lost_percent=25.0)),
+    "strip": lambda: strips.loss_strip(layers(33, permuted_lost_percent=25.0), layers(33)["layer"][7]),
+    "few layers": lambda: strips.loss_strip(layers(6), title="Lost by the weights that share the order"),
     "searches": lambda: matrices.running_searches(searches(), bound=90.0),
     "pareto, a decade": lambda: pareto(0.13, 0.3, 0.97, 2.9),
     "pareto, a moment": lambda: pareto(0.12, 0.13, 0.14),

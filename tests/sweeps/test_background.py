@@ -93,7 +93,7 @@ def test_errors_are_raised_at_once_or_by_wait():
 
 
 def test_the_explorer_takes_it(tmp_path):
-    pytest.importorskip("ipympl", reason="needs the extra 'lab'")
+    pytest.importorskip("anywidget", reason="needs the extra 'lab'")
     sweep = sl.experiment(drawn, x=[1, 2], background=True, progress=False)
     sweep.wait(60)
     panel = sl.widgets.SweepExplorer(sweep)

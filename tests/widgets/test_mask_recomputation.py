@@ -43,7 +43,7 @@ def test_run_wait_and_read(panel):
         values = frame.loc[frame["quantity"] == quantity, "value"]
         assert values.between(0, 100, inclusive="left").all(), quantity
     assert len(panel.figure.axes) == 4
-    assert "<img" in panel._picture.value
+    assert {area.text.split("\n")[0] for area in panel._picture.areas} == {"one_shot", "recompute,every=2"}
 
 
 def test_the_dense_network_stays_as_it_is(panel):
@@ -92,3 +92,12 @@ def test_errors_are_shown_in_words(panel, schedules, problem):
 
 def test_no_rows_yet(task):
     assert list(logic.curves([logic.Run("one_shot")], task).columns) == ["run", "step", "quantity", "value"]
+
+
+def test_it_opens_without_a_complaint_and_without_a_picture(panel):
+    bundle = panel._repr_mimebundle_()
+    assert panel.problem == ""
+    assert "image/png" not in bundle
+    panel.run()
+    panel.wait(120)
+    assert "image/png" in panel._repr_mimebundle_()

@@ -1,4 +1,3 @@
-import json
 import time
 
 import numpy as np
@@ -83,14 +82,15 @@ def test_stop_keeps_the_best_so_far(matrix):
     assert panel._status.value.startswith("Stopped, 1 of 2")
 
 
-def test_the_order_is_kept_in_words(panel, matrix, tmp_path):
+def test_the_order_of_a_matrix_is_saved_as_a_plan(panel, matrix, tmp_path):
     with pytest.raises(ValueError, match="no order to save yet"):
         panel.save(tmp_path / "order.json")
     panel.run()
     panel.wait(120)
-    kept = json.loads(panel.save(tmp_path / "order.json").read_text())
-    assert retained(matrix, kept["order"]) == pytest.approx(panel.best.retained)
-    assert (kept["layer"], kept["pattern"]) == ("matrix", "2:4")
+    plan = sl.Plan.load(panel.save(tmp_path / "order.json"))
+    moved = plan.moved({"matrix": torch.from_numpy(matrix)})["matrix"].numpy()
+    assert retained(moved, np.arange(32)) == pytest.approx(panel.best.retained)
+    assert retained(moved, np.arange(32)) > retained(matrix, np.arange(32))
 
 
 def test_boxes_and_state_go_together(panel):
@@ -197,7 +197,7 @@ def test_the_order_of_an_axis_is_saved_as_a_plan_that_moves_the_network(residual
     both = report.loc[frame.index]
     assert panel.best.retained == pytest.approx(both["retained"].sum())
     assert panel.best.retained > panel.best.baseline
-    assert "<img" in panel._consumers_picture.value
+    assert [area.key for area in panel._consumers_picture.areas] == ["up.weight", "out.weight"]
 
 
 def test_the_whole_network_by_axes_is_what_permute_does(residual):
@@ -210,7 +210,7 @@ def test_the_whole_network_by_axes_is_what_permute_does(residual):
     for model, column in ((residual, "lost_percent"), (moved, "permuted_lost_percent")):
         report = sl.magnitude_report(model, "2:4").set_index("layer").loc[panel.layers_frame["layer"]]
         assert panel.layers_frame[column].tolist() == pytest.approx(report["lost_percent"].tolist())
-    assert panel._status.value.startswith("Done, 3 of 3")
+    assert panel._status.value.startswith("Whole network: Done, 3 of 3")
 
 
 def test_an_axis_that_nothing_can_win_says_so(residual):
@@ -248,3 +248,75 @@ def test_a_table_of_searches_of_2d_masks():
     (row,) = logic.results_frame(matrix, [trace]).to_dict("records")
     assert row["moved_percent"] == 0
     assert row["lost_percent"] == row["permuted_lost_percent"] > row["ideal_lost_percent"]
+
+
+@pytest.mark.parametrize("by_axes", [True, False])
+def test_the_plan_of_the_whole_network_moves_it(residual, by_axes, tmp_path):
+    panel = gain_of(residual) if by_axes else sl.widgets.PermutationGain(residual, strategies=["channel_swap"])
+    with pytest.raises(ValueError, match="no plan of the network to save yet"):
+        panel.save_network(tmp_path / "plan.json")
+    panel.run_layers()
+    panel.wait(120)
+    moved, x = Residual().double(), torch.randn(5, 8).double()
+    moved.load_state_dict(residual.state_dict())
+    before = moved(x)
+    sl.Plan.load(panel.save_network(tmp_path / "plan.json")).apply(moved)
+    assert torch.allclose(moved(x), before, atol=1e-12)
+    frame = panel.layers_frame
+    report = sl.magnitude_report(moved, "2:4").set_index("layer").loc[frame["layer"]]
+    assert frame["permuted_lost_percent"].tolist() == pytest.approx(report["lost_percent"].tolist())
+    assert frame["permuted_lost_percent"].sum() < frame["lost_percent"].sum()
+    assert not panel._save_all.disabled
+    panel.pattern = "1:4"  # what was found belongs to the other pattern
+    assert panel._save_all.disabled
+    assert panel.layers_frame.empty
+
+
+def test_the_order_of_a_layer_is_a_plan_that_re_indexes_its_input(residual, tmp_path):
+    panel = sl.widgets.PermutationGain(residual, strategies=["channel_swap"], layer="out.weight")
+    panel.run()
+    panel.wait(120)
+    moved, x = Residual().double(), torch.randn(5, 8).double()
+    moved.load_state_dict(residual.state_dict())
+    before = moved(x)
+    sl.Plan.load(panel.save(tmp_path / "order.json")).apply(moved)
+    assert torch.allclose(moved(x), before, atol=1e-12)
+    after = sl.magnitude_report(moved, "2:4").set_index("layer").loc["out.weight", "retained"]
+    assert after == pytest.approx(panel.best.retained)
+    assert panel.best.retained > panel.best.baseline
+
+
+def test_an_order_that_nothing_can_follow_is_not_saved():
+    model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16))
+    model[1].weight = model[0].weight
+    panel = sl.widgets.PermutationGain(model, strategies=["random"])
+    panel.run()
+    panel.wait(60)
+    panel._save.click()
+    assert panel.problem == (
+        "an order of 0.weight by itself makes no plan: its weight is also 1.weight, whose layer has the same order then. "
+        "Give example_inputs=, and choose the axis"
+    )
+
+
+def test_the_whole_network_obeys_the_seconds(residual, monkeypatch):
+    given = []
+    search = logic.search_permutation
+    monkeypatch.setattr(
+        logic, "search_permutation", lambda *a, time_limit, **k: given.append(time_limit) or search(*a, **k)
+    )
+    for model, options in ((residual, {"example_inputs": torch.randn(2, 8)}), (residual, {})):
+        given.clear()
+        panel = sl.widgets.PermutationGain(model, strategies=["random"], seconds=0.25, **options)
+        panel.run_layers()
+        panel.wait(60)
+        assert set(given) == {0.25}
+
+
+def test_nothing_is_drawn_before_there_is_something_to_say(panel):
+    pictures = ("_traces_picture", "_groups_picture", "_order_picture", "_consumers_picture", "_layers_picture")
+    assert not any(getattr(panel, name).shown for name in pictures)
+    panel.run()
+    panel.wait(60)
+    assert [area.key for area in panel._traces_picture.areas] == ["channel_swap", "random"]
+    assert len(panel._groups_picture.areas) == 8

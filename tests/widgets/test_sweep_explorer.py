@@ -1,12 +1,10 @@
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 pytest.importorskip("ipywidgets", reason="needs the extra 'lab'")
-pytest.importorskip("ipympl", reason="needs the extra 'lab'")
 import sparselab as sl
 from sparselab.plots import trials
 from sparselab.plots.trials import View
@@ -121,11 +119,11 @@ def test_filter(panel):
 
 def test_a_click_on_a_point_shows_its_trial(panel):
     panel.x = "seed"
-    at = panel._points.panels[0].transData.transform((1, 96))
-    panel._clicked(SimpleNamespace(x=at[0] + 3, y=at[1] - 3))
+    (area,) = [area for area in panel._picture.areas if area.text == "top1 96\nseed 1\npattern 2:4"]
+    panel._picture._heard(None, {"choose": area.key})
     assert panel.frame.iloc[panel.trial][["pattern", "seed"]].tolist() == ["2:4", 1]
     assert "<th>top1</th><td>96</td>" in panel._details.value
-    panel._clicked(SimpleNamespace(x=at[0] + 60, y=at[1]))
+    panel._picture._heard(None, {"choose": area.key})
     assert panel.trial == -1
     assert panel._details.value == ""
 
