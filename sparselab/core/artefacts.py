@@ -18,7 +18,7 @@ from sparselab.core.compressed import Grid, mask_of, restored
 from sparselab.core.tensor_files import Safetensors, TensorFile, readable
 
 MANIFEST = "sparselab.json"
-FORMAT, VERSION = "sparselab.artefact", 1
+FORMAT, VERSION = "sparselab.artefact", 2
 VALUES, PLACES = ".values", ".places"
 """What follows the name of a weight in the names of its two parts."""
 

@@ -15,6 +15,7 @@ from sparselab.plots.marks import Area, Key, areas
 from sparselab.plots.style import Figure
 
 _HERE = Path(__file__).parent
+_CUT_OFF = 0.01  # of a pixel, so that a size that rounding made a little too small does not lose a whole one
 
 Limits = tuple[tuple[float, float], tuple[float, float]]
 
@@ -73,6 +74,7 @@ class Picture(AnyWidget):
         """Replace the picture. It stays zoomed as it is while ``of`` stays the same, and ``chosen`` is where keys begin."""
         same = bool(self._about) and of is not None and of == self._about["of"]
         self._key = None
+        _to_whole_pixels(figure)
         self._figure, self._about = figure, {"text": text, "zoom": zoom, "of": of, "chosen": chosen}
         self._limits = [(axes.get_xlim(), axes.get_ylim()) for axes in figure.axes]
         self._zoomed = self._zoomed if same else {}
@@ -133,6 +135,12 @@ class Picture(AnyWidget):
         for axes, limits in zip(self._figure.axes, self._limits, strict=True):
             _set_limits(axes, limits)
         self._draw()
+
+
+def _to_whole_pixels(figure: Figure) -> None:
+    """Make the figure so large that its pixels are whole at every whole ratio: what is left of one is cut off."""
+    width, height = ((round(side * figure.dpi) + _CUT_OFF) / figure.dpi for side in figure.get_size_inches())
+    figure.set_size_inches(width, height)
 
 
 def _limits_of(axes: Axes, low: tuple[float, float], high: tuple[float, float], zoom: str) -> Limits:
