@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 import sparselab as sl
-import sparselab.widgets.panel as panel
+import sparselab.widgets.picture as picture
 from sparselab.core.moves import Move
 from sparselab.statistics import InputNorms, SecondMoments, collect
 from tests.fuzz.odd_models import ODD, Odd
@@ -130,7 +130,7 @@ def _quiet():
 @pytest.fixture(autouse=True)
 def _not_painted(monkeypatch):
     """Figures are made; painting them takes longer than everything else here."""
-    monkeypatch.setattr(panel, "png", lambda figure: b"")
+    monkeypatch.setattr(picture, "png", lambda figure, ratio: b"")
 
 
 @pytest.mark.parametrize("name", ODD)
