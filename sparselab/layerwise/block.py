@@ -51,6 +51,11 @@ class Method:
         return self.pruner if order is None else InOrder(self.pruner, order)
 
     @property
+    def measures_dense_only(self) -> bool:
+        """Whether the dense model is run for the errors alone, which takes few batches."""
+        return self.sequential and not self.correction
+
+    @property
     def kinds(self) -> list[type[Any]]:
         """The kinds of statistics that it takes."""
         needs = self.pruner.needs
@@ -87,9 +92,7 @@ class BlockWork:
             found = self._sequentially(old) if self.method.sequential else self._at_once(passing=not last)
             new = {name: each.pruned.weight for name, each in found.items()}
             self._put(old)
-            few = (
-                self.method.sequential and not self.method.correction
-            )  # the dense stream is no more than what is measured
+            few = self.method.measures_dense_only
             dense_errors = self._errors(self.dense if few else before, old, new, passing=few and not last)
             if self.method.sequential and not few and not last:
                 self.dense.advance()

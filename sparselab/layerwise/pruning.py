@@ -274,8 +274,8 @@ class _Run:
     def go(self, store: BlockStore | None, bar: Any) -> tuple[dict[str, dict[str, Any]], int]:
         """Prune all blocks that the ``store`` does not have; the rows of the frame by weight, and how many it had."""
         measured = few_of(self.batches)
-        few = self.method.sequential and not self.method.correction
-        dense = Stream(self.chain, self.batches[: measured if few else None], self.mask)
+        few = measured if self.method.measures_dense_only else None
+        dense = Stream(self.chain, self.batches[:few], self.mask)
         pruned = Stream(self.chain, self.batches[: None if self.method.sequential else measured], self.mask)
         resumed = 0 if store is None else store.done()
         end = 1 + max(each.block for each in self.weights if each.block is not None and each.reason is None)

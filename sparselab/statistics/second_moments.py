@@ -169,8 +169,9 @@ def reconstruction_error(weight: Tensor, new_weight: Tensor, moments: SecondMome
 
     ``100 * ||X W^T - X W'^T||^2 / ||X W^T||^2 = 100 * tr((W - W') H (W - W')^T) / tr(W H W^T)``,
     over the inputs that ``moments`` were collected from, bias left out; multiplied in the dtype of
-    their sums, and summed in float64. 0 for the weight itself; infinite where a layer that gave nothing but zeros gives something now.
-    Raises ``ValueError`` when a weight has not the shape that ``moments`` belong to.
+    their sums, and summed in float64. 0 for the weight itself; infinite where a layer that gave
+    nothing but zeros gives something now. Raises ``ValueError`` when a weight has not the shape that
+    ``moments`` belong to.
 
     >>> moments = SecondMoments(torch.diag(torch.tensor([9.0, 1.0]))[None], (10,), (1, 2))
     >>> weight = torch.tensor([[1.0, 1.0]])
@@ -207,15 +208,14 @@ def _counted(seen: Tensor, counted: Tensor | None, dtype: torch.dtype) -> Tensor
 
 
 def _energy(rows: Tensor, moments: SecondMoments) -> float:
-    """The sum of squares of what ``rows`` give for the inputs of ``moments``, of which half are looked at: ``H`` is symmetric."""
+    """The sum of squares of what ``rows`` give for the inputs of ``moments``; half of ``H``, which is symmetric, says it."""
     total = 0.0
     for start in range(0, rows.shape[-1], _STRIP):
-        strip, here = slice(start, start + _STRIP), rows[..., start : start + _STRIP]
-        above = rows[..., :start] @ moments.sums[:, :start, strip]
-        product = (
-            (2 * above).add_(here @ moments.sums[:, strip, strip]) if start else here @ moments.sums[:, strip, strip]
-        )
-        total += float(product.mul_(here).sum(dtype=torch.float64))
+        strip = slice(start, start + _STRIP)
+        product = rows[..., strip] @ moments.sums[:, strip, strip]
+        if start:
+            product.add_(rows[..., :start] @ moments.sums[:, :start, strip], alpha=2)
+        total += float(product.mul_(rows[..., strip]).sum(dtype=torch.float64))
     return total
 
 

@@ -250,6 +250,16 @@ def test_a_table_of_searches_of_2d_masks():
     assert row["lost_percent"] == row["permuted_lost_percent"] > row["ideal_lost_percent"]
 
 
+def moved_by(file, residual):
+    """A copy of the network with the plan in ``file`` applied, which computes what it did."""
+    moved, x = Residual().double(), torch.randn(5, 8).double()
+    moved.load_state_dict(residual.state_dict())
+    before = moved(x)
+    sl.Plan.load(file).apply(moved)
+    assert torch.allclose(moved(x), before, atol=1e-12)
+    return moved
+
+
 @pytest.mark.parametrize("by_axes", [True, False])
 def test_the_plan_of_the_whole_network_moves_it(residual, by_axes, tmp_path):
     panel = gain_of(residual) if by_axes else sl.widgets.PermutationGain(residual, strategies=["channel_swap"])
@@ -257,11 +267,7 @@ def test_the_plan_of_the_whole_network_moves_it(residual, by_axes, tmp_path):
         panel.save_network(tmp_path / "plan.json")
     panel.run_layers()
     panel.wait(120)
-    moved, x = Residual().double(), torch.randn(5, 8).double()
-    moved.load_state_dict(residual.state_dict())
-    before = moved(x)
-    sl.Plan.load(panel.save_network(tmp_path / "plan.json")).apply(moved)
-    assert torch.allclose(moved(x), before, atol=1e-12)
+    moved = moved_by(panel.save_network(tmp_path / "plan.json"), residual)
     frame = panel.layers_frame
     report = sl.magnitude_report(moved, "2:4").set_index("layer").loc[frame["layer"]]
     assert frame["permuted_lost_percent"].tolist() == pytest.approx(report["lost_percent"].tolist())
@@ -276,11 +282,7 @@ def test_the_order_of_a_layer_is_a_plan_that_re_indexes_its_input(residual, tmp_
     panel = sl.widgets.PermutationGain(residual, strategies=["channel_swap"], layer="out.weight")
     panel.run()
     panel.wait(120)
-    moved, x = Residual().double(), torch.randn(5, 8).double()
-    moved.load_state_dict(residual.state_dict())
-    before = moved(x)
-    sl.Plan.load(panel.save(tmp_path / "order.json")).apply(moved)
-    assert torch.allclose(moved(x), before, atol=1e-12)
+    moved = moved_by(panel.save(tmp_path / "order.json"), residual)
     after = sl.magnitude_report(moved, "2:4").set_index("layer").loc["out.weight", "retained"]
     assert after == pytest.approx(panel.best.retained)
     assert panel.best.retained > panel.best.baseline
