@@ -32,8 +32,7 @@ from benchmarks.bench_search import pointwise_weights
 from benchmarks.timing import seconds
 from sparselab.core.measures import efficacy
 from sparselab.ops import cuda
-from sparselab.ops.cuda import masks
-from sparselab.ops.cuda.device import device_of
+from sparselab.ops.cuda import device, masks
 from sparselab.ops.cuda.matrix import _TILE, CudaMatrix, _blocks
 from sparselab.permutation import SearchProblem
 from sparselab.permutation.annealed_assignment import swap_spread
@@ -151,18 +150,19 @@ def _reference(scores: np.ndarray) -> list[Row]:
     return rows
 
 
-def kernels() -> pd.DataFrame:
-    """Each hot kernel's rate, and its share of the bound: steps a cycle at the highest clock, or a copy's bandwidth."""
+def kernels(size: int = 2048, shape: tuple[int, int] = (16384, 8192), where: str = "cuda") -> pd.DataFrame:
+    """Each hot kernel's rate, and its share of the bound: steps a cycle at the highest clock, or a copy's bandwidth.
+
+    A table of ``size`` channels and rows, the mask of a weight of that ``shape``, ``where`` torch says.
+    """
     from sparselab.ops.backends import load
 
-    size = 2048
     matrix = load(np.random.default_rng(0).random((size, size), np.float32), 2, 4, "cuda")
     order = np.arange(size)
-    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-    ceiling = 64 * properties.multi_processor_count * _clock_hz()
-    weight = torch.randn(16384, 8192, device="cuda")
+    ceiling = _max_adds() if where == "cuda" else float("nan")
+    weight = torch.randn(shape, device=where)
     copied = 2 * weight.nbytes / _seconds(weight.clone)
-    here, mask = device_of(weight), 5 * weight.numel()  # bytes read and written
+    here, mask = device.device_of(weight), 5 * weight.numel()  # bytes read and written
     rows = [
         ("table, copied back", "max-adds/s", size**3 / _seconds(lambda: matrix.table(order, order, order)), ceiling),
         ("table kernel", "max-adds/s", size**3 / _seconds(_table_kernel(matrix, order)), ceiling),
@@ -190,10 +190,10 @@ def _table_kernel(matrix: CudaMatrix, order: np.ndarray) -> Callable[[], None]:
     return lambda: matrix._device.run([launch])
 
 
-def moves(sizes: Iterable[int] = (512, 1024, 2048, 4096), chains: Iterable[int] = (2, 32)) -> pd.DataFrame:
-    """Microseconds of an annealed assignment move of all chains: with everything, and each of its kernels by events."""
-    import cupy
-
+def moves(
+    sizes: Iterable[int] = (512, 1024, 2048, 4096), chains: Iterable[int] = (2, 32), *, apart: bool = True
+) -> pd.DataFrame:
+    """Microseconds of an annealed assignment move of all chains: with everything, and ``apart`` each of its kernels."""
     from sparselab.ops.backends import load
 
     rows = []
@@ -204,29 +204,39 @@ def moves(sizes: Iterable[int] = (512, 1024, 2048, 4096), chains: Iterable[int] 
         noise = np.geomspace(hot, hot / 3, 10 * REPEATS)
         orders = matrix.assign(orders, noise, seeds)
         whole = seconds(partial(matrix.assign, orders, noise, seeds)) / len(noise)
-        scores, unit = matrix._bytes
-        _, launches = matrix._move(scores, orders, noise * unit, seeds)
-        marks = [[cupy.cuda.Event() for _ in range(len(launches) + 1)] for _ in noise]
-        stream = matrix._device.stream
-        for mark in marks:
-            matrix._device.run([mark[0].record, *itertools.chain(*zip(launches, (done.record for done in mark[1:])))])
-        stream.synchronize()
-        parts = [[cupy.cuda.get_elapsed_time(*pair) for pair in itertools.pairwise(mark)] for mark in marks]
-        rows.append((size, count, 1e6 * whole, *(1e3 * np.median(parts, axis=0))))
+        parts = _kernels_apart(matrix, orders, noise, seeds) if apart else (float("nan"),) * 3
+        rows.append((size, count, 1e6 * whole, *parts))
     return pd.DataFrame(rows, columns=["size", "chains", "move", "open_slots", "sum_of_differences", "deal_back"])
+
+
+def _kernels_apart(matrix: CudaMatrix, orders: np.ndarray, noise: np.ndarray, seeds: np.ndarray) -> Iterator[float]:
+    """Microseconds of each kernel of a move, the medians over as many moves as there is ``noise``, by CUDA's events."""
+    import cupy
+
+    scores, unit = matrix._bytes
+    _, launches = matrix._move(scores, orders, noise * unit, seeds)
+    marks = [[cupy.cuda.Event() for _ in range(len(launches) + 1)] for _ in noise]
+    for mark in marks:
+        matrix._device.run([mark[0].record, *itertools.chain(*zip(launches, (done.record for done in mark[1:])))])
+    matrix._device.stream.synchronize()
+    parts = [[cupy.cuda.get_elapsed_time(*pair) for pair in itertools.pairwise(mark)] for mark in marks]
+    return (1e3 * float(part) for part in np.median(parts, axis=0))
 
 
 def _seconds(work: Callable[[], object]) -> float:
     """Seconds each of ``REPEATS`` runs, started one after the other and waited for once."""
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     work()
-    torch.cuda.synchronize()
+    wait()
     start = time.perf_counter()
     for _ in range(REPEATS):
         work()
-    torch.cuda.synchronize()
+    wait()
     return (time.perf_counter() - start) / REPEATS
 
 
-def _clock_hz() -> float:
+def _max_adds() -> float:
+    """How many a second the processors can issue: 64 a cycle each, at the highest clock."""
     query = ["nvidia-smi", "--query-gpu=clocks.max.sm", "--format=csv,noheader,nounits"]
-    return 1e6 * float(subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0])
+    clock = 1e6 * float(subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0])
+    return 64 * torch.cuda.get_device_properties(torch.cuda.current_device()).multi_processor_count * clock
