@@ -32,6 +32,15 @@ def retained_percent(weight: Tensor, mask: Tensor) -> float:
     return 100 - lost_percent(retained(sizes, mask), float(sizes.sum(dtype=torch.float64)))
 
 
+def density(tensor: Tensor) -> float:
+    """The share of the entries of ``tensor`` that are not zero; 0 where it has none.
+
+    >>> density(torch.tensor([3.0, 0.0, -1.0, 0.0]))
+    0.5
+    """
+    return int(torch.count_nonzero(tensor != 0)) / max(1, tensor.numel())  # float8 has no count of its own
+
+
 def ideal(scores: Tensor, density: float) -> float:
     """The most that any mask of ``density`` in every row can retain: the best share of each row, with no structure.
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sparselab.core.layers import LayerWeight
+from sparselab.core.measures import density
 from sparselab.core.onnx_files import OnnxFile, OnnxWeight
 from sparselab.core.weight_matrix import to_slices
 from sparselab.masks import MaskCalculator
@@ -47,7 +48,7 @@ def _row(weight: OnnxWeight, pattern: MaskCalculator, names: _Names) -> dict[str
         "shape": tuple(values.shape),
         "dtype": str(values.dtype).removeprefix("torch."),
         "channel_dim": dim % values.ndim,
-        "density": int(torch.count_nonzero(values != 0)) / max(1, values.numel()),
+        "density": density(values),
         "groups": found.groups,
         "violations": found.count,
         "is_sparse": not found.count and values.numel() > 0,

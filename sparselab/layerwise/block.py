@@ -255,7 +255,7 @@ def _row(name: str, old: Tensor, found: _Found, dense_error: float, pruned_error
     new = found.pruned.weight
     return {
         "layer": name,
-        "density": float(new.count_nonzero()) / new.numel(),
+        "density": measures.density(new),
         "magnitude": float(old.abs().sum(dtype=torch.float64)),
         "retained_percent": measures.retained_percent(old, found.pruned.mask),
         "dense_error_percent": dense_error,

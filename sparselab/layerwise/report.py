@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from sparselab.core import measures
 from sparselab.core.channel_order import ChannelOrder
 from sparselab.core.readable import why_no_arithmetic, why_unreadable
 from sparselab.layerwise.chain import Chain
@@ -123,7 +124,7 @@ def _untouched(weight: Tensor) -> dict[str, float]:
     readable = why_unreadable(weight) is None
     numbers = weight.double() if readable and why_no_arithmetic(weight) else weight
     return {
-        "density": float(numbers.count_nonzero()) / max(1, weight.numel()) if readable else math.nan,
+        "density": measures.density(numbers) if readable else math.nan,
         "magnitude": float(numbers.abs().sum(dtype=torch.float64)) if readable else math.nan,
         "retained_percent": 100.0,
         "dense_error_percent": math.nan,

@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 
 from sparselab.core.kernel_limits import KERNEL_LIMITS
 from sparselab.core.layers import Custom, LayerWeight, TiedWeight, is_recurrent, model_weights
+from sparselab.core.measures import density
 from sparselab.core.onnx_files import onnx_stored
 from sparselab.core.progress import late_bar
 from sparselab.core.readable import require_some_values, why_unreadable
@@ -88,7 +89,7 @@ def _row(stored: StoredWeight, calculate: MaskCalculator) -> dict[str, Any]:
     """What the columns of ``check`` say of one weight."""
     weight, reason = stored.weight, stored.unreadable or None
     judged: dict[str, Any] = dict.fromkeys(("channel_dim", "groups", "violations"), float("nan"))
-    density = int(torch.count_nonzero(weight != 0)) / max(1, weight.numel()) if reason is None else float("nan")
+    share = density(weight) if reason is None else float("nan")
     is_sparse, reason = False, reason or stored.unjudged or None
     if reason is None:
         dim, found = _judged(stored, calculate)
@@ -103,7 +104,7 @@ def _row(stored: StoredWeight, calculate: MaskCalculator) -> dict[str, Any]:
         "shape": tuple(weight.shape),
         "dtype": str(weight.dtype).removeprefix("torch."),
         "channel_dim": judged["channel_dim"],
-        "density": density,
+        "density": share,
         "groups": judged["groups"],
         "violations": judged["violations"],
         "sparse": is_sparse,

@@ -8,6 +8,7 @@ from typing import Any, Self
 import pandas as pd
 
 from sparselab.core.layers import LayerWeight, ModelWeight
+from sparselab.core.measures import density
 from sparselab.core.readable import shape_of, why_no_arithmetic, why_unreadable
 from sparselab.core.sharding import whole
 
@@ -45,7 +46,7 @@ def density_of(weight: ModelWeight) -> float:
     tensor = weight.weight
     if why_unreadable(tensor, weight.module) or why_no_arithmetic(tensor):
         return float("nan")
-    return float(whole(tensor.detach()).count_nonzero()) / max(1, tensor.numel())
+    return density(whole(tensor.detach()))
 
 
 def note_of(weight: ModelWeight) -> str:
