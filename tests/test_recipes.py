@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import sparselab as sl
 from sparselab.masks import CALCULATORS
 from sparselab.saliency import SALIENCIES
 from sparselab.training.asp import ASP
@@ -75,6 +76,23 @@ def test_a_recipe_runs(title, clean):
 def test_the_tutorial_runs(clean):
     pytest.importorskip("sklearn", reason="needs the extra 'zoo'")
     run(code_of((DOCS / "start.md").read_text()), "start.md", clean)
+
+
+def test_every_plot_and_widget_is_in_the_gallery():
+    pytest.importorskip("ipywidgets", reason="needs the extra 'lab'")
+    page = (DOCS / "gallery.md").read_text()
+    names = [name for name in sl.plots.__all__ if name != "require_columns"]
+    for name, picture in [
+        *((f"{name} = sl.plots.{name}(", f"images/gallery-{name.replace('_', '-')}.png") for name in names),
+        *((f"sl.widgets.{name}(", f"images/lab-{kebab(name)}.png") for name in sl.widgets.__all__),
+    ]:
+        assert name in page
+        assert f"]({picture})" in page
+        assert (DOCS / picture).stat().st_size < 100_000
+
+
+def kebab(name):
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower()
 
 
 def test_every_recipe_is_listed():

@@ -155,6 +155,7 @@ def forecast(
     }  # fmt: skip
     whole = pd.DataFrame([each.whole for each in found], columns=WHOLE)
     rest = pd.DataFrame([row for each in found for row in each.rest], columns=["batch", "what", "share_percent"])
+    rest = rest.astype({"share_percent": float})  # also where a kernel takes everything and no row says so
     return Forecast(frame, whole, rest, gpu, roof.dtype, str(calculate))
 
 

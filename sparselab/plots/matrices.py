@@ -269,6 +269,7 @@ def running_searches(frame: pd.DataFrame, bound: float | None = None) -> Figure:
             figure.marks.append(point(axes, float(seconds.iloc[-1]), last, text, str(strategy)))
         if bound is not None:
             axes.axhline(bound, color="#666666", lw=1, ls="--", label=f"upper bound: {bound:.1f}")
+        axes.set_ylim(top=max(1.0, axes.get_ylim()[1]))  # at the start, before anything is found, too
         axes.set_xscale("log")
         axes.set_xlim(1e-2, 1.5 * max(0.1, float(frame["seconds"].max())))
         axes.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))

@@ -19,6 +19,20 @@ WINDOW = (16, 16)
 """The most rows and channels that a window onto what a pruner made shows."""
 
 _SIDE_BY_SIDE = 4
+_FEWEST_ROWS = 4
+
+
+def window_rows(pruners: int) -> int:
+    """The most rows that the window onto each of so many ``pruners`` shows: lines of windows share those of ``WINDOW``.
+
+    So the picture keeps its height, and its weights their size, where there are several lines; groups
+    lie along a row, so that all of them stay whole.
+    """
+    return max(_FEWEST_ROWS, WINDOW[0] // _lines(pruners))
+
+
+def _lines(pruners: int) -> int:
+    return max(1, -(-pruners // _SIDE_BY_SIDE))
 
 
 def pruner_bars(frame: pd.DataFrame) -> Figure:
@@ -89,9 +103,10 @@ def pruner_windows(
     """The same window onto a weight matrix as several pruners leave it, and how they changed what stays.
 
     ``weights`` is float ``(rows, channels)``; ``pruned`` has for each pruner its mask and the new
-    weights, of that shape. Pruned weights are pale with a dot, lines stand between groups of ``m``
-    where it is given. Purple is above 0, orange below. All weights have one scale, up to the largest in
-    the window, and so have all changes; the left axes say up to what. Raises ``ValueError`` for other shapes and for no pruner.
+    weights, of that shape. Four pruners stand in a line; the window has ``window_rows`` rows.
+    Pruned weights are pale with a dot, lines stand between groups of ``m`` where it is given. Purple is
+    above 0, orange below. All weights have one scale, up to the largest in the window, and so have all
+    changes; the line at the top says up to what. Raises ``ValueError`` for other shapes and for no pruner.
     """
     wrong = [name for name, made in pruned.items() if any(each.shape != weights.shape for each in made)]
     if weights.ndim != 2 or not weights.size or wrong or not pruned:
@@ -99,41 +114,63 @@ def pruner_windows(
             f"pruner_windows needs a matrix and for each pruner a mask and weights of its shape, {weights.shape}; "
             f"{f'those of {wrong[0]} have others' if wrong else f'got {len(pruned)} pruners'}"
         )
-    rows, channels = window_of(row, weights.shape[0], WINDOW[0]), window_of(channel, weights.shape[1], WINDOW[1])
+    rows = window_of(row, weights.shape[0], window_rows(len(pruned)))
+    channels = window_of(channel, weights.shape[1], WINDOW[1])
     changes = {name: np.where(mask, new - weights, 0) for name, (mask, new) in pruned.items()}
     largest = _largest([weights, *(new for _, new in pruned.values())], rows, channels)
     changed = _largest(changes.values(), rows, channels)
-    lines = -(-len(pruned) // _SIDE_BY_SIDE)
     with style():
-        figure = Figure(figsize=(6.4, _LINE * lines), dpi=100)
-        for number, (name, (mask, new)) in enumerate(pruned.items()):
-            line, place = divmod(number, _SIDE_BY_SIDE)
-            above, below = _two_panels(figure, lines - 1 - line, place)
+        figure, panels = _panels(len(pruned), rows.stop - rows.start)
+        figure.text(0.085, 1 - 0.08 / figure.get_figheight(), _scales(largest, changed), va="top")
+        for (name, (mask, new)), (above, below) in zip(pruned.items(), panels):
             draw_window(above, np.where(mask, new, weights), mask, rows, channels, m, largest)
             draw_window(below, changes[name], mask, rows, channels, m, changed)
-            above.set(title=_start_of(name, 15), xlabel="")
-            below.set(title="", xlabel="input channel")
+            above.set(title=_start_of(name, 15), xlabel="", ylabel="row, w")
+            below.set(title="", ylabel="row, Δw")
             figure.marks += cells(above, np.where(mask, new, weights), mask, rows, channels)
             if not changes[name].any():
                 _say_unchanged(below)
-            for axes, what in ((above, f"weights, to {largest:.2g}"), (below, f"change, to {changed:.2g}")):
-                axes.locator_params(nbins=4, integer=True)
-                axes.set_ylabel(f"row ({what})" if place == 0 else "")
-                axes.tick_params(labelleft=place == 0, labelbottom=axes is below)
+        _label_outside(figure, len(pruned))
     return figure
 
 
-_LINE = 3.9  # inches of one line of pruners
+def _scales(largest: float, changed: float) -> str:
+    to = f", full colour at {changed:.2g}" if changed else ""
+    return f"w: as pruned, full colour at {largest:.2g}.  Δw: change of the weights kept{to}."
 
 
-def _two_panels(figure: Figure, line: int, place: int) -> tuple[Axes, Axes]:
-    """Room for weights above their change, in a line counted from below."""
-    inches = figure.get_figheight()
-    left, width = 0.085 + 0.23 * place, 0.21
-    return (
-        figure.add_axes((left, (_LINE * line + 2.12) / inches, width, 1.5 / inches)),
-        figure.add_axes((left, (_LINE * line + 0.5) / inches, width, 1.5 / inches)),
-    )
+_ROW = 1.5 / WINDOW[0]  # inches; so are the following
+_TOP, _TITLE, _APART, _BOTTOM = 0.27, 0.3, 0.1, 0.5
+
+
+def _panels(pruners: int, rows: int) -> tuple[Figure, list[tuple[Axes, Axes]]]:
+    """A figure with two panels for each of so many ``pruners``, for weights above their change."""
+    height = max(_ROW * rows, 0.3)
+    line = _TITLE + 2 * height + _APART
+    inches = _TOP + line * _lines(pruners) + _BOTTOM
+    figure = Figure(figsize=(6.4, inches), dpi=100)
+    found = []
+    for number in range(pruners):
+        down, across = divmod(number, _SIDE_BY_SIDE)
+        top = inches - _TOP - line * down - _TITLE
+        left, width = 0.085 + 0.23 * across, 0.21
+        above, below = (
+            figure.add_axes((left, (top - under) / inches, width, height / inches))
+            for under in (height, 2 * height + _APART)
+        )
+        found.append((above, below))
+    return figure, found
+
+
+def _label_outside(figure: Figure, pruners: int) -> None:
+    """Numbers and names of axes only to the left of a line and below the last panel of a column."""
+    for number, axes in enumerate(figure.axes):
+        place, is_below = number // 2, number % 2 == 1
+        left, last = place % _SIDE_BY_SIDE == 0, is_below and place + _SIDE_BY_SIDE >= pruners
+        axes.locator_params(axis="x", nbins=4, integer=True)
+        axes.locator_params(axis="y", nbins=4, integer=True)
+        axes.tick_params(labelleft=left, labelbottom=last)
+        axes.set(xlabel="input channel" if last else "", ylabel=axes.get_ylabel() if left else "")
 
 
 def _largest(matrices: Iterable[NDArray[Any]], rows: slice, channels: slice) -> float:

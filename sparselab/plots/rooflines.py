@@ -40,7 +40,7 @@ def roofline(frame: pd.DataFrame) -> Figure:
     with style():
         rows, beside = -(-len(batches) // shown), 3 if shown > 1 else 1
         height = 1.1 + 3.3 * rows + (0 if beside > 1 else 0.4)
-        figure = Figure(figsize=(max(5.4, 4.1 * shown), height), layout="constrained")
+        figure = Figure(figsize=(max(5.4, 4.1 * shown), height), dpi=100, layout="constrained")
         panels = figure.subplots(rows, shown, squeeze=False, sharex=True, sharey=True).ravel()
         spread = _spread(drawn, frame)
         for axes, batch in zip(panels, batches):
@@ -59,9 +59,9 @@ def roofline(frame: pd.DataFrame) -> Figure:
 
 
 def _spread(drawn: pd.DataFrame, frame: pd.DataFrame) -> tuple[float, float]:
-    """The intensities to draw: those of the layers, and the ridge."""
+    """The intensities to draw: those of the layers, and the ridge with room behind it for the names of the roofs."""
     ridge = frame.attrs["dense_rate"] * 1e3 / frame.attrs["bandwidth"]
-    return min(drawn["intensity"].min(), ridge) / 2, max(drawn["intensity"].max(), ridge) * 2.5
+    return min(drawn["intensity"].min(), ridge) / 2, max(drawn["intensity"].max(), ridge) * 4
 
 
 def _draw(axes: Axes, rows: pd.DataFrame, frame: pd.DataFrame, spread: tuple[float, float]) -> None:

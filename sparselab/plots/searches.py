@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -109,11 +110,16 @@ def search_traces(frame: pd.DataFrame) -> Figure:
                 label = str(strategy) if number == 0 else None
                 axes.step(seconds, best, where="post", color=colour, lw=1.3, alpha=0.85, label=label)
         if latest > 0:
-            positive = drawn.loc[drawn["seconds"] > 0, "seconds"].min()
-            axes.set_xscale("symlog", linthresh=max(positive, 1e-4))
+            axes.set_xscale("symlog", linthresh=_decade_of(drawn.loc[drawn["seconds"] > 0, "seconds"].min()))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
         axes.set_xlim(left=0)
         axes.set_xlabel("seconds")
         axes.set_ylabel("efficacy, % of the way to the ideal")
         axes.set_title("What each search had found by when")
         figure.legend(ncols=min(3, drawn["strategy"].nunique()), loc="outside lower center")
     return figure
+
+
+def _decade_of(seconds: float) -> float:
+    """The power of ten from ``seconds`` on, where an axis becomes logarithmic: below it there is no mark but 0."""
+    return float(10.0 ** math.ceil(math.log10(max(seconds, 1e-4))))

@@ -52,10 +52,11 @@ def trials(frame: pd.DataFrame, view: View, *, chosen: Any = None, width: float 
     panel, series = _codes(drawn, view.facet, facets), _codes(drawn, view.colour, colours)
     if names is not None and view.colour not in (None, view.x):  # side by side, so that none covers another
         across = across + (series - (len(colours) - 1) / 2) * min(0.15, 0.6 / len(colours))
+    turned = names is not None and not _fit(names, width, len(facets))
     with style():
         figure = Figure(figsize=(width, _LEAST_HEIGHT), dpi=100)
         legend = _legend_shape(figure, colours[:MOST_NAMES]) if view.colour is not None else (0, 0)
-        panels = _panels(figure, len(facets), legend[0], _NAMES_BELOW if names is not None else _BOTTOM)
+        panels = _panels(figure, len(facets), legend[0], _NAMES_BELOW if turned else _BOTTOM)
         for number, axes in enumerate(panels):
             for code, name in enumerate(colours):
                 here = (panel == number) & (series == code)
@@ -64,7 +65,7 @@ def trials(frame: pd.DataFrame, view: View, *, chosen: Any = None, width: float 
             if view.facet is not None:
                 axes.set_title(_title(view.facet, facets[number], axes.get_position().width * figure.get_figwidth()))
             if names is not None:
-                _name_places(axes, names)
+                _name_places(axes, names, turned)
         if view.facet is None:
             panels[0].set_title(f"{view.y} against {view.x}, {len(drawn)} trials")
         _label_axes(figure, view)
@@ -134,10 +135,17 @@ def _look(code: int) -> dict[str, Any]:
     return {"color": COLOURS[code % 7], "marker": MARKERS[(code + code // 7) % 7]}
 
 
-def _name_places(axes: Axes, names: list[str]) -> None:
-    """Names side by side in place of numbers."""
-    axes.set_xticks(range(len(names)), [_short(name) for name in names], rotation=20, ha="right", fontsize=8)
+def _name_places(axes: Axes, names: list[str], turned: bool) -> None:
+    """Names side by side in place of numbers, ``turned`` where they are too long to stand upright."""
+    looks: dict[str, Any] = {"rotation": 20, "ha": "right"} if turned else {}
+    axes.set_xticks(range(len(names)), [_short(name) for name in names], fontsize=8, **looks)
     axes.set_xlim(-0.5, len(names) - 0.5)
+
+
+def _fit(names: list[str], width: float, panels: int) -> bool:
+    """Whether names can stand side by side below each of ``panels`` in a figure so wide."""
+    room = (width - _LEFT - _RIGHT) / _columns(width, panels) / len(names)
+    return 0.08 * max(len(_short(name)) for name in names) < room
 
 
 def _label_axes(figure: Figure, view: View) -> None:
@@ -176,7 +184,7 @@ def _legend_shape(figure: Figure, names: list[str]) -> tuple[int, int]:
 
 def _panels(figure: Figure, count: int, legend_lines: int, below: float) -> list[Axes]:
     width = figure.get_figwidth()
-    columns = max(1, min(3, count, int((width - _LEFT) / _PANEL_WIDTH)))
+    columns = _columns(width, count)
     rows = -(-count // columns)
     above = _TOP + _LINE * legend_lines
     height = max(_LEAST_HEIGHT, below + above + rows * _PANEL_HEIGHT)
@@ -190,6 +198,11 @@ def _panels(figure: Figure, count: int, legend_lines: int, below: float) -> list
     for axes in places[max(0, count - columns) : count]:  # nothing stands below these
         axes.tick_params(labelbottom=True)
     return list(places[:count])
+
+
+def _columns(width: float, panels: int) -> int:
+    """How many panels stand side by side."""
+    return max(1, min(3, panels, int((width - _LEFT) / _PANEL_WIDTH)))
 
 
 def _across(values: pd.Series[Any]) -> tuple[NDArray[np.float64], list[str] | None]:

@@ -140,9 +140,10 @@ class MaskRecomputation(WorkingPanel):
             return
         frame = self.frame
         label, reached = logic.reached(frame)
+        if len(frame):  # before it is said to be done
+            figure = matrices.training_curves(frame)
+            self._picture.show(figure, f"Training under several schedules: {reached}", zoom="xy")
         self._status.value = (
             f"{state}: run {len(runs)} of {len(self.schedules)}, step {runs[-1].steps} of {self.steps}, "
             f"{job.seconds:.1f} s. {html.escape(f'{label}: {reached}')}."
         )
-        if len(frame):
-            self._picture.show(self.figure, f"Training under several schedules: {reached}", zoom="xy")

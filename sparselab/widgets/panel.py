@@ -26,6 +26,7 @@ _STYLE = """<style>
 .sparselab .sparselab-numbers .widget-html-content { line-height: 1.5; color: var(--jp-content-font-color1, #111); }
 .sparselab .sparselab-numbers b { font-variant-numeric: tabular-nums; }
 .sparselab .sparselab-problem { color: #B00020; font-weight: 600; }
+.sparselab .sparselab-numbers table { line-height: 1.25; border-spacing: 0 2px; }
 .sparselab .sparselab-numbers th { text-align: left; padding-right: 1em; }
 .sparselab :focus-visible { outline: 2px solid #0072B2; outline-offset: 1px; }
 body[data-jp-theme-light="false"] .sparselab .sparselab-problem { color: #FF8A80; }

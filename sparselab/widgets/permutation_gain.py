@@ -322,17 +322,18 @@ class PermutationGain(WorkingPanel):
         self._status.value = html.escape(f"Saved in {path}." + (f" Left out are {left}." if left else ""))
 
     def _show_search(self, job: Job) -> None:
-        traces = list(self._traces)
+        state, traces = state_of(job), list(self._traces)  # as they are now: the search goes on while this is drawn
         if not traces:  # not begun yet, or another layer was chosen meanwhile
-            compiling = job.running and not job.stopping
+            compiling = state == "Running" and not job.stopping
             self._status.value = "Compiling, once on this machine ..." if compiling else "Ready."
             return
         found = ", ".join(f"{trace.strategy} {trace.efficacy:.1f}" for trace in traces)
         self._traces_picture.show(self.figure, f"Efficacy against time: {found}")
-        if not job.running:
+        if state != "Running":
             self._show_order()
             self._save.disabled = self.best is None
-        self._status.value = f"{_doing(job, len(traces), len(self.strategies))} Efficacy: {html.escape(found)}."
+        doing = _doing(state, job, len(traces), len(self.strategies))
+        self._status.value = f"{doing} Efficacy: {html.escape(found)}."
 
     def _show_order(self) -> None:
         best = self.best
@@ -357,10 +358,10 @@ class PermutationGain(WorkingPanel):
         self._order_picture.show(self.order_figure, f"{self.layer} before and after the best order")
 
     def _show_layers(self, job: Job) -> None:
-        found, frame = self._network, self.layers_frame
-        now = f" Now {html.escape(found.doing)}." if job.running and found.doing else ""
-        self._status.value = f"Whole network: {_doing(job, found.done, found.of)}{now}"
-        self._save_all.disabled = job.running or not found.plans
+        state, found, frame = state_of(job), self._network, self.layers_frame
+        now = f" Now {html.escape(found.doing)}." if state == "Running" and found.doing else ""
+        self._status.value = f"Whole network: {_doing(state, job, found.done, found.of)}{now}"
+        self._save_all.disabled = state == "Running" or not found.plans
         if frame.empty:
             return
         means = frame[["lost_percent", "permuted_lost_percent"]].mean()
@@ -395,8 +396,8 @@ class PermutationGain(WorkingPanel):
         self._layers_line.value, self._save_all.disabled = "", True
 
 
-def _doing(job: Job, done: int, of: int) -> str:
-    return f"{state_of(job)}, {done} of {of}, {job.seconds:.1f} s."
+def _doing(state: str, job: Job, done: int, of: int) -> str:
+    return f"{state}, {done} of {of}, {job.seconds:.1f} s."
 
 
 def _choices(

@@ -175,7 +175,7 @@ class PrunerComparison(WorkingPanel):
         self._stop.on_click(self._answering(self.stop))
 
     def _chosen(self, change: Any) -> None:
-        if change["name"] == "layer":
+        if change["name"] != "pattern":
             self._fit_window()
         with self.problems_shown():
             self._draw(self.results)
@@ -188,7 +188,7 @@ class PrunerComparison(WorkingPanel):
         channels = layer.weight.shape[layer.channel_dim]
         rows = layer.weight.numel() // channels
         with self.hold_trait_notifications():
-            self._controls["row"].max = max(0, rows - pictures_of.WINDOW[0])
+            self._controls["row"].max = max(0, rows - pictures_of.window_rows(len(self.pruners)))
             self._controls["channel"].max = max(0, channels - pictures_of.WINDOW[1])
 
     def _moved(self, _: Any) -> None:

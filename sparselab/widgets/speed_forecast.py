@@ -17,10 +17,39 @@ from sparselab.deploy.forecasting import Forecast, forecast
 from sparselab.deploy.hardware import hardware, hardware_names
 from sparselab.masks import AnyPattern
 from sparselab.plots.style import Figure
-from sparselab.widgets.panel import Panel, column, numbers, pictures
+from sparselab.widgets.panel import Panel, column, numbers, pictures, wide
 from sparselab.widgets.picture import Picture
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+class BatchChooser(ipywidgets.HBox):
+    """A slider over powers of two, and a field to type any other number of examples, which joins them."""
+
+    value = traitlets.Int(1, min=1)
+
+    def __init__(self) -> None:
+        plain: dict[str, Any] = {"style": {"description_width": "initial"}}
+        self._slider = ipywidgets.SelectionSlider(
+            options=BATCHES, description="Batch", readout=False, continuous_update=False, **plain
+        )
+        field = ipywidgets.BoundedIntText(
+            min=1, max=1_000_000, description="or type", **wide(layout={"width": "140px"})
+        )
+        super().__init__([self._slider, field])
+        self.add_class("sparselab-controls")
+        self._link = traitlets.link((self._slider, "value"), (self, "value"))
+        traitlets.link((field, "value"), (self, "value"))
+
+    @traitlets.validate("value")
+    def _joined(self, proposal: Any) -> int:
+        batch = int(proposal["value"])
+        if batch not in self._slider.options:
+            self._link.unlink()  # a slider whose options change chooses its first for a moment, which is nobody's choice
+            self._slider.options = sorted({*self._slider.options, batch})
+            self._slider.value = batch
+            self._link.link()
+        return batch
 
 
 class SpeedForecast(Panel):
@@ -50,7 +79,7 @@ class SpeedForecast(Panel):
         self._model, self._inputs = as_eager(model, "SpeedForecast"), example_inputs
         self._options: dict[str, Any] = {"pattern": pattern, "include": include, "exclude": exclude}
         self._found: dict[tuple[str, str, int], Forecast] = {}
-        self._controls = _made_controls(hardware, dtype, batch)
+        self._controls = _made_controls(hardware, dtype)
         self._picture, self._sentence = Picture(), numbers()
         super().__init__([pictures(column(*self._controls.values(), self._sentence), self._picture)])
         self.hardware, self.dtype, self.batch = hardware, dtype, batch
@@ -96,15 +125,12 @@ class SpeedForecast(Panel):
         self._picture.show(self.figure, sentence, zoom="xy")
 
 
-def _made_controls(gpu: str, dtype: str, batch: int) -> dict[str, ipywidgets.Widget]:
+def _made_controls(gpu: str, dtype: str) -> dict[str, ipywidgets.Widget]:
     plain: dict[str, Any] = {"style": {"description_width": "initial"}}
     names = {hardware(name).name: name for name in hardware_names()}
     dtypes = list(dict.fromkeys([*(each for name in hardware_names() for each in hardware(name).sparse), dtype]))
-    batches = sorted({*BATCHES, batch})
     return {
         "hardware": ipywidgets.Dropdown(options=names, value=gpu, description="GPU", **plain),
         "dtype": ipywidgets.Dropdown(options=dtypes, value=dtype, description="Precision", **plain),
-        "batch": ipywidgets.SelectionSlider(
-            options=batches, value=batch, description="Batch", continuous_update=False, **plain
-        ),
+        "batch": BatchChooser(),
     }

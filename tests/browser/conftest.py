@@ -7,11 +7,9 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from lab_page import LabPage
+from lab_page import LabPage, browsing, installed_browser
 from servers import ROOT, UNLOCKED, serving, write_notebook
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
 TRAINING = """
 import torch
 
@@ -42,6 +40,15 @@ model = nn.Sequential(*(nn.Linear(32, 32) for _ in range(30)))
 sl.widgets.PrunerComparison(model, [torch.randn(64, 32)], layer="0.weight", pruners=["magnitude", "wanda", "sparsegpt"])
 """
 
+FORECAST = """
+import torch
+from torch import nn
+
+import sparselab as sl
+
+model = nn.Sequential(nn.Linear(4096, 16384), nn.ReLU(), nn.Linear(16384, 4096), nn.Linear(4096, 10))
+sl.widgets.SpeedForecast(model, torch.empty(1, 4096))
+"""
 
 SWEEP = """
 import sparselab as sl
@@ -66,14 +73,11 @@ RUN_SWEEP = "len(sweep(3, 4))"
 # Not a session's: Playwright keeps an event loop running in this thread for as long as it is open.
 @pytest.fixture(scope="module")
 def chromium():
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra 'dev'")
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=found, args=ARGUMENTS)
+    pytest.importorskip("playwright.sync_api", reason="needs the extra 'dev'")
+    if installed_browser() is None:
+        pytest.skip("no browser: neither Chromium nor Chrome is installed")
+    with browsing() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +88,7 @@ def jupyter(tmp_path_factory):
     shutil.copytree(ROOT / "notebooks", home / "notebooks")
     write_notebook(home / "notebooks" / "training.ipynb", TRAINING)
     write_notebook(home / "notebooks" / "comparison.ipynb", COMPARISON)
+    write_notebook(home / "notebooks" / "forecast.ipynb", FORECAST)
     write_notebook(home / "notebooks" / "pictures.ipynb", PICTURES)
     write_notebook(home / "notebooks" / "sweep.ipynb", SWEEP, RUN_SWEEP)
     with serving(home, "jupyter", "lab", *UNLOCKED) as address:

@@ -1,11 +1,31 @@
 """What a person does in JupyterLab: open a notebook, run it, move things, read numbers."""
 
+import contextlib
 import re
+import shutil
 
 import looks
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
 IDLE = re.compile(r"\| Idle")
 QUIET = ("favicon", "net::ERR_ABORTED")  # what the browser itself says when a page is left
+
+
+def installed_browser():
+    """Where Chromium or Chrome is, ``None`` where neither is installed."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+@contextlib.contextmanager
+def browsing():
+    """The browser that is installed, without a window."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=installed_browser(), args=ARGUMENTS)
+        yield browser
+        browser.close()
 
 
 class LabPage:

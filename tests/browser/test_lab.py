@@ -8,6 +8,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(600)]
 
 WINDOW = 1  # the place of the picture that every control of MagnitudeLoss changes
 STRIP = 3  # and of that of all layers
+ROOM = 779  # px that JupyterLab leaves a widget in a window 900 px high
 
 
 def number(panel, pattern):
@@ -82,7 +83,7 @@ def test_a_picture_answers_pointer_and_keyboard(lab):
     page, panel = window.page, window.widget()
     wait_for_text(page, panel, r"Whole network under 2:4")
     panel.locator("img").nth(STRIP).wait_for()
-    assert panel.bounding_box()["height"] <= 779
+    assert panel.bounding_box()["height"] <= ROOM
     frame = panel.locator(".sparselab-frame").nth(STRIP)
     box = frame.bounding_box()
     frame.hover(position={"x": box["width"] * 0.5, "y": 60})
@@ -163,6 +164,21 @@ def test_mask_recomputation(lab):
     window.assert_quiet()
 
 
+def test_speed_forecast(lab):
+    window = lab(width=900).open("forecast.ipynb")
+    window.run_all()
+    page, panel = window.page, window.widget()
+    wait_for_text(page, panel, r"on NVIDIA H100 SXM: at batch 1 the layers are bound by memory")
+    before = picture(panel)
+    panel.get_by_label("or type").fill("3000")
+    panel.get_by_label("or type").press("Enter")
+    wait_for_text(page, panel, r"at batch 3000 the layers are bound by arithmetic")
+    wait_for_other_picture(page, panel, before)
+    assert panel.bounding_box()["height"] <= ROOM
+    window.assert_readable(panel)
+    window.assert_quiet()
+
+
 def test_pruner_comparison(lab):
     window = lab(width=900).open("comparison.ipynb")
     window.run_all()
@@ -184,6 +200,12 @@ def test_pruner_comparison(lab):
     panel.get_by_label("Window: row").press("Enter")
     wait_for_other_picture(page, panel, before, 1)
     window.assert_readable(panel)
+
+    page.set_viewport_size({"width": 1440, "height": 900})
+    for box in panel.get_by_role("checkbox").all():
+        box.check()
+    wait_for_text(page, panel, r"Done: 7 of 7 pruners")
+    assert panel.bounding_box()["height"] <= ROOM
     window.assert_quiet()
 
 

@@ -258,3 +258,21 @@ def test_the_widget_follows_what_is_chosen(mixed):
     assert "float8 on NVIDIA H100" in panel.forecast.sentence
     with pytest.raises(Exception, match="unknown hardware 'x'"):
         panel.hardware = "x"
+
+
+def test_the_widget_takes_any_batch_by_slider_and_field():
+    pytest.importorskip("ipywidgets", reason="needs the extra 'lab'")
+    panel = sl.widgets.SpeedForecast(nn.Linear(64, 64), torch.randn(1, 64), batch=3)
+    slider, field = panel._controls["batch"].children
+    assert (slider.value, field.value, panel.frame["batch"].tolist()) == (3, 3, [3])
+    field.value = 48
+    assert (slider.value, panel.batch, panel.frame["batch"].tolist()) == (48, 48, [48])
+    slider.value = 512
+    assert (field.value, panel.batch) == (512, 512)
+    assert slider.options == (1, 2, 3, 4, 8, 16, 32, 48, 64, 128, 256, 512)
+
+
+def test_a_model_all_of_which_a_kernel_takes_has_a_sentence():
+    found = sl.forecast(nn.Linear(64, 64, bias=False), torch.randn(1, 64))
+    assert found.rest.empty
+    assert "0% of the time is in what no sparse kernel takes." in found.sentence

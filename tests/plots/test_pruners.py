@@ -21,9 +21,28 @@ def test_windows_show_pruned_weights_and_what_changed():
     assert dots == {(c, r) for r in range(2, 18) for c in range(14, 30) if not mask[r, c]}
     assert ([t.get_text() for t in below.texts], list(changed.texts)) == (["unchanged"], [])
     part = np.where(mask, weights, 0)[2:18, 14:30]
-    assert f"to {abs(part).max():.2g}" in below.get_ylabel()
+    (scales,) = (text.get_text() for text in figure.texts)
+    assert f"Δw: change of the weights kept, full colour at {abs(part).max():.2g}." in scales
     drawn = changed.images[0].get_array()
     assert np.ptp(drawn[..., :3], axis=-1)[~mask[2:18, 14:30]].max() < 0.02  # no colour where nothing is kept
+
+
+def test_more_pruners_share_the_rows_and_the_picture_stays_as_high():
+    weights, pruned = made()
+    mask, new = pruned["other"]
+    shown = {
+        count: pruners.pruner_windows(weights, {str(name): (mask, new) for name in range(count)}) for count in (4, 8)
+    }
+    rows = {count: figure.axes[-1].images[0].get_array().shape[0] for count, figure in shown.items()}
+    assert rows == {4: 16, 8: 8} == {count: pruners.window_rows(count) for count in rows}
+    few, many = shown.values()
+    assert many.get_figheight() < 1.15 * few.get_figheight()
+    cells = [
+        figure.axes[0].get_position().height * figure.get_figheight() / rows[count] for count, figure in shown.items()
+    ]
+    assert cells == pytest.approx([cells[0]] * 2)
+    below = [axes.get_xlabel() for axes in many.axes]
+    assert [place for place, label in enumerate(below) if label] == [9, 11, 13, 15]
 
 
 def test_bars_are_as_long_as_the_numbers_say():

@@ -119,6 +119,8 @@ FIGURES = {
     "strip": lambda: strips.loss_strip(layers(33, permuted_lost_percent=25.0), layers(33)["layer"][7]),
     "few layers": lambda: strips.loss_strip(layers(6), title="Lost by the weights that share the order"),
     "searches": lambda: matrices.running_searches(searches(), bound=90.0),
+    "traces": lambda: plots.search_traces(searches()),
+    "traces of moments": lambda: plots.search_traces(searches().assign(seconds=lambda frame: frame["seconds"] / 40)),
     "pareto, a decade": lambda: pareto(0.13, 0.3, 0.97, 2.9),
     "pareto, a moment": lambda: pareto(0.12, 0.13, 0.14),
     "pareto, ages": lambda: pareto(1e-4, 0.3, 2000.0),

@@ -101,3 +101,16 @@ def test_it_opens_without_a_complaint_and_without_a_picture(panel):
     panel.run()
     panel.wait(120)
     assert "image/png" in panel._repr_mimebundle_()
+
+
+def test_done_is_said_when_all_is_drawn(panel, monkeypatch):
+    said = []
+    show = panel._picture.show
+    monkeypatch.setattr(
+        panel._picture, "show", lambda *args, **keys: (said.append(panel._status.value), show(*args, **keys))
+    )
+    panel.run()
+    panel.wait(120)
+    assert panel._status.value.startswith("Done")
+    assert said
+    assert not any(text.startswith("Done") for text in said)

@@ -1,4 +1,5 @@
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from torch import nn
 pytest.importorskip("ipywidgets", reason="needs the extra 'lab'")
 import sparselab as sl
 from sparselab.permutation import warm_up
+from sparselab.plots import matrices
 from sparselab.widgets import searches as logic
 
 
@@ -322,3 +324,20 @@ def test_nothing_is_drawn_before_there_is_something_to_say(panel):
     panel.wait(60)
     assert [area.key for area in panel._traces_picture.areas] == ["channel_swap", "random"]
     assert len(panel._groups_picture.areas) == 8
+
+
+def test_what_ends_while_the_curves_are_drawn_is_for_the_next_time(panel, monkeypatch):
+    panel.run()
+    panel.wait(120)
+    kept, draw = panel._traces.pop(), matrices.running_searches
+    job = SimpleNamespace(running=True, stopping=False, seconds=1.0)
+
+    def ending_meanwhile(frame):
+        panel._traces, job.running = [panel._traces[0], kept], False
+        return draw(frame)
+
+    monkeypatch.setattr(matrices, "running_searches", ending_meanwhile)
+    panel._show_search(job)
+    assert panel._status.value.startswith("Running, 1 of 2")
+    panel._show_search(job)
+    assert panel._status.value.startswith("Done, 2 of 2")

@@ -242,3 +242,19 @@ def test_the_layers_of_a_convolutional_network(batches):
         found = logic.prune_layer(layer, "2:4", "sparsegpt", statistics, lambda: None)
         assert found.mask.shape == logic.weights_of(layer).shape == found.weights.shape
         assert found.dense_error_percent < found.mask_error_percent
+
+
+def test_the_picture_of_every_pruner_fits_a_window_and_reaches_every_row(model, batches):
+    panel = sl.widgets.PrunerComparison(model, batches, layer="middle.weight", pruners=logic.pruner_names())
+    panel.wait(60)
+    assert len(panel.results) > 4
+    room = 779 - 300  # px that JupyterLab leaves below the controls in a window of 1440 x 900
+    for figure in (panel.figure, panel.window_figure):
+        assert figure.get_figheight() * figure.dpi <= room
+    row = panel._controls["row"]
+    assert row.max == len(panel.results[0].mask) - pictures_of.window_rows(len(panel.results))
+    panel.row = row.max
+    last = [each.get_array().shape[0] + panel.row for each in panel.window_figure.axes[0].images]
+    assert last == [16]
+    panel.pruners = ("magnitude", "wanda")
+    assert (panel.row, row.max) == (0, 0)
