@@ -1,7 +1,6 @@
 """The notebooks with widgets as a reader meets them: in JupyterLab, in a real browser, offline."""
 
 import re
-import urllib.request
 
 import pytest
 from servers import ROOT
@@ -52,8 +51,8 @@ def test_opening_and_saving_changes_nothing(lab, name):
     with window.page.expect_response(lambda said: said.request.method == "PUT" and name in said.url) as saved:
         window.command("File", "Save Notebook")
     assert saved.value.ok
-    with urllib.request.urlopen(f"{window.address}/files/{name}") as file:
-        assert file.read() == (ROOT / "notebooks" / name).read_bytes()
+    file = window.page.evaluate("url => fetch(url).then(answer => answer.text())", f"{window.address}/files/{name}")
+    assert file == (ROOT / "notebooks" / name).read_text()
     window.assert_quiet()
 
 
