@@ -1,6 +1,7 @@
 """Run notebooks from top to bottom and keep their outputs: ``python notebooks/execute.py [NAME.ipynb ...]``.
 
 A hash of the cells' sources is stored with the outputs, so that a test can tell outputs that no longer belong to the code.
+What JupyterLab would change as soon as a notebook is open, or when it is saved, is stored as JupyterLab writes it.
 """
 
 from __future__ import annotations
@@ -8,11 +9,15 @@ from __future__ import annotations
 import hashlib
 import sys
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parent
+KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}  # as the kernel names itself
+LANGUAGE = {"name": "python"}  # the rest says which Python it was: .jupyter/jupyter_server_config.py
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def sources_hash(notebook: nbformat.NotebookNode) -> str:
@@ -20,24 +25,42 @@ def sources_hash(notebook: nbformat.NotebookNode) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def execute(path: Path) -> nbformat.NotebookNode:
-    """The notebook with fresh outputs; raises ``nbclient.exceptions.CellExecutionError`` for a cell that fails."""
+def execute(path: Path, kernel: Any = None) -> nbformat.NotebookNode:
+    """The notebook with fresh outputs, by a kernel of its own or by the manager of one that goes on running.
+
+    Raises ``nbclient.exceptions.CellExecutionError`` for a cell that fails, and ``RuntimeError`` for one that a reader
+    would see warnings under.
+    """
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(FOLDER)}}
-    ).execute()
+    resources = {"metadata": {"path": str(FOLDER)}}
+    options = {"timeout": 300, "kernel_name": "python3", "resources": resources, "coalesce_streams": True}
+    NotebookClient(notebook, km=kernel, **options).execute()
     for cell in notebook.cells:
-        cell.metadata.pop("execution", None)  # times of day: noise in every diff
-        if cell.cell_type == "code":  # progress bars and warnings of libraries are not worth keeping
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
-            for output in cell.outputs:  # a live widget ends with its kernel; its picture stays
-                output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+        cell.metadata.clear()  # times of day: noise in every diff
+        if cell.cell_type == "code":
+            _require_quiet(cell, path.name)
+            cell.outputs = [output for output in cell.outputs if _lasts(output)]
     notebook.metadata = {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
+        "kernelspec": KERNEL,
+        "language_info": LANGUAGE,
         "sparselab": {"sources": sources_hash(notebook)},
     }
     return notebook
+
+
+def _require_quiet(cell: nbformat.NotebookNode, name: str) -> None:
+    said = [output.text for output in cell.outputs if output.get("name") == "stderr"]
+    if said:
+        raise RuntimeError(f"{name}: a cell writes to stderr:\n{cell.source}\n\n{''.join(said)}")
+
+
+def _lasts(output: nbformat.NotebookNode) -> bool:
+    """Take what is only alive with its kernel out of an output; a widget's picture stays, of a progress bar nothing."""
+    data = output.get("data", {})
+    if data.pop(WIDGET, None) is None:
+        return True
+    data["text/plain"] = data["text/plain"].partition("(")[0]  # its name, without all that it is made of
+    return "image/png" in data
 
 
 def main(names: list[str]) -> None:

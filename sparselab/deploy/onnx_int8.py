@@ -21,6 +21,7 @@ from sparselab.deploy.onnx_export import (
 )
 from sparselab.deploy.onnx_weights import weights_of_file
 from sparselab.masks import AnyPattern
+from sparselab.network.tracing import quietly
 
 
 def quantize_onnx(
@@ -71,16 +72,17 @@ def _quantize(file: Path, target: Path, batches: list[dict[str, Any]]) -> None:
             """The next batch, or ``None`` at the end."""
             return next(self._left, None)
 
-    quantize_static(
-        str(file),
-        str(target),
-        Batches(),
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        weight_type=QuantType.QInt8,
-        activation_type=QuantType.QInt8,
-        extra_options={"WeightSymmetric": True, "ActivationSymmetric": True},
-    )
+    with quietly():  # it advises each time what else could be done to the file before
+        quantize_static(
+            str(file),
+            str(target),
+            Batches(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            activation_type=QuantType.QInt8,
+            extra_options={"WeightSymmetric": True, "ActivationSymmetric": True},
+        )
 
 
 def _require_zeros(before: pd.DataFrame, after: pd.DataFrame, target: Path) -> None:

@@ -244,7 +244,7 @@ def source_line(stack_trace: str | None) -> str | None:
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
     """Print, log and warn of nothing meanwhile: torch does so at length, even where all is well."""
-    level = logging.root.manager.disable
+    level, handlers = logging.root.manager.disable, logging.root.handlers[:]
     with (
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()),
@@ -256,6 +256,7 @@ def quietly() -> Iterator[None]:
             yield
         finally:
             logging.disable(level)
+            logging.root.handlers[:] = handlers  # ``logging.warning`` adds one, which would write to nobody ever after
 
 
 @contextlib.contextmanager

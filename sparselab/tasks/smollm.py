@@ -164,18 +164,27 @@ def _unpack(file: Path, folder: Path) -> None:
     partial.replace(folder)
 
 
+_TALKATIVE = ("torchao", "torch.utils._pytree")
+"""Loggers that speak when ``transformers`` imports torchao, of kernels for GPUs that this machine need not have."""
+
+
 @contextmanager
 def _quietly(transformers: Any) -> Iterator[None]:
-    """Neither warnings nor progress bars of ``transformers`` while it lasts."""
+    """Neither warnings nor progress bars of ``transformers``, and of what it imports, while it lasts."""
     settings = transformers.logging
     verbosity, bars = settings.get_verbosity(), settings.is_progress_bar_enabled()
     settings.set_verbosity(logging.ERROR)
     settings.disable_progress_bar()
+    levels = {name: logging.getLogger(name).level for name in _TALKATIVE}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
         settings.set_verbosity(verbosity)
         if bars:
             settings.enable_progress_bar()
