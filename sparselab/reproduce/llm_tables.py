@@ -28,9 +28,15 @@ PERPLEXITY = ".1f"
 _LABELS = {"magnitude": "magnitude", "wanda": "Wanda", "ria": "RIA", "sparsegpt": "SparseGPT", "admm": "ADMM"}
 
 
+_QUICK = (
+    "This is the quick form: few windows, some of the methods, and so little calibration that an update of the weights "
+    "fits it and not other text, so the order of the methods is not that of the full form."
+)
+
+
 def methods_text(frame: pd.DataFrame, *, full: bool) -> str:
     """What was done, and for every text and pattern a table of its methods."""
-    short = "" if full else " This is the quick form: few windows, little calibration, some of the methods."
+    short = "" if full else f" {_QUICK}"
     seeds = frame["seed"].nunique()
     parts = [
         f"Every matrix in the blocks of SmolLM2 (135 M parameters) is pruned in one shot; embedding and head, one "
