@@ -21,7 +21,7 @@ from sparselab.network.plan import Plan
 from sparselab.network.prices import Price, Uses, price, uses_of
 from sparselab.network.report import GATHER_COLUMNS, PermutationReport
 from sparselab.network.searching import AxisSearch, SearchSettings
-from sparselab.network.verify import Difference, Witness
+from sparselab.network.verify import Difference, Verdict, Witness
 
 PLACES = 1e-9  # of a percent: what rounding may hide of a gain
 
@@ -114,7 +114,7 @@ class Gathering:
         moves = (*self.report.plan.moves, *(offer.move for offer in taken))
         return Plan(moves, tuple(offer.gather for offer in taken))
 
-    def verified(self, witness: Witness, taken: Sequence[Offer]) -> tuple[list[Offer], Difference]:
+    def verified(self, witness: Witness, taken: Sequence[Offer]) -> tuple[list[Offer], Verdict]:
         """Those of the offers ``taken`` that leave the outputs as they are, and how far they do not."""
         tolerance = max([witness.tolerance, *([] if math.isnan(self.report.tolerance) else [self.report.tolerance])])
 
@@ -127,18 +127,19 @@ class Gathering:
                 plan.inverse().apply(witness.model)
 
         found = difference(taken)
-        if found.relative <= tolerance:
-            return list(taken), found
-        taken = [offer for offer in taken if difference([offer]).relative <= tolerance]
-        found = difference(taken)
-        return (list(taken), found) if found.relative <= tolerance else ([], difference([]))
+        if found.relative > tolerance:
+            taken = [offer for offer in taken if difference([offer]).relative <= tolerance]
+            found = difference(taken)
+        if found.relative > tolerance:
+            taken, found = [], difference([])
+        return list(taken), Verdict(found, tolerance, witness.dtype)
 
     def reported(
         self,
         taken: Sequence[Offer],
         least: float,
         blamed: Sequence[Offer],
-        difference: Difference | None,
+        verdict: Verdict | None,
         started: float,
     ) -> PermutationReport:
         """The report of the free orders with those gathers beside."""
@@ -148,8 +149,13 @@ class Gathering:
         weights = self.report.weights.copy()
         weights.loc[weights["weight"].isin(names), ["status", "reason"]] = ["gathered", ""]
         errors: dict[str, Any] = {}
-        if difference is not None:
-            errors = {"max_abs_error": difference.absolute, "max_rel_error": difference.relative}
+        if verdict is not None:
+            found = verdict.difference
+            errors = {
+                "max_abs_error": found.absolute,
+                "max_rel_error": found.relative,
+                "tolerance": verdict.tolerance,
+            }
         return replace(
             self.report,
             frame=_with_gathered(self.report.frame, taken),

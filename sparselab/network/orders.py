@@ -106,14 +106,14 @@ class Gathered:
         report = request.free()
         started = time.perf_counter()
         found = Gathering.of(request.model, request.examples, request.layers, request.settings, report)
-        taken, difference = found.worth(self.worth), None
+        taken, verdict = found.worth(self.worth), None
         wanted = list(taken)
         if request.verify and taken:
             copied, seed = request.verify is True, request.settings.seed
             witness = Witness(request.model, request.examples, None, seed, copied=copied, pick=request.pick)
-            taken, difference = found.verified(witness, wanted)
+            taken, verdict = found.verified(witness, wanted)
         blamed = [offer for offer in wanted if offer not in taken]
-        return found.reported(taken, self.worth, blamed, difference, started)
+        return found.reported(taken, self.worth, blamed, verdict, started)
 
 
 @dataclass(frozen=True)
