@@ -161,16 +161,21 @@ def kernels(size: int = 2048, shape: tuple[int, int] = (16384, 8192), where: str
     order = np.arange(size)
     ceiling = _max_adds() if where == "cuda" else float("nan")
     weight = torch.randn(shape, device=where)
-    copied = 2 * weight.nbytes / _seconds(weight.clone)
+    copied = 2 * weight.nbytes / seconds_each(weight.clone)
     here, mask = device.device_of(weight), 5 * weight.numel()  # bytes read and written
     rows = [
-        ("table, copied back", "max-adds/s", size**3 / _seconds(lambda: matrix.table(order, order, order)), ceiling),
-        ("table kernel", "max-adds/s", size**3 / _seconds(_table_kernel(matrix, order)), ceiling),
-        ("mask kernel 2:4", "bytes/s", mask / _seconds(lambda: masks.top_n_of_m(weight, 2, 4, here)), copied),
+        (
+            "table, copied back",
+            "max-adds/s",
+            size**3 / seconds_each(lambda: matrix.table(order, order, order)),
+            ceiling,
+        ),
+        ("table kernel", "max-adds/s", size**3 / seconds_each(_table_kernel(matrix, order)), ceiling),
+        ("mask kernel 2:4", "bytes/s", mask / seconds_each(lambda: masks.top_n_of_m(weight, 2, 4, here)), copied),
         (
             "create_mask 2:4",
             "bytes/s",
-            mask / _seconds(lambda: sl.create_mask(weight, "2:4")),
+            mask / seconds_each(lambda: sl.create_mask(weight, "2:4")),
             copied,
         ),  # looks for NaN first
     ]
@@ -223,7 +228,7 @@ def _kernels_apart(matrix: CudaMatrix, orders: np.ndarray, noise: np.ndarray, se
     return (1e3 * float(part) for part in np.median(parts, axis=0))
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def seconds_each(work: Callable[[], object]) -> float:
     """Seconds each of ``REPEATS`` runs, started one after the other and waited for once."""
     wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     work()

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 import sparselab as sl
-from benchmarks.bench_orders import Case, lite, smollm
+from benchmarks.bench_orders import Case, rows_of_networks
 from sparselab.core.layers import LayerWeight, layer_weights
 from sparselab.core.weight_matrix import to_matrix
 from sparselab.masks import calculator
@@ -115,11 +115,7 @@ def shuffled(analysis: Analysis, share: float, seed: int) -> Plan:
 
 def rows(case: Case, count: int) -> Iterator[dict[str, Any]]:
     """What ``count`` orders of the network are worth by each objective, and what pruning leaves in them."""
-    names = [layer.name for layer in layer_weights(case.model) if layer.matches(case.include)]
-    names = [
-        layer.name for layer in layer_weights(case.model) if layer.name in names and layer.weight.shape[1] % 4 == 0
-    ]
-    found = sl.statistics.collect(case.model, case.batches, [InputNorms, SecondMoments], layers=names)
+    found = sl.statistics.collect(case.model, case.batches, [InputNorms, SecondMoments], layers=case.names)
     given = Ordered(case.model, found)
     example = case.batches[0]
     analysis = Reach.of(None, "refuse").analyse(case.model, examples_of(example, case.model))
@@ -146,17 +142,7 @@ def correlations(frame: pd.DataFrame) -> pd.DataFrame:
 
 def run() -> pd.DataFrame:
     """One row for each order of each network whose weights and data are there."""
-    found = []
-    for make in (smollm, lite):
-        try:
-            case = make()
-        except (FileNotFoundError, ModuleNotFoundError) as error:
-            print(error, flush=True)
-            continue
-        for row in rows(case, ORDERS[case.name]):
-            print(row, flush=True)
-            found.append(row)
-    frame = pd.DataFrame(found)
+    frame = rows_of_networks(lambda case: rows(case, ORDERS[case.name]))
     if len(frame):
         summary = correlations(frame)
         print(summary.to_string(index=False))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ import pandas as pd
 from torch import nn
 
 import sparselab as sl
-from sparselab.core.layers import LayerWeight, layer_weights
+from sparselab.core.layers import layer_weights
 from sparselab.network.plan import Plan
 from sparselab.network.report import PermutationReport
 from sparselab.reproduce.llm import window_nats
@@ -44,9 +44,15 @@ class Case:
     measure: Callable[[nn.Module], dict[str, float]]
     blocks: str | None
 
+    @property
+    def names(self) -> list[str]:
+        """The weights that are pruned."""
+        layers = layer_weights(self.model)
+        return [layer.name for layer in layers if layer.matches(self.include) and layer.weight.shape[1] % 4 == 0]
+
     def permuted(self, saliency: str) -> PermutationReport:
         """The report of gathered orders, which has the free ones too; the model stays as it is."""
-        names = [layer.name for layer in _layers(self.model, self.include)]
+        names = self.names
         found = sl.statistics.collect(self.model, self.batches, [InputNorms], layers=names)
         return sl.permute(
             copy.deepcopy(self.model),
@@ -100,6 +106,11 @@ class Case:
 
 def run() -> pd.DataFrame:
     """One row for each network, pruner and kind of orders."""
+    return rows_of_networks(Case.rows)
+
+
+def rows_of_networks(rows: Callable[[Case], Iterable[dict[str, Any]]]) -> pd.DataFrame:
+    """The ``rows`` of each network whose weights and data are there, printed as they come."""
     found = []
     for make in (smollm, lite):
         try:
@@ -107,7 +118,7 @@ def run() -> pd.DataFrame:
         except (FileNotFoundError, ModuleNotFoundError) as error:
             print(error, flush=True)
             continue
-        for row in case.rows():
+        for row in rows(case):
             print(row, flush=True)
             found.append(row)
     return pd.DataFrame(found)
@@ -137,7 +148,3 @@ def lite() -> Case:
 
     batches = [scale_pixels(pictures.pixels[start : start + 8]) for start in (0, 8)]
     return Case("EfficientNet-Lite0", model, batches, INCLUDE, measure, None)
-
-
-def _layers(model: nn.Module, include: tuple[str, ...]) -> list[LayerWeight]:
-    return [layer for layer in layer_weights(model) if layer.matches(include) and layer.weight.shape[1] % 4 == 0]

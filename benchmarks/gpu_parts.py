@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,6 @@ from torch import nn
 import sparselab as sl
 from benchmarks import bench_gpu
 from benchmarks.gpu_place import Place
-from benchmarks.timing import seconds
 from sparselab.reproduce import trained
 from sparselab.reproduce.search import authors_matrix
 from sparselab.reproduce.section import Settings
@@ -145,10 +143,9 @@ def transposable(place: Place) -> Iterator[Row]:
     )
     for n, m in ((2, 4), (8, 16)):
         pattern = f"m{m}n{n}_2d_fast"
-        sl.create_mask(weight, pattern)
-        times = [seconds(partial(_waited, place, sl.create_mask, weight, pattern)) for _ in range(5)]
+        taken = bench_gpu.seconds_each(partial(sl.create_mask, weight, pattern))
         published = TSENOR if (size, n) == (8192, 8) else None
-        yield {"pattern": pattern, "size": size, "seconds": statistics.median(times), "published": published}
+        yield {"pattern": pattern, "size": size, "seconds": taken, "published": published}
 
 
 def prune(place: Place) -> Iterator[Row]:
@@ -225,12 +222,6 @@ def training(place: Place) -> Iterator[Row]:
 
 def _records(frame: Any) -> Iterator[Row]:
     yield from frame.to_dict("records")
-
-
-def _waited(place: Place, work: Callable[..., object], *arguments: object) -> None:
-    work(*arguments)
-    if not place.simulated:
-        torch.cuda.synchronize()
 
 
 PARTS: Mapping[str, Part] = {

@@ -31,11 +31,15 @@ _POINTER = """<svg xmlns="http://www.w3.org/2000/svg" width="20" height="26" vie
 <path d="M2 1v19l5-4.5 3.4 8 3.4-1.5-3.4-7.8h7z" fill="#111" stroke="#fff" stroke-width="1.6"/></svg>"""
 
 
-def magnitude_loss(page: Any, panel: Any) -> Iterator[int]:
-    """A layer, and one of the others under the pointer."""
-    _said(panel, r"Whole network under 2:4")
-    _hover(panel, 3, 0.62, 0.35)
-    yield 0
+def pointed_at(sentence: str, place: int, across: float, down: float) -> Scene:
+    """What a widget shows once it says ``sentence``, with a place in one of its pictures under the pointer."""
+
+    def scene(page: Any, panel: Any) -> Iterator[int]:
+        _said(panel, sentence)
+        _hover(panel, place, across, down)
+        yield 0
+
+    return scene
 
 
 def permutation_gain(page: Any, panel: Any) -> Iterator[int]:
@@ -45,26 +49,10 @@ def permutation_gain(page: Any, panel: Any) -> Iterator[int]:
     yield 0
 
 
-def pruner_comparison(page: Any, panel: Any) -> Iterator[int]:
-    """The numbers of every pruner, one of them under the pointer."""
-    _said(panel, r"Done: (\d+) of \1 pruners")
-    _hover(panel, 0, 0.5, 0.62)
-    yield 0
-
-
 def mask_recomputation(page: Any, panel: Any) -> Iterator[int]:
     """Three schedules, trained, and a step of one of them under the pointer."""
     panel.get_by_role("button", name="Run").click()
-    _said(panel, r"^Done: run 3 of 3")
-    _hover(panel, 0, 0.283, 0.615)
-    yield 0
-
-
-def speed_forecast(page: Any, panel: Any) -> Iterator[int]:
-    """The roofs of a GPU, and a layer under the pointer."""
-    _said(panel, r"expect")
-    _hover(panel, 0, 0.44, 0.455)
-    yield 0
+    yield from pointed_at(r"^Done: run 3 of 3", 0, 0.283, 0.615)(page, panel)
 
 
 def sweep_explorer(page: Any, panel: Any) -> Iterator[int]:
@@ -99,11 +87,11 @@ def film(page: Any, panel: Any) -> Iterator[int]:
 
 
 SCENES: dict[str, tuple[str, Scene]] = {
-    "lab-magnitude-loss.png": ("MagnitudeLoss", magnitude_loss),
+    "lab-magnitude-loss.png": ("MagnitudeLoss", pointed_at(r"Whole network under 2:4", 3, 0.62, 0.35)),
     "lab-permutation-gain.png": ("PermutationGain", permutation_gain),
-    "lab-pruner-comparison.png": ("PrunerComparison", pruner_comparison),
+    "lab-pruner-comparison.png": ("PrunerComparison", pointed_at(r"Done: (\d+) of \1 pruners", 0, 0.5, 0.62)),
     "lab-mask-recomputation.png": ("MaskRecomputation", mask_recomputation),
-    "lab-speed-forecast.png": ("SpeedForecast", speed_forecast),
+    "lab-speed-forecast.png": ("SpeedForecast", pointed_at(r"expect", 0, 0.44, 0.455)),
     "lab-sweep-explorer.png": ("SweepExplorer", sweep_explorer),
     "lab.webp": ("PermutationGain", film),
 }

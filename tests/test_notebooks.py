@@ -52,9 +52,8 @@ def kernel():
 
 
 @pytest.fixture
-def emptied(path, tmp_path):
+def emptied(path, notebook, tmp_path):
     """A copy of the notebook that leaves nothing of the one before in the kernel."""
-    notebook = nbformat.read(path, as_version=4)
     notebook.cells.insert(0, nbformat.v4.new_code_cell(AFRESH))
     nbformat.write(notebook, tmp_path / path.name)
     return tmp_path / path.name
