@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparselab.ops.jit import jit
+from sparselab.ops.jit import jit, jit_sums
 from sparselab.ops.matrix import Doubles, Ints
 
 _STEEPEST = 5.0  # temperatures that a group may gain where Newton's method begins
@@ -25,7 +25,6 @@ _SOLVED = 1e-3  # how far from once a channel may be covered
 _HALVINGS = 4
 _NOTHING = 1e-12  # a share of a group that counts for nothing
 _RIDGE = 1e-9  # so that a channel that nothing covers is no singular equation
-_GRID = 2.0**-12  # temperatures that prices are rounded to: the last bits of a linear solver depend on its threads
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,11 +58,11 @@ class SoftProgram:
                 if tried < value:
                     break
             prices, value, (shares, free) = prices + temperature * step, tried, weights
-        return np.rint(prices / (_GRID * temperature)) * (_GRID * temperature)
+        return prices
 
     def _steps(self, covered: Doubles, together: Doubles) -> Iterator[Doubles]:
         """Newton's step, shorter ones, and that of iterative scaling, which is never for the worse, in temperatures."""
-        step = np.linalg.solve(together, covered - 1)
+        step = _solved(together, covered - 1)
         for halvings in range(_HALVINGS):
             yield step / 2**halvings
         yield np.log(np.maximum(covered, _NOTHING)) / self.groups.shape[1]
@@ -89,3 +88,28 @@ def _derivatives(groups: Ints, shares: Doubles, free: Doubles) -> tuple[Doubles,
                 for j in groups[g]:
                     together[i, j] += shares[g]
     return covered, together
+
+
+@jit_sums
+def _solved(matrix: Doubles, right: Doubles) -> Doubles:
+    """``x`` of ``matrix @ x = right``, by Cholesky's factor: the matrix is symmetric and positive.
+
+    LAPACK is no faster at these sizes, its last bits depend on its threads, and they wait for each other.
+    """
+    size = len(right)
+    factor, solution = np.zeros((size, size)), right.copy()
+    for i in range(size):
+        for j in range(i + 1):
+            total = 0.0
+            for k in range(np.uint64(j)):
+                total += factor[i, k] * factor[j, k]
+            left = matrix[i, j] - total
+            factor[i, j] = left / factor[j, j] if j < i else np.sqrt(max(left, _RIDGE))
+        for k in range(i):
+            solution[i] -= factor[i, k] * solution[k]
+        solution[i] /= factor[i, i]
+    for i in range(size - 1, -1, -1):
+        solution[i] /= factor[i, i]
+        for k in range(i):
+            solution[k] -= factor[i, k] * solution[i]
+    return solution
