@@ -18,9 +18,9 @@ def prove_bound(search: Search) -> None:
     """Leave an upper bound on ``search`` where one tighter than the row-wise ideal can be had.
 
     Exact up to 16 channels, the linear program over all groups up to 64. Above, for groups of 4 on the CPU, prices that
-    come within some hundredths of a point of that program, and are proven by a look at every group: for as long as that
-    takes about a minute (512 channels and 4,600 rows, 768 and 900). Else, for groups of up to 4, the program up to 256
-    channels (minutes); and where the units share groups with other columns, none.
+    come within some hundredths of a point of that program, proven by a look at every group: for as long as one takes up
+    to about a minute on two cores (512 channels and 4,600 rows, 768 and 900), in some 300 MB. Else, for groups of up to
+    4, the program up to 256 channels (minutes); and where the units share groups with other columns, none.
     """
     matrix = search.matrix
     if search.upper_bound is not None or search.exact is not None or search.groups < 2 or not matrix.rows:
