@@ -119,6 +119,17 @@ class HasStandIn(LoadedMatrix, Protocol):
 _CHANNELS = 256  # that a thread copies at once
 
 
+def distinct(groups: Ints, channels: int) -> Ints:
+    """Where each of the different ``groups`` ``(k, m)`` of ``channels`` channels, members rising, is met first.
+
+    >>> distinct(np.array([[1, 3], [0, 2], [1, 3]]), 4).tolist()
+    [1, 0]
+    """
+    keys = groups @ channels ** np.arange(groups.shape[1])[::-1]
+    first: Ints = np.unique(keys, return_index=True)[1]
+    return first
+
+
 def power_of_two(values: Floats) -> float:
     """The scale of a loaded matrix: scores divided by it are exact, and the largest is between 1 and 2."""
     largest = float(values.max(initial=0.0))

@@ -34,8 +34,8 @@ MOST_CHANNELS = {"exhaustive": 16, "optimal": 64}
 UNTIL_CONVERGED = ("channel_swap", "stripe_groups")
 PATIENCE = 10.0
 """Seconds after which a strategy that would go on for minutes is stopped."""
-BOUNDED, QUICKLY_BOUNDED = 256, 128
-"""Channels up to which there is an upper bound better than the row-wise ideal, in minutes and in seconds."""
+BOUNDED, QUICKLY_BOUNDED = 512, 256
+"""Channels up to which there is an upper bound better than the row-wise ideal, in a minute and in seconds."""
 
 
 def run(settings: Settings) -> Section:

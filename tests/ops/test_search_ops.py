@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from llvmlite import binding
+from numba import njit
 from scipy.optimize import linear_sum_assignment
 
 from sparselab.ops.backends import load
@@ -143,6 +145,27 @@ def test_only_the_groups_asked_for_move():
     annealing.deal(scores, order, np.array([1, 4, 6]), 2, 4, np.full(9, 50.0), 7)
     still = [slot for slot in range(32) if slot // 4 not in (1, 4, 6)]
     assert (order[still] == still).all()
+
+
+@pytest.mark.parametrize("instruction", differences._INSTRUCTIONS, ids=lambda instruction: instruction.feature)
+def test_every_width_of_the_instruction_gives_the_same_sums(instruction):
+    if not binding.get_host_cpu_features().get(instruction.feature):
+        pytest.skip("this processor has no such instruction")
+    pair, tile = differences._by_instruction(instruction)
+
+    @njit
+    def sums(left, right, out):
+        for s in range(0, len(left), differences.TILE):
+            for x in range(0, len(right), differences.TILE):
+                tile(left, s, right, x, out)
+        return pair(left, 3, right, 5)
+
+    left, right = np.random.default_rng(0).integers(0, 256, (2, 8, 192), np.uint8)
+    out = np.empty((8, 8), np.int32)
+    single = sums(left, right, out)
+    expected = np.abs(left[:, None].astype(int) - right).sum(axis=2)
+    assert (out == expected).all()
+    assert single == expected[3, 5]
 
 
 def test_differences_are_the_same_with_and_without_the_instruction():

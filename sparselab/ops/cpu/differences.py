@@ -62,7 +62,7 @@ def _instruction() -> _Instruction | None:
 
 def _emit_tile(builder: Any, step: int, name: str, left: list[Any], right: list[Any], width: Any) -> list[Any]:
     """IR of the sums between rows at the pointers ``left`` and ``right``: one i32 a pair, row-major."""
-    i64, i32 = ir.IntType(64), ir.IntType(32)
+    i64 = ir.IntType(64)
     row, sums = ir.VectorType(ir.IntType(8), step), ir.VectorType(i64, step // 8)
     instruction = _CGUTILS.get_or_insert_function(builder.module, ir.FunctionType(sums, [row, row]), name)
     before = builder.block
@@ -90,13 +90,31 @@ def _emit_tile(builder: Any, step: int, name: str, left: list[Any], right: list[
     builder.cbranch(builder.icmp_signed("<", following, width), body, after)
 
     builder.position_at_end(after)
-    results = []
-    for value in added:
-        lanes = [builder.extract_element(value, ir.Constant(i32, lane)) for lane in range(step // 8)]
-        while len(lanes) > 1:
-            lanes = [builder.add(one, two) for one, two in zip(lanes[::2], lanes[1::2])]
-        results.append(builder.trunc(lanes[0], i32))
-    return results
+    return _emit_totals(builder, added, step // 8)
+
+
+def _emit_totals(builder: Any, vectors: list[Any], lanes: int) -> list[Any]:
+    """IR of the sum of each vector's i64 lanes, which stay below 2^31: one i32 each.
+
+    Two vectors fold into one, half of its lanes for each, until every lane is a sum of its own. One vector after the
+    other would take as long as what is summed where rows are 512 bytes.
+    """
+    i32 = ir.IntType(32)
+
+    def pick(left: Any, right: Any, chosen: list[int]) -> Any:
+        return builder.shuffle_vector(left, right, ir.Constant(ir.VectorType(i32, len(chosen)), chosen))
+
+    each = lanes  # lanes that a vector's sum is spread over
+    while each > 1:
+        half = [lane for lane in range(2 * lanes) if lane % each < each // 2]
+        pairs = list(zip(vectors[::2], vectors[1::2])) or [(vectors[0], vectors[0])]
+        vectors = [
+            builder.add(pick(one, two, half), pick(one, two, [lane + each // 2 for lane in half])) for one, two in pairs
+        ]
+        each //= 2
+    return [
+        builder.trunc(builder.extract_element(v, ir.Constant(i32, lane)), i32) for v in vectors for lane in range(lanes)
+    ]
 
 
 def _pointers(context: Any, builder: Any, kind: Any, array: Any, first: Any, count: int) -> tuple[list[Any], Any]:

@@ -6,18 +6,21 @@ from functools import cached_property
 from math import comb
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sparselab.ops.cpu import annealing, partitions, pricing, tables
-from sparselab.ops.cpu.differences import Bytes, quantised
-from sparselab.ops.matrix import Doubles, Floats, Ints, power_of_two, resident
+from sparselab.ops.cpu.differences import Bytes, Sums, product, quantised
+from sparselab.ops.matrix import Doubles, Floats, Ints, distinct, power_of_two, resident
 from sparselab.ops.swaps import TableSwaps
 from sparselab.ops.threads import map_blocks, row_blocks, thread_count
+
+Gaining = tuple[Ints, pricing.Gains, float]  # groups, what they gain, and the most that any other gains
 
 _SLOTS = 64  # slots of a table that one thread computes at once
 _SETS = 128  # sets of groups that one thread partitions at once
 _KNOWN = 2**20  # groups whose value is kept: all of 70 channels at M = 4
 _GROUPS = 256  # groups that one thread scores at once
+_THIRDS = 16  # the share of the groups asked for that may have one and the same third channel
+_EXCHANGED = 1024  # prefixes that one thread completes at once
 
 
 def load(values: Floats, n: int, m: int) -> CpuMatrix:
@@ -144,29 +147,78 @@ class CpuMatrix:
         scores, levels = quantised(self._values)
         return scores, 2.0 * levels
 
-    def most_gains(self, charges: Doubles) -> Doubles:
-        """For each channel what no group of four with it exceeds: retained saliency less the ``charges`` of its channels.
+    def best_groups(self, charges: Doubles, count: int, exactly: bool) -> tuple[Ints, float]:
+        """See ``sparselab.permutation.pricing.SweepsGroups``."""
+        paid = None if exactly else self._paid(charges)
+        if paid is None and not exactly:
+            return np.empty((0, pricing.M), np.int64), np.inf
+        pairs = np.column_stack(np.tril_indices(self.channels, -1)[::-1])  # by their second
+        size = max(2, count // _THIRDS)
 
-        Groups are scored by their bytes. What the scores exceed them by is taken off the charges, so that the rounding
-        never makes it too little; infinite where charges are too large for its integers. For up to 2^16 rows.
+        def sweep(third: int) -> Gaining:
+            begun = third * (third - 1) // 2
+            prefixes = np.column_stack([pairs[:begun], np.full(begun, third)])
+            if paid is None:
+                return self._gaining_exactly(charges, prefixes, size)
+            return self._gaining(paid, prefixes, True, size)
+
+        swept = map_blocks(sweep, range(2, self.channels - 1))
+        groups, gains = np.concatenate([each[0] for each in swept]), np.concatenate([each[1] for each in swept])
+        most = max(each[2] for each in swept)
+        if len(gains) > count:
+            most = max(most, -np.partition(-gains, count)[count])
+        return groups[gains > most], float(most) / (1 if exactly else self._bytes[1])
+
+    def best_exchanges(self, charges: Doubles, groups: Ints, count: int) -> Ints:
+        """See ``sparselab.permutation.pricing.SweepsGroups``."""
+        paid = self._paid(charges)
+        if paid is None:
+            return groups[:0]
+        prefixes = np.sort(np.concatenate([np.delete(groups, k, axis=1) for k in range(pricing.M)]), axis=1)
+        prefixes = prefixes[distinct(prefixes, self.channels)]
+
+        def complete(block: slice) -> Gaining:
+            return self._gaining(paid, prefixes[block], False, 2 * count)  # the best half always stays
+
+        completed = map_blocks(complete, row_blocks(len(prefixes), _EXCHANGED))
+        found = np.sort(np.concatenate([each[0] for each in completed]), axis=1)
+        gains = np.concatenate([each[1] for each in completed])
+        met = distinct(found, self.channels)
+        return found[met[np.argsort(-gains[met], kind="stable")[:count]]]
+
+    def _paid(self, charges: Doubles) -> Sums | None:
+        """``charges`` as integers, less what scores exceed their bytes by, so that no group is told too little.
+
+        ``None`` where they are too large.
         """
+        floored = np.floor((charges - self._exceeded) * (self._bytes[1] / 2))
+        return floored.astype(np.int32) if float(np.abs(floored).max()) <= pricing.MOST else None  # NaN fails too
+
+    @cached_property
+    def _exceeded(self) -> Doubles:
+        """What the scores of each channel exceed their bytes by."""
         scores, unit = self._bytes
-        levels = unit / 2
-        known = scores[:, : self.rows].astype(np.float64) / levels
-        exceeded = np.maximum(self._values - known, 0).sum(axis=1)
-        floored = np.floor((charges - exceeded) * levels)
-        if not float(np.abs(floored).max()) <= pricing.MOST:  # NaN fails too
-            return np.full(self.channels, np.inf)
-        paid = floored.astype(np.int32)
+        known = scores[:, : self.rows].astype(np.float64) / (unit / 2)
+        exceeded: Doubles = np.maximum(self._values - known, 0).sum(axis=1)
+        return exceeded
 
-        def sweep(first: int) -> NDArray[np.int32]:
-            best = np.full(self.channels, pricing.LOWEST, np.int32)
-            pricing.best_groups(scores, paid, self.n, first, best)
-            return best
+    @cached_property
+    def _apart(self) -> Sums:
+        """The differences of all pairs of channels, and in the last column their sums."""
+        scores, _ = self._bytes
+        apart = np.empty((self.channels, self.channels), np.int32)
+        product(scores, scores, apart)
+        return np.column_stack([apart, scores.sum(axis=1, dtype=np.int32)])
 
-        best = np.max(map_blocks(sweep, range(self.channels - pricing.M + 1)), axis=0)
-        gains: Doubles = best / unit
-        return gains
+    def _gaining(self, paid: Sums, prefixes: Ints, rising: bool, size: int) -> Gaining:
+        groups, gains = np.empty((size, pricing.M), np.int64), np.empty(size, np.int32)
+        held, most = pricing.gaining(self._bytes[0], self._apart, paid, self.n, prefixes, rising, groups, gains)
+        return groups[:held].copy(), gains[:held].copy(), most
+
+    def _gaining_exactly(self, charges: Doubles, prefixes: Ints, size: int) -> Gaining:
+        groups, gains = np.empty((size, pricing.M), np.int64), np.empty(size)
+        held, most = pricing.gaining_exactly(self._values, charges, self.n, prefixes, groups, gains)
+        return groups[:held].copy(), gains[:held].copy(), most
 
     def anneal(self, orders: Ints, steps: int, hot: float, cold: float, seeds: Ints) -> Ints:
         """See ``LoadedMatrix``."""
