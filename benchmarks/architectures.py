@@ -4,48 +4,19 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True, eq=False)
-class Build:
-    """One architecture: ``model`` builds it, of the package ``family``, and ``inputs`` is what it takes."""
-
-    name: str
-    family: str
-    model: Callable[[], nn.Module]
-    inputs: Callable[[], Any]
-
-
-class Only(nn.Module):
-    """``model`` with one of its outputs alone: what is returned keeps its order."""
-
-    def __init__(self, model: nn.Module, output: str) -> None:
-        super().__init__()
-        self.model = model
-        self.output = output
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The output called ``output``."""
-        found = self.model(*args, **kwargs)
-        return found[self.output] if self.output in found else found[0]
+from benchmarks.architectures_diffusers import diffusers_builds
+from benchmarks.architectures_transformers import more_transformers
+from benchmarks.build import Build, Only, pictures
 
 
 def _ids(**more: Any) -> Callable[[], dict[str, Any]]:
     def inputs() -> dict[str, Any]:
         return {"input_ids": torch.randint(90, (2, 12), generator=torch.Generator().manual_seed(0)), **more}
-
-    return inputs
-
-
-def _pictures(size: int, channels: int = 3, name: str | None = None) -> Callable[[], Any]:
-    def inputs() -> Any:
-        made = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
-        return made if name is None else {name: made}
 
     return inputs
 
@@ -327,7 +298,7 @@ def _vision() -> Iterator[Build]:
         "focalnet": "FocalNetForImageClassification",
     }.items():
         small = config if name in ("vit", "deit", "beit", "data2vec_vision", "dinov2", "siglip", "ijepa") else {}
-        yield Build(name, "transformers", _model(kind, small), _pictures(32 if small else 224))
+        yield Build(name, "transformers", _model(kind, small), pictures(32 if small else 224))
 
 
 # ------------------------------------------------------------------------------------------ timm, torchvision, diffusers
@@ -391,7 +362,7 @@ def _timm() -> Iterator[Build]:
             model: nn.Module = importlib.import_module("timm").create_model(name, pretrained=False, num_classes=10)
             return model
 
-        yield Build(f"timm/{name}", "timm", build, _pictures(size))
+        yield Build(f"timm/{name}", "timm", build, pictures(size))
 
 
 _TORCHVISION = (
@@ -415,7 +386,7 @@ def _torchvision() -> Iterator[Build]:
             )
             return model
 
-        yield Build(f"torchvision/{name}", "torchvision", build, _pictures(224))
+        yield Build(f"torchvision/{name}", "torchvision", build, pictures(224))
 
 
-BUILDS: tuple[Build, ...] = (*_transformers(), *_timm(), *_torchvision())
+BUILDS: tuple[Build, ...] = (*_transformers(), *more_transformers(), *_timm(), *_torchvision(), *diffusers_builds())

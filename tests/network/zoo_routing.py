@@ -107,12 +107,28 @@ class FilledByRows(_Stream):
         return h.masked_scatter((x[..., :1] > 0).expand_as(h), self.see(x))
 
 
+@topology(vectors(2, 7, 5), f"{_STREAM} see.weight:0")
+class FilledByRowsOfAColumn(_Stream):
+    """The same with a mask that is not expanded: one column for all channels."""
+
+    def stream(self, h, x):
+        return h.masked_scatter(x[..., :1] > 0, self.see(x))
+
+
 @topology(vectors(2, 7, 5), "", f"{_STAYS} see.weight:0")
 class FilledNumberByNumber(_Stream):
     """The mask differs from channel to channel: which number comes next depends on their order."""
 
     def stream(self, h, x):
         return h.masked_scatter((x[..., :1] > 0).expand_as(h) & (h > 0), self.see(x))
+
+
+@topology(vectors(2, 7, 5), _STREAM)
+class DroppedByHand(_Stream):
+    """Dropout that somebody wrote: each number is kept or not, here all of them."""
+
+    def stream(self, h, x):
+        return h * torch.empty_like(h).bernoulli_(1.0)
 
 
 # ------------------------------------------------------------------------------------------------------------- experts
