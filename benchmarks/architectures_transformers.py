@@ -89,7 +89,7 @@ _PICTURES: tuple[Row, ...] = (
     ("vit_mae", "ViTMAEModel", {**_SIGHT, "mask_ratio": 0.0}, {**_PICTURE, "noise": (2, 16)}, "head 64"),
     ("vit_msn", "ViTMSNForImageClassification", _SIGHT, _PICTURE),
     ("dinov2_registers", "Dinov2WithRegistersForImageClassification", _SIGHT, _PICTURE),
-    ("dinov3", "DINOv3ViTModel", _SIGHT, _PICTURE, "head 64"),
+    ("dinov3", "DINOv3ViTModel", {**_SIGHT, "rope_theta": 100.0}, _PICTURE, "head 64"),
     ("dinov3_convnext", "DINOv3ConvNextModel", {"hidden_sizes": [16, 32, 64, 64], "depths": [1, 1, 1, 1]}, _LARGE, "head 64"),
     ("vitdet", "VitDetModel", {**_SIGHT, "window_size": 2, "window_block_indices": [0]}, _PICTURE, "head 64 -3"),
     ("vitpose", "VitPoseForPoseEstimation", {
@@ -347,7 +347,7 @@ _SERIES: tuple[Row, ...] = (
         "num_layers": 2, "prediction_length": 8, "loss": "mse",
     }, {"past_values": (2, 32, 2)}, "prediction_outputs"),
     ("timesfm", "TimesFmModelForPrediction", {**_DECODER, "num_key_value_heads": 4, "patch_length": 8, "context_length": 32, "horizon_length": 8}, {
-        "past_values": [torch.ones(32), torch.zeros(32)], "freq": [0, 0],
+        "past_values": (2, 32), "freq": [3, 2],
     }, "mean_predictions"),
 )  # fmt: skip
 
@@ -396,7 +396,7 @@ _TEXTS: tuple[Row, ...] = (
     ("big_bird", "BigBirdForSequenceClassification", {**_TEXT, "attention_type": "original_full"}, _MASKED),
     ("canine", "CanineForSequenceClassification", {
         **_SMALL, "num_hash_buckets": 50, "local_transformer_stride": 4, "max_position_embeddings": 64,
-    }, {"input_ids": [90, 2, 16], "attention_mask": torch.ones(2, 16, dtype=torch.long)}),
+    }, {"input_ids": [90, 2, 16]}),
     ("megatron_bert", "MegatronBertForSequenceClassification", _TEXT, _MASKED),
     ("ibert", "IBertForSequenceClassification", _TEXT, _MASKED),
     ("flaubert", "FlaubertForSequenceClassification", {**_TEXT, "n_vocab": 100, "emb_dim": 64}
@@ -422,7 +422,7 @@ _TEXTS: tuple[Row, ...] = (
     ("prophetnet", "ProphetNetForConditionalGeneration", {
         "vocab_size": 100, "hidden_size": 64, "encoder_ffn_dim": 128, "decoder_ffn_dim": 128, "num_encoder_layers": 1,
         "num_decoder_layers": 1, "num_encoder_attention_heads": 4, "num_decoder_attention_heads": 4, "use_cache": False,
-    }, {**_MASKED, **_SAID}),
+    }, {**_IDS, **_SAID}),
     ("nllb_moe", "NllbMoeForConditionalGeneration", {
         **_SEQ, "num_experts": 4, "encoder_sparse_step": 1, "decoder_sparse_step": 1,
     }, {**_MASKED, **_SAID}),

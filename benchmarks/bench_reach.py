@@ -12,6 +12,7 @@ import copy
 import importlib
 import importlib.util
 import logging
+import math
 import sys
 import time
 import warnings
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 
 from benchmarks.architectures import BUILDS
 from benchmarks.build import Build
+from sparselab.core.layers import LayerWeight
 from sparselab.core.patterns import Pattern
 from sparselab.network.analysis import Analysis, analyse
 from sparselab.network.findings import Findings
@@ -45,8 +47,9 @@ RESULTS = Path("results/bench_reach.csv")
 class Row:
     """What became of one build: weights in numbers, the share of them that moved in percent.
 
-    ``difference`` is that of the outputs, relative to the largest, after every free axis was moved at random;
-    ``reasons`` say what stays, each with the percent of the eligible weights.
+    ``difference`` is that of the outputs, relative to the largest, after every free axis was moved at random,
+    ``rounding`` that after one rounding in every weight; ``reasons`` say what stays, each with the percent of the
+    eligible weights.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Row:
     reached: int
     share: float
     difference: float
+    rounding: float
     seconds: float
     reasons: str
 
@@ -80,38 +84,43 @@ def main(chosen: Sequence[str]) -> None:
 def reach(build: Build) -> Row:
     """The row of one build; an error of the library or of ours is its reason."""
     started = time.perf_counter()
+    eligible, reached, difference, rounding = 0, 0, math.nan, math.nan
     try:
         torch.manual_seed(0)
-        model = build.model().eval()
+        model, inputs = build.model().eval(), build.inputs()
         randomise(model)
-        eligible, reached, reasons, difference = _reached(model, build.inputs())
-    except Exception as error:  # a library that cannot build it on this version, or a mistake of ours
-        eligible, reached, difference, reasons = 0, 0, float("nan"), f"{type(error).__name__}: {error}"
-    share = 100 * reached / eligible if eligible else float("nan")
-    return Row(build.name, build.family, eligible, reached, share, difference, time.perf_counter() - started, reasons)
-
-
-def _reached(model: nn.Module, inputs: Any) -> tuple[int, int, str, float]:
-    layers = chosen_layers(model, PATTERN, None, None)
-    eligible = sum(layer.weight.numel() for layer in layers)
-    try:
+        layers = chosen_layers(model, PATTERN, None, None)
+        eligible = sum(layer.weight.numel() for layer in layers)
         analysis = analyse(model, inputs)
+        reached, reasons = _reached(analysis, layers)
+        difference, rounding = _differences(model, inputs, analysis)
     except UntraceableError as error:
-        return eligible, 0, str(error), float("nan")
+        reasons = str(error)
+    except Exception as error:  # a library that cannot build it on this version, or a mistake of ours
+        reasons = f"{type(error).__name__}: {error}"
+    share = 100 * reached / eligible if eligible else math.nan
+    seconds = time.perf_counter() - started
+    return Row(build.name, build.family, eligible, reached, share, difference, rounding, seconds, reasons)
+
+
+def _reached(analysis: Analysis, layers: Sequence[LayerWeight]) -> tuple[int, str]:
+    """How many numbers are in weights whose input channels can be put in another order, and why the others cannot."""
     consumers = consumers_of(analysis, layers)
     settings = SearchSettings(PATTERN, "random,1", "magnitude", 0, "auto", progress=False)
     searches = search_axes(analysis, free_axes(analysis), consumers, settings)
     weights = Findings(PATTERN, layers, analysis, consumers, searches).report(0.0).weights
-    searched = {c.name for search in searches.axes if search.worth for c in search.consumers}  # better or not: it can move
-    reached = weights["weight"].isin(searched)
-    left = weights[~reached].groupby("reason")["numel"].sum()
-    shares = (100 * left / max(1, eligible)).sort_values(ascending=False)
-    reasons = "; ".join(f"{share:.0f}% {reason}" for reason, share in shares.items())
-    return eligible, int(weights.loc[reached, "numel"].sum()), reasons, _difference(model, inputs, analysis)
+    searched = {consumer.name for search in searches.axes if search.worth for consumer in search.consumers}
+    reached = weights["weight"].isin(searched)  # whether a better order was found or not
+    shares = 100 * weights[~reached].groupby("reason")["numel"].sum() / max(1, weights["numel"].sum())
+    reasons = "; ".join(f"{share:.0f}% {reason}" for reason, share in shares.sort_values(ascending=False).items())
+    return int(weights.loc[reached, "numel"].sum()), reasons
 
 
-def _difference(model: nn.Module, inputs: Any, analysis: Analysis) -> float:
-    """The largest relative difference of outputs after all free axes were moved at random, in float64 where it can be."""
+def _differences(model: nn.Module, inputs: Any, analysis: Analysis) -> tuple[float, float]:
+    """How far outputs are after all free axes were moved at random, and after one rounding in every weight.
+
+    In float64, where the model can be; the rounding is of the lowest dtype that its code asks for.
+    """
     rng = np.random.default_rng(0)
     orders = {a: np.stack([rng.permutation(a.size) for _ in range(a.contexts)]) for a in free_axes(analysis)}
     subject, given = copy.deepcopy(model).double(), _as_double(inputs)
@@ -121,7 +130,17 @@ def _difference(model: nn.Module, inputs: Any, analysis: Analysis) -> float:
         subject, given = copy.deepcopy(model), inputs
         before = _outputs(subject, given)
     Plan.from_orders(analysis, orders).apply(subject)
-    pairs = zip(before, _outputs(subject, given), strict=True)
+    moved = _largest(before, _outputs(subject, given))
+    Plan.from_orders(analysis, orders).inverse().apply(subject)
+    with torch.no_grad():
+        for parameter in filter(Tensor.is_floating_point, subject.parameters()):
+            parameter.mul_(1 + torch.finfo(analysis.lowest or parameter.dtype).eps)
+    return moved, _largest(before, _outputs(subject, given))
+
+
+def _largest(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
+    """The largest difference, relative to the largest number."""
+    pairs = zip(before, after, strict=True)
     return max(
         (float((b - a).abs().max() / b.abs().max().clamp_min(1e-30)) for b, a in pairs if b.numel()), default=0.0
     )
