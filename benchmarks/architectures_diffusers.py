@@ -70,7 +70,7 @@ _UNETS: tuple[Row, ...] = (
         {**_LEVELS, "cross_attention_dim": 32, "num_attention_heads": 4, "motion_num_attention_heads": 4}
         | {"down_block_types": ("CrossAttnDownBlockMotion", "DownBlockMotion")}
         | {"up_block_types": ("UpBlockMotion", "CrossAttnUpBlockMotion")},
-        _CLIP,
+        {**_CLIP, "encoder_hidden_states": (4, 7, 32)},
     ),
     (
         *("unet_spatio_temporal", "UNetSpatioTemporalConditionModel"),
@@ -154,7 +154,7 @@ _TRANSFORMERS: tuple[Row, ...] = (
         {**_HEADS, "in_channels": 4, "sample_size": 8, "patch_size": 2, "hidden_size": 256, "cross_attention_dim": 32}
         | {"cross_attention_dim_t5": 32, "pooled_projection_dim": 16, "text_len": 7, "text_len_t5": 7}
         | {"use_style_cond_and_image_meta_size": False},
-        {**_TEXT, "hidden_states": (2, 4, 8, 8), "encoder_hidden_states_t5": (2, 7, 32)}
+        {**_TEXT, "hidden_states": (2, 4, 8, 8), "encoder_hidden_states_t5": (2, 7, 32), "timestep": _TIME.float()}
         | {"text_embedding_mask": torch.ones(2, 7), "text_embedding_mask_t5": torch.ones(2, 7)}
         | {"image_rotary_emb": (torch.ones(16, 64), torch.zeros(16, 64))},
     ),
@@ -197,7 +197,7 @@ _TRANSFORMERS: tuple[Row, ...] = (
     ),
     (
         *("prior", "PriorTransformer"),
-        {**_HEADS, "embedding_dim": 32, "num_embeddings": 7},
+        {**_HEADS, "num_layers": 3, "embedding_dim": 32, "num_embeddings": 7},
         {**_TEXT, "hidden_states": (2, 32), "proj_embedding": (2, 32)},
     ),
     (

@@ -235,7 +235,7 @@ _SOUNDS: tuple[Row, ...] = (
     ("encodec", "EncodecModel", {"num_filters": 8, "upsampling_ratios": [4, 2], "hidden_size": 32, "codebook_size": 16}
         | {"codebook_dim": 32, "target_bandwidths": [24.0]}, {"input_values": (2, 1, 640)}, "audio_values"),
     ("speecht5", "SpeechT5ForSpeechToText", {
-        **_WAVE, **_SEQ, "max_speech_positions": 64, "max_text_positions": 64, "positional_dropout": 0.0,
+        **_WAVE, **_SEQ, "max_speech_positions": 128, "max_text_positions": 64, "positional_dropout": 0.0,
     }, {**_HEARD, **_SAID}),
     ("parakeet", "ParakeetForCTC", {
         "encoder_config": {**_DECODER, "subsampling_conv_channels": 16, "num_mel_bins": 16, "scale_input": False},

@@ -45,8 +45,9 @@ RESULTS = Path("results/bench_reach.csv")
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one build: weights in numbers, the share of them that moved in percent.
+    """What became of one build: weights in numbers, the share of them that can move in percent.
 
+    Weights that the model does not use on these inputs are not counted; ``unused`` is their part of all, in percent.
     ``difference`` is that of the outputs, relative to the largest, after every free axis was moved at random,
     ``rounding`` that after one rounding in every weight; ``reasons`` say what stays, each with the percent of the
     eligible weights.
@@ -57,6 +58,7 @@ class Row:
     eligible: int
     reached: int
     share: float
+    unused: float
     difference: float
     rounding: float
     seconds: float
@@ -84,36 +86,44 @@ def main(chosen: Sequence[str]) -> None:
 def reach(build: Build) -> Row:
     """The row of one build; an error of the library or of ours is its reason."""
     started = time.perf_counter()
-    eligible, reached, difference, rounding = 0, 0, math.nan, math.nan
+    eligible, reached, unused, difference, rounding = 0, 0, 0, math.nan, math.nan
     try:
         torch.manual_seed(0)
-        model, inputs = build.model().eval(), build.inputs()
+        with torch.no_grad():  # what weight_norm computes while it is built could not be copied otherwise
+            model, inputs = build.model().eval(), build.inputs()
         randomise(model)
         layers = chosen_layers(model, PATTERN, None, None)
         eligible = sum(layer.weight.numel() for layer in layers)
         analysis = analyse(model, inputs)
-        reached, reasons = _reached(analysis, layers)
+        reached, unused, reasons = _reached(analysis, layers)
         difference, rounding = _differences(model, inputs, analysis)
     except UntraceableError as error:
         reasons = str(error)
     except Exception as error:  # a library that cannot build it on this version, or a mistake of ours
         reasons = f"{type(error).__name__}: {error}"
-    share = 100 * reached / eligible if eligible else math.nan
+    share = 100 * reached / (eligible - unused) if eligible else math.nan
+    idle = 100 * unused / max(1, eligible)
     seconds = time.perf_counter() - started
-    return Row(build.name, build.family, eligible, reached, share, difference, rounding, seconds, reasons)
+    return Row(
+        build.name, build.family, eligible - unused, reached, share, idle, difference, rounding, seconds, reasons
+    )
 
 
-def _reached(analysis: Analysis, layers: Sequence[LayerWeight]) -> tuple[int, str]:
-    """How many numbers are in weights whose input channels can be put in another order, and why the others cannot."""
+def _reached(analysis: Analysis, layers: Sequence[LayerWeight]) -> tuple[int, int, str]:
+    """How many numbers are in weights whose input channels can be put in another order, and in weights not used.
+
+    And why the others cannot, each reason with the percent of all.
+    """
     consumers = consumers_of(analysis, layers)
     settings = SearchSettings(PATTERN, "random,1", "magnitude", 0, "auto", progress=False)
     searches = search_axes(analysis, free_axes(analysis), consumers, settings)
     weights = Findings(PATTERN, layers, analysis, consumers, searches).report(0.0).weights
     searched = {consumer.name for search in searches.axes if search.worth for consumer in search.consumers}
     reached = weights["weight"].isin(searched)  # whether a better order was found or not
-    shares = 100 * weights[~reached].groupby("reason")["numel"].sum() / max(1, weights["numel"].sum())
+    unused = weights["reason"].str.contains("is not used by the model on these inputs", regex=False)
+    shares = 100 * weights[~reached & ~unused].groupby("reason")["numel"].sum() / max(1, weights["numel"].sum())
     reasons = "; ".join(f"{share:.0f}% {reason}" for reason, share in shares.sort_values(ascending=False).items())
-    return int(weights.loc[reached, "numel"].sum()), reasons
+    return int(weights.loc[reached, "numel"].sum()), int(weights.loc[unused & ~reached, "numel"].sum()), reasons
 
 
 def _differences(model: nn.Module, inputs: Any, analysis: Analysis) -> tuple[float, float]:
@@ -166,7 +176,7 @@ def randomise(model: nn.Module) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.is_floating_point():
-                spread = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.5
+                spread = max(1, parameter[0].numel()) ** -0.5 if parameter.ndim > 1 else 0.5
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread)
         for name, buffer in model.named_buffers():
             if buffer.is_floating_point() and name in persistent:

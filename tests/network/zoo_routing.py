@@ -50,6 +50,17 @@ class PositionsOutsideTheStateDict(_Stream):
         return h + self.pos
 
 
+@topology(vectors(2, 7, 5), _STREAM)
+class NoRegisters(_Stream):
+    """A parameter of no numbers, for tokens that this size of the model does not have."""
+
+    def make(self):
+        self.registers = nn.Parameter(torch.zeros(1, 0, 16))
+
+    def stream(self, h, x):
+        return torch.cat([self.registers.expand(2, -1, -1), h], 1)
+
+
 @topology(vectors(2, 7, 5), f"{_STREAM} pos:1")
 class PositionsInAnAttribute(_Stream):
     def make(self):
