@@ -298,7 +298,9 @@ def _vision() -> Iterator[Build]:
         "cvt": "CvtForImageClassification",
         "focalnet": "FocalNetForImageClassification",
     }.items():
-        small: Mapping[str, Any] = config if name in ("vit", "deit", "beit", "data2vec_vision", "dinov2", "siglip", "ijepa") else {}
+        small: Mapping[str, Any] = (
+            config if name in ("vit", "deit", "beit", "data2vec_vision", "dinov2", "siglip", "ijepa") else {}
+        )
         size = 32 if small else 224
         small = {"vision_config": small} if name == "siglip" else small
         yield Build(name, "transformers", _model(kind, small), pictures(size))
@@ -354,24 +356,46 @@ _TIMM = (
         "selecsls42",
     ),
 )
+_WHOLE: Mapping[str, int] = {}
+_SHALLOW: Mapping[str, int] = {"depth": 2}
 _MORE_TIMM: Mapping[str, Mapping[str, int]] = {
-    **dict.fromkeys(("vit_base_patch16_rope_reg1_gap_256", "vit_small_patch16_rope_mixed_224"), {"depth": 2}),
-    **dict.fromkeys(("vit_small_patch16_rope_ape_224", "eva02_small_patch14_224", "vit_pe_core_tiny_patch16_384"), {"depth": 2}),
-    **dict.fromkeys(("vit_relpos_small_patch16_224", "samvit_base_patch16_224", "beitv2_base_patch16_224"), {"depth": 2}),
-    **dict.fromkeys(("vit_small_patch16_224", "flexivit_small", "convit_tiny", "xcit_tiny_12_p8_224"), {"depth": 2}),
-    **dict.fromkeys(("vit_so150m2_patch16_reg1_gap_256", "vit_small_r26_s32_224", "deit_tiny_distilled_patch16_224"), {}),
-    **dict.fromkeys(("resnetv2_50x1_bit", "mvitv2_tiny", "gcvit_xxtiny", "eca_nfnet_l0", "swinv2_cr_tiny_224"), {}),
-    **dict.fromkeys(("shvit_s1", "fasternet_t0", "mambaout_femto", "efficientvim_m1", "lcnet_050", "nextvit_small"), {}),
-    **dict.fromkeys(("repghostnet_050", "swiftformer_xs", "tresnet_m", "vitamin_small_224", "inception_v4", "xception"), {}),
-    **dict.fromkeys(("nasnetalarge", "legacy_seresnet18", "halonet26t", "lambda_resnet26t", "bat_resnext26ts"), {}),
-    **dict.fromkeys(("botnet26t_256", "gcresnet33ts", "efficientformerv2_s0", "efficientvit_m0", "rdnet_tiny"), {}),
-    **dict.fromkeys(("caformer_s18", "convformer_s18", "hardcorenas_a", "seresnext26d_32x4d", "csatv2"), {}),
+    **dict.fromkeys(("vit_base_patch16_rope_reg1_gap_256", "vit_small_patch16_rope_mixed_224"), _SHALLOW),
+    **dict.fromkeys(
+        ("vit_small_patch16_rope_ape_224", "eva02_small_patch14_224", "vit_pe_core_tiny_patch16_384"), _SHALLOW
+    ),
+    **dict.fromkeys(("vit_relpos_small_patch16_224", "samvit_base_patch16_224", "beitv2_base_patch16_224"), _SHALLOW),
+    **dict.fromkeys(("vit_small_patch16_224", "flexivit_small", "convit_tiny", "xcit_tiny_12_p8_224"), _SHALLOW),
+    **dict.fromkeys(
+        ("vit_so150m2_patch16_reg1_gap_256", "vit_small_r26_s32_224", "deit_tiny_distilled_patch16_224"),
+        _WHOLE,
+    ),
+    **dict.fromkeys(("resnetv2_50x1_bit", "mvitv2_tiny", "gcvit_xxtiny", "eca_nfnet_l0", "swinv2_cr_tiny_224"), _WHOLE),
+    **dict.fromkeys(
+        ("shvit_s1", "fasternet_t0", "mambaout_femto", "efficientvim_m1", "lcnet_050", "nextvit_small"),
+        _WHOLE,
+    ),
+    **dict.fromkeys(
+        ("repghostnet_050", "swiftformer_xs", "tresnet_m", "vitamin_small_224", "inception_v4", "xception"),
+        _WHOLE,
+    ),
+    **dict.fromkeys(("nasnetalarge", "legacy_seresnet18", "halonet26t", "lambda_resnet26t", "bat_resnext26ts"), _WHOLE),
+    **dict.fromkeys(("botnet26t_256", "gcresnet33ts", "efficientformerv2_s0", "efficientvit_m0", "rdnet_tiny"), _WHOLE),
+    **dict.fromkeys(("caformer_s18", "convformer_s18", "hardcorenas_a", "seresnext26d_32x4d", "csatv2"), _WHOLE),
 }
-_SIZES = {"384": 384, "halonet": 256, "bat_": 256, "flexivit": 240, "240": 240, "256": 256, "inception_v3": 299, "xception41": 299}
+_SIZES = {
+    "384": 384,
+    "halonet": 256,
+    "bat_": 256,
+    "flexivit": 240,
+    "240": 240,
+    "256": 256,
+    "inception_v3": 299,
+    "xception41": 299,
+}
 
 
 def _timm() -> Iterator[Build]:
-    for name, options in {**dict.fromkeys(_TIMM, {}), **_MORE_TIMM}.items():
+    for name, options in {**dict.fromkeys(_TIMM, _WHOLE), **_MORE_TIMM}.items():
         size = next((size for part, size in _SIZES.items() if part in name), 224)
 
         def build(name: str = name, options: Mapping[str, int] = options) -> nn.Module:
@@ -391,7 +415,14 @@ _TORCHVISION = (
     "shufflenet_v2_x1_0",
     "maxvit_t",
     *("googlenet", "inception_v3", "mnasnet0_5", "squeezenet1_0", "regnet_y_400mf", "convnext_tiny", "alexnet"),
-    *("mobilenet_v2", "efficientnet_b0", "resnext50_32x4d", "wide_resnet50_2", "fcn_resnet50", "lraspp_mobilenet_v3_large"),
+    *(
+        "mobilenet_v2",
+        "efficientnet_b0",
+        "resnext50_32x4d",
+        "wide_resnet50_2",
+        "fcn_resnet50",
+        "lraspp_mobilenet_v3_large",
+    ),
     "deeplabv3_mobilenet_v3_large",
 )
 _FILMED = {"r3d_18": 64, "mc3_18": 64, "r2plus1d_18": 64, "s3d": 224}

@@ -133,7 +133,13 @@ _TRANSFORMERS: tuple[Row, ...] = (
     ),
     (
         *("flux2", "Flux2Transformer2DModel"),
-        {**_HEADS, "in_channels": 16, "num_single_layers": 2, "joint_attention_dim": 32, "axes_dims_rope": (16, 16, 16, 16)}
+        {
+            **_HEADS,
+            "in_channels": 16,
+            "num_single_layers": 2,
+            "joint_attention_dim": 32,
+            "axes_dims_rope": (16, 16, 16, 16),
+        }
         | {"timestep_guidance_channels": 32, "guidance_embeds": False},
         {**_TEXT, "hidden_states": (2, 16, 16), "timestep": torch.tensor([0.3, 0.5])}
         | {"img_ids": torch.ones(16, 4), "txt_ids": torch.zeros(7, 4)},
@@ -173,7 +179,12 @@ _TRANSFORMERS: tuple[Row, ...] = (
     (
         *("auraflow", "AuraFlowTransformer2DModel"),
         {"sample_size": 8, "num_mmdit_layers": 1, "num_single_dit_layers": 1, "attention_head_dim": 64}
-        | {"num_attention_heads": 4, "joint_attention_dim": 32, "caption_projection_dim": 256, "pos_embed_max_size": 16},
+        | {
+            "num_attention_heads": 4,
+            "joint_attention_dim": 32,
+            "caption_projection_dim": 256,
+            "pos_embed_max_size": 16,
+        },
         {**_TEXT, "hidden_states": (2, 4, 8, 8), "timestep": torch.tensor([0.3, 0.5])},
     ),
     (
@@ -266,11 +277,5 @@ _AUTOENCODERS: tuple[Row, ...] = (
         *("temporal_vae", "AutoencoderKLTemporalDecoder"),
         {"block_out_channels": (128, 256), "down_block_types": ("DownEncoderBlock2D",) * 2},
         {"sample": (2, 3, 32, 32), "num_frames": 2},
-    ),
-    (
-        *("oobleck", "AutoencoderOobleck"),
-        {"encoder_hidden_size": 16, "downsampling_ratios": [2, 4], "channel_multiples": [1, 2], "decoder_channels": 16}
-        | {"decoder_input_channels": 8},
-        {"sample": (2, 2, 64)},
     ),
 )

@@ -11,16 +11,30 @@ from torch import nn
 from benchmarks.build import Build, Headed, Only, merged, random_inputs
 
 _SMALL: Mapping[str, Any] = {
-    **{"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128},
-    **{"max_position_embeddings": 64, "use_cache": False},
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+    "max_position_embeddings": 64,
+    "use_cache": False,
 }
 _TEXT: Mapping[str, Any] = {**_SMALL, "vocab_size": 100, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 _DECODER: Mapping[str, Any] = {**_TEXT, "num_key_value_heads": 2, "head_dim": 16}
 _SIGHT: Mapping[str, Any] = {**_SMALL, "image_size": 32, "patch_size": 8, "num_channels": 3}
 _SEQ: Mapping[str, Any] = {
-    **{"d_model": 64, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4},
-    **{"decoder_attention_heads": 4, "encoder_ffn_dim": 128, "decoder_ffn_dim": 128, "max_position_embeddings": 64},
-    **{"vocab_size": 100, "use_cache": False, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+    "d_model": 64,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 128,
+    "decoder_ffn_dim": 128,
+    "max_position_embeddings": 64,
+    "vocab_size": 100,
+    "use_cache": False,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
     "decoder_start_token_id": 1,
 }
 
@@ -38,7 +52,15 @@ Row = tuple[str, str, Mapping[str, Any], Mapping[str, Any]] | tuple[str, str, Ma
 
 def more_transformers() -> Iterator[Build]:
     """The builds of every table below."""
-    for name, kind, options, inputs, *outputs in (*_PICTURES, *_DETECTORS, *_FILMS, *_SOUNDS, *_MIXED, *_SERIES, *_TEXTS):
+    for name, kind, options, inputs, *outputs in (
+        *_PICTURES,
+        *_DETECTORS,
+        *_FILMS,
+        *_SOUNDS,
+        *_MIXED,
+        *_SERIES,
+        *_TEXTS,
+    ):
         chosen = outputs[0].split() if outputs else ["logits", "last_hidden_state"]
         yield Build(name, "transformers", _model(kind, options, chosen), random_inputs(**inputs))
 
@@ -72,17 +94,27 @@ def _with_configs(options: Mapping[str, Any], transformers: Any) -> dict[str, An
 
 _PYRAMID: Mapping[str, Any] = {"embed_dim": 32, "depths": [1, 1], "num_heads": [2, 4], "window_size": 4}
 _RESNET: Mapping[str, Any] = {
-    **{"config": "ResNetConfig", "embedding_size": 16, "hidden_sizes": [16, 32, 64, 64], "depths": [1, 1, 1, 1]},
+    "config": "ResNetConfig",
+    "embedding_size": 16,
+    "hidden_sizes": [16, 32, 64, 64],
+    "depths": [1, 1, 1, 1],
     "out_features": ["stage4"],
 }
 _RESNET_PYRAMID: Mapping[str, Any] = {**_RESNET, "out_features": ["stage2", "stage3", "stage4"]}
 _SWIN: Mapping[str, Any] = {
-    **{"config": "SwinConfig", "image_size": 64, "embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 4, 4]},
-    **{"window_size": 4, "out_features": ["stage1", "stage2", "stage3", "stage4"]},
+    "config": "SwinConfig",
+    "image_size": 64,
+    "embed_dim": 16,
+    "depths": [1, 1, 1, 1],
+    "num_heads": [1, 2, 4, 4],
+    "window_size": 4,
+    "out_features": ["stage1", "stage2", "stage3", "stage4"],
 }
 _DINO: Mapping[str, Any] = {
     **_SIGHT,
-    **{"config": "Dinov2Config", "out_features": ["stage1", "stage2"], "reshape_hidden_states": False},
+    "config": "Dinov2Config",
+    "out_features": ["stage1", "stage2"],
+    "reshape_hidden_states": False,
 }
 _LARGE: Mapping[str, Any] = {"pixel_values": (2, 3, 64, 64)}
 _PICTURES: tuple[Row, ...] = (
@@ -394,9 +426,6 @@ _TEXTS: tuple[Row, ...] = (
     }, _IDS),
     ("longformer", "LongformerForSequenceClassification", {**_TEXT, "attention_window": [4, 4]}, _MASKED),
     ("big_bird", "BigBirdForSequenceClassification", {**_TEXT, "attention_type": "original_full"}, _MASKED),
-    ("canine", "CanineForSequenceClassification", {
-        **_SMALL, "num_hash_buckets": 50, "local_transformer_stride": 4, "max_position_embeddings": 64,
-    }, {"input_ids": [90, 2, 16]}),
     ("megatron_bert", "MegatronBertForSequenceClassification", _TEXT, _MASKED),
     ("ibert", "IBertForSequenceClassification", _TEXT, _MASKED),
     ("flaubert", "FlaubertForSequenceClassification", {**_TEXT, "n_vocab": 100, "emb_dim": 64}

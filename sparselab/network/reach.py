@@ -30,7 +30,11 @@ class UnreachedError(ValueError, RuntimeError):
             f"What {'it touches' if one else 'they touch'} cannot be known, and may be what would move. Give an example "
             f"that uses {'it' if one else 'them'} beside this one, example_inputs=[this, that], or pass "
             f"unreached='keep' if nothing uses {'it' if one else 'them'} any more"
-            + (f". Training mode, which may use {'it' if one else 'them'}, cannot be traced: {training}" if training else "")
+            + (
+                f". Training mode, which may use {'it' if one else 'them'}, cannot be traced: {training}"
+                if training
+                else ""
+            )
         )
 
     def __reduce__(self) -> tuple[Any, ...]:

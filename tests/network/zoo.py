@@ -325,7 +325,13 @@ class WindowsThenGrid(nn.Module):
 
     def forward(self, x):
         x = self.a(x).reshape(-1, 8, 4, 3, 4, 3).permute(0, 2, 4, 3, 5, 1).reshape(-1, 16, 9, 8)
-        x = self.mix(self.norm(x)).softmax(2).reshape(-1, 4, 4, 3, 3, 16).permute(0, 5, 1, 3, 2, 4).reshape(-1, 16, 12, 12)
+        x = (
+            self.mix(self.norm(x))
+            .softmax(2)
+            .reshape(-1, 4, 4, 3, 3, 16)
+            .permute(0, 5, 1, 3, 2, 4)
+            .reshape(-1, 16, 12, 12)
+        )
         x = x.reshape(-1, 16, 3, 4, 3, 4).permute(0, 2, 4, 3, 5, 1).reshape(-1, 9, 16, 16)
         x = self.b(x).softmax(2).reshape(-1, 3, 3, 4, 4, 8).permute(0, 5, 1, 3, 2, 4).reshape(-1, 8, 12, 12)
         return self.c(x)
