@@ -4,48 +4,19 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True, eq=False)
-class Build:
-    """One architecture: ``model`` builds it, of the package ``family``, and ``inputs`` is what it takes."""
-
-    name: str
-    family: str
-    model: Callable[[], nn.Module]
-    inputs: Callable[[], Any]
-
-
-class Only(nn.Module):
-    """``model`` with one of its outputs alone: what is returned keeps its order."""
-
-    def __init__(self, model: nn.Module, output: str) -> None:
-        super().__init__()
-        self.model = model
-        self.output = output
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The output called ``output``."""
-        found = self.model(*args, **kwargs)
-        return found[self.output] if self.output in found else found[0]
+from benchmarks.architectures_diffusers import diffusers_builds
+from benchmarks.architectures_transformers import more_transformers
+from benchmarks.build import Build, Only, pictures, random_inputs
 
 
 def _ids(**more: Any) -> Callable[[], dict[str, Any]]:
     def inputs() -> dict[str, Any]:
         return {"input_ids": torch.randint(90, (2, 12), generator=torch.Generator().manual_seed(0)), **more}
-
-    return inputs
-
-
-def _pictures(size: int, channels: int = 3, name: str | None = None) -> Callable[[], Any]:
-    def inputs() -> Any:
-        made = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
-        return made if name is None else {name: made}
 
     return inputs
 
@@ -200,9 +171,10 @@ def _transformers() -> Iterator[Build]:
         "mobilebert": "MobileBertForSequenceClassification",
         "esm": "EsmForSequenceClassification",
         "albert": "AlbertForSequenceClassification",
-        "xlnet": "XLNetForSequenceClassification",
     }.items():
         yield text(name, kind, embedding_size=64, d_model=64, n_layer=2, n_head=4, d_inner=128)
+    xlnet = {name: value for name, value in _TEXT.items() if name != "max_position_embeddings"}
+    yield text("xlnet", "XLNetForSequenceClassification", xlnet, d_model=64, n_layer=2, n_head=4, d_inner=128)
     yield text("distilbert", "DistilBertForSequenceClassification", dim=64, n_layers=2, n_heads=4, hidden_dim=128)
     funnel = {"vocab_size": 100, "d_model": 64, "n_head": 4, "d_head": 16, "d_inner": 128, "block_sizes": [1, 1]}
     yield text("funnel", "FunnelForSequenceClassification", funnel)
@@ -276,7 +248,7 @@ def _seq2seq() -> Iterator[Build]:
             "decoder_input_ids": torch.randint(3, 90, (2, 8), generator=torch.Generator().manual_seed(1)),
         }
 
-    whisper = {**_SEQ, "max_source_positions": 16, "max_target_positions": 32}
+    whisper = {**_SEQ, "d_model": 128, "max_source_positions": 16, "max_target_positions": 32}
     yield Build("whisper", "transformers", _model("WhisperForConditionalGeneration", whisper), speech)
 
     def sounds() -> dict[str, Tensor]:
@@ -326,8 +298,12 @@ def _vision() -> Iterator[Build]:
         "cvt": "CvtForImageClassification",
         "focalnet": "FocalNetForImageClassification",
     }.items():
-        small = config if name in ("vit", "deit", "beit", "data2vec_vision", "dinov2", "siglip", "ijepa") else {}
-        yield Build(name, "transformers", _model(kind, small), _pictures(32 if small else 224))
+        small: Mapping[str, Any] = (
+            config if name in ("vit", "deit", "beit", "data2vec_vision", "dinov2", "siglip", "ijepa") else {}
+        )
+        size = 32 if small else 224
+        small = {"vision_config": small} if name == "siglip" else small
+        yield Build(name, "transformers", _model(kind, small), pictures(size))
 
 
 # ------------------------------------------------------------------------------------------ timm, torchvision, diffusers
@@ -380,18 +356,53 @@ _TIMM = (
         "selecsls42",
     ),
 )
-_SIZES = {"240": 240, "256": 256, "inception_v3": 299, "xception41": 299}
+_WHOLE: Mapping[str, int] = {}
+_SHALLOW: Mapping[str, int] = {"depth": 2}
+_MORE_TIMM: Mapping[str, Mapping[str, int]] = {
+    **dict.fromkeys(("vit_base_patch16_rope_reg1_gap_256", "vit_small_patch16_rope_mixed_224"), _SHALLOW),
+    **dict.fromkeys(
+        ("vit_small_patch16_rope_ape_224", "eva02_small_patch14_224", "vit_pe_core_tiny_patch16_384"), _SHALLOW
+    ),
+    **dict.fromkeys(("vit_relpos_small_patch16_224", "samvit_base_patch16_224", "beitv2_base_patch16_224"), _SHALLOW),
+    **dict.fromkeys(("vit_small_patch16_224", "flexivit_small", "convit_tiny", "xcit_tiny_12_p8_224"), _SHALLOW),
+    **dict.fromkeys(
+        ("vit_so150m2_patch16_reg1_gap_256", "vit_small_r26_s32_224", "deit_tiny_distilled_patch16_224"),
+        _WHOLE,
+    ),
+    **dict.fromkeys(("resnetv2_50x1_bit", "mvitv2_tiny", "gcvit_xxtiny", "eca_nfnet_l0", "swinv2_cr_tiny_224"), _WHOLE),
+    **dict.fromkeys(
+        ("shvit_s1", "fasternet_t0", "mambaout_femto", "efficientvim_m1", "lcnet_050", "nextvit_small"),
+        _WHOLE,
+    ),
+    **dict.fromkeys(
+        ("repghostnet_050", "swiftformer_xs", "tresnet_m", "vitamin_small_224", "inception_v4", "xception"),
+        _WHOLE,
+    ),
+    **dict.fromkeys(("nasnetalarge", "legacy_seresnet18", "halonet26t", "lambda_resnet26t", "bat_resnext26ts"), _WHOLE),
+    **dict.fromkeys(("botnet26t_256", "gcresnet33ts", "efficientformerv2_s0", "efficientvit_m0", "rdnet_tiny"), _WHOLE),
+    **dict.fromkeys(("caformer_s18", "convformer_s18", "hardcorenas_a", "seresnext26d_32x4d", "csatv2"), _WHOLE),
+}
+_SIZES = {
+    "384": 384,
+    "halonet": 256,
+    "bat_": 256,
+    "flexivit": 240,
+    "240": 240,
+    "256": 256,
+    "inception_v3": 299,
+    "xception41": 299,
+}
 
 
 def _timm() -> Iterator[Build]:
-    for name in _TIMM:
+    for name, options in {**dict.fromkeys(_TIMM, _WHOLE), **_MORE_TIMM}.items():
         size = next((size for part, size in _SIZES.items() if part in name), 224)
 
-        def build(name: str = name) -> nn.Module:
-            model: nn.Module = importlib.import_module("timm").create_model(name, pretrained=False, num_classes=10)
+        def build(name: str = name, options: Mapping[str, int] = options) -> nn.Module:
+            model: nn.Module = importlib.import_module("timm").create_model(name, num_classes=10, **options)
             return model
 
-        yield Build(f"timm/{name}", "timm", build, _pictures(size))
+        yield Build(f"timm/{name}", "timm", build, pictures(size))
 
 
 _TORCHVISION = (
@@ -403,19 +414,33 @@ _TORCHVISION = (
     "densenet121",
     "shufflenet_v2_x1_0",
     "maxvit_t",
+    *("googlenet", "inception_v3", "mnasnet0_5", "squeezenet1_0", "regnet_y_400mf", "convnext_tiny", "alexnet"),
+    *(
+        "mobilenet_v2",
+        "efficientnet_b0",
+        "resnext50_32x4d",
+        "wide_resnet50_2",
+        "fcn_resnet50",
+        "lraspp_mobilenet_v3_large",
+    ),
+    "deeplabv3_mobilenet_v3_large",
 )
+_FILMED = {"r3d_18": 64, "mc3_18": 64, "r2plus1d_18": 64, "s3d": 224}
+"""Models of films of 16 frames, and the sizes of these."""
 
 
 def _torchvision() -> Iterator[Build]:
-    for name in _TORCHVISION:
+    for name in (*_TORCHVISION, *_FILMED):
 
         def build(name: str = name) -> nn.Module:
-            model: nn.Module = importlib.import_module("torchvision.models").get_model(
-                name, weights=None, num_classes=10
-            )
-            return model
+            models, options = importlib.import_module("torchvision.models"), {"weights_backbone": None}
+            options = options if name.startswith(("fcn", "lraspp", "deeplab")) else {}
+            model: nn.Module = models.get_model(name, weights=None, num_classes=10, **options)
+            return Only(model, "out", "logits")
 
-        yield Build(f"torchvision/{name}", "torchvision", build, _pictures(224))
+        size = _FILMED.get(name, 299 if name == "inception_v3" else 224)
+        inputs = random_inputs(x=(1, 3, 16, size, size)) if name in _FILMED else pictures(size)
+        yield Build(f"torchvision/{name}", "torchvision", build, inputs)
 
 
-BUILDS: tuple[Build, ...] = (*_transformers(), *_timm(), *_torchvision())
+BUILDS: tuple[Build, ...] = (*_transformers(), *more_transformers(), *_timm(), *_torchvision(), *diffusers_builds())

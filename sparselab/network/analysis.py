@@ -52,6 +52,7 @@ class Analysis:
     both). ``lowest`` is the lowest floating-point dtype that the model's own code asks for.
     ``outputs`` are those of every graph, ``held`` the leaves that keep their order for the sake of
     chosen outputs and for no other reason, and ``unreached`` the parameters that no example reaches.
+    ``training`` is why the path of training mode could not be traced, which might reach them.
     """
 
     members: tuple[Member, ...]
@@ -61,6 +62,7 @@ class Analysis:
     outputs: tuple[Output, ...] = ()
     held: frozenset[Leaf] = frozenset()
     unreached: tuple[str, ...] = ()
+    training: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +86,8 @@ def analyse(model: nn.Module, example_inputs: Any, choice: OutputChoice | None =
 
     A list of ``example_inputs`` is several examples. Each is traced in evaluation mode, and in
     training mode too if some parameters occur in none of them (an auxiliary head). Members that
-    occur in neither are pinned, and so are the outputs of the ``choice`` (``None``: all). The model
+    occur in neither are pinned, and so are the outputs of the ``choice`` (``None``: all). Where
+    training mode cannot be traced, no example reaches what evaluation does not use. The model
     is left as it was. Raises ``UntraceableError``, and ``ValueError`` for outputs that are not there.
     """
     choice = choice or OutputChoice()
@@ -98,15 +101,15 @@ def analyse(model: nn.Module, example_inputs: Any, choice: OutputChoice | None =
     choice.check(graphs)
     walks = [_walk(graph, by_name, constants, met, number) for number, graph in enumerate(graphs)]
     unused = [name for name, _ in model.named_parameters() if by_name[name].name not in met]
+    stopped, more = None, set[str]()
     if unused:
         try:
             with in_mode(model, training=True):
                 in_training = [trace(model, example, choice) for example in examples]
-            walks += [_walk(graph, by_name, constants, met, n, training=True) for n, graph in enumerate(in_training)]
+            walks += [_walk(graph, by_name, constants, more, n, training=True) for n, graph in enumerate(in_training)]
+            met |= more
         except UntraceableError as error:
-            raise UntraceableError(
-                f"In training mode, which may use {unused[0]} (evaluation does not): {error}"
-            ) from error
+            stopped = str(error)
     pin_constants_nobody_reads(model, {name: member.dims for name, member in by_name.items()})
     for member in members:
         if member.name not in met:
@@ -122,7 +125,8 @@ def analyse(model: nn.Module, example_inputs: Any, choice: OutputChoice | None =
         tuple(notes.groupings),
         outputs,
         _hold(outputs),
-        tuple(name for name in unused if by_name[name].name not in reached),
+        tuple(name for name in unused if stopped or by_name[name].name not in reached),
+        stopped,
     )
 
 

@@ -280,20 +280,34 @@ def piece(dim: Dim, start: int, stop: int, reason: str) -> Dim:
 def reslice(dims: Sequence[Dim], shape: Sequence[int], reason: str) -> tuple[Dim, ...]:
     """What ``view`` does: the product of all ``dims``, cut into dimensions as in ``shape``.
 
-    Raises ``ValueError`` when ``shape`` stands for more or fewer numbers.
+    Where a cut goes across what is there, only the dimensions on both sides of it are pinned that
+    stand for the same numbers. Raises ``ValueError`` when ``shape`` stands for more or fewer numbers.
     """
     if math.prod(map(size_of, dims)) != math.prod(shape):
         raise ValueError(f"shape {tuple(shape)} has not the size of {tuple(map(size_of, dims))}")
     rest: Dim = tuple(leaf for dim in dims for leaf in dim)
-    made: list[Dim] = []
-    for position, size in reversed(list(enumerate(shape))):
-        cut = take_tail(rest, size)
-        if cut is None:
-            pin(rest, reason)
-            return (*(fresh(size, reason) for size in shape[: position + 1]), *reversed(made))
-        rest, tail = cut
-        made.append(tail)
+    sizes, made = list(shape), list[Dim]()
+    while sizes:
+        if (cut := take_tail(rest, sizes[-1])) is not None:
+            rest, tail = cut
+            sizes.pop()
+            made.append(tail)
+            continue
+        rest, across, count = _cut_across(rest, sizes)
+        pin(across, reason)
+        made += (fresh(sizes.pop(), reason) for _ in range(count))
     return tuple(reversed(made))
+
+
+def _cut_across(dim: Dim, sizes: Sequence[int]) -> tuple[Dim, Dim, int]:
+    """``dim`` as ``(head, tail)``, and how many of the last ``sizes`` have as many indices as the tail.
+
+    The tail has as few factors as can be.
+    """
+    factors = factors_of(dim)
+    behind = {math.prod(sizes[-count:]): count for count in range(len(sizes), 0, -1)}
+    start = next(n for n in range(len(factors) - 1, -1, -1) if size_of(factors[n:]) in behind)
+    return factors[:start], factors[start:], behind[size_of(factors[start:])]
 
 
 def choose(dim: Dim, index: Indices, reason: str) -> Dim:

@@ -87,7 +87,8 @@ def free_axes(analysis: Analysis, freed: Set[Leaf] = frozenset()) -> list[Axis]:
 
 
 def _member_leaves(analysis: Analysis) -> Iterable[Leaf]:
-    return (leaf for member in analysis.members for dim in member.dims for leaf in leaves_of(dim))
+    members = (member for member in analysis.members if 0 not in member.shape)  # no numbers, nothing to move
+    return (leaf for member in members for dim in member.dims for leaf in leaves_of(dim))
 
 
 def _affordable(outer: Sequence[Leaf]) -> tuple[Leaf, ...]:

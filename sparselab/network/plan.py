@@ -56,6 +56,8 @@ class Plan:
         axis_of: dict[Leaf, Axis] = {leaf: axis for axis in orders for leaf in axis.leaves}
         moves: list[Move] = []
         for member in analysis.members:
+            if 0 in member.shape:  # registers of a model that has none of them
+                continue
             for span in spans(member.dims, axis_of):
                 dims = member.dims[span.start : span.stop]
                 if not any(leaf in axis_of for dim in dims for leaf in leaves_of(dim)):

@@ -16,20 +16,29 @@ REFUSE, KEEP = "refuse", "keep"
 
 
 class UnreachedError(ValueError, RuntimeError):
-    """Parameters (``names``) that no example reaches: what they touch cannot be known."""
+    """Parameters (``names``) that no example reaches: what they touch cannot be known.
 
-    def __init__(self, names: Sequence[str]) -> None:
+    ``training`` is why training mode, in which something may use them, could not be traced.
+    """
+
+    def __init__(self, names: Sequence[str], training: str | None = None) -> None:
         self.names = tuple(names)
+        self.training = training
         one = len(self.names) == 1
         super().__init__(
             f"{len(self.names)} parameter{' is' if one else 's are'} used by no example ({reprlib.repr([*names])[1:-1]}). "
             f"What {'it touches' if one else 'they touch'} cannot be known, and may be what would move. Give an example "
             f"that uses {'it' if one else 'them'} beside this one, example_inputs=[this, that], or pass "
             f"unreached='keep' if nothing uses {'it' if one else 'them'} any more"
+            + (
+                f". Training mode, which may use {'it' if one else 'them'}, cannot be traced: {training}"
+                if training
+                else ""
+            )
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.names,)
+        return type(self), (self.names, self.training)
 
 
 @dataclass(frozen=True)
@@ -50,5 +59,5 @@ class Reach:
         """The analysis; raises ``UnreachedError`` as told to, and what ``analyse`` raises."""
         analysis = analyse(model, list(examples), self.choice)
         if analysis.unreached and self.unreached == REFUSE:
-            raise UnreachedError(analysis.unreached)
+            raise UnreachedError(analysis.unreached, analysis.training)
         return analysis

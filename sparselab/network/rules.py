@@ -65,9 +65,10 @@ def broadcast(*operands: Dims) -> Dims:
     *("lift_fresh_copy", "lift_fresh", "detach", "alias", "copy", "masked_fill", "where", "rsub", "relu6"),
     *("hardtanh", "softplus", "_assert_tensor_metadata", "clamp", "native_dropout", "nan_to_num", "rrelu", "addcmul"),
     *("fill", "zero", "lerp", "isnan", "isinf", "isfinite", "logical_not", "bitwise_not", "float_power", "threshold"),
+    "bernoulli",
 )
 def pointwise(call: Call) -> Result:
-    """Elementwise with broadcasting: dimensions that meet are one."""
+    """Elementwise with broadcasting: dimensions that meet are one. What is drawn for each number alone is, too."""
     dims = broadcast(*(value.dims for value in call.tensors()))
     return dims if len(call.shapes) < 2 else [dims] * len(call.shapes)
 

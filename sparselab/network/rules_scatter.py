@@ -49,12 +49,13 @@ def _places(by: Value) -> int:
 def masked_scatter(call: Call) -> Result:
     """What ``mask`` marks is filled from ``source``, number by number in row-major order.
 
-    A mask that is the same for the whole last dimension takes whole rows of the source.
+    A mask that is the same for the whole last dimension, expanded or of size 1 there, takes whole
+    rows of the source.
     """
     dims, mask, source = call.dims("self"), call.dims("mask"), call.dims("source")
     reason = call.why("filled one after the other by masked_scatter")
-    whole_rows = len(mask) == len(dims) and bool(dims) and size_of(mask[-1]) == size_of(dims[-1])
-    if not (whole_rows and are_copies(mask[-1])):
+    whole_rows = len(mask) == len(dims) and bool(dims) and are_copies(mask[-1])  # of size 1: copies of one, too
+    if not whole_rows:
         for dim in (*dims, *mask, *source):
             pin(dim, reason)
         return dims

@@ -399,6 +399,34 @@ def test_an_auxiliary_head_of_training_mode_is_met() -> None:
     assert relative_error(before, outputs_of(model.train(), x)) < 1e-10
 
 
+class StopsInTraining(Net):
+    """An auxiliary head of training mode, behind a branch on numbers that cannot be traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.extra = nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: torch.Tensor):
+        x = F.relu(self.norm(self.first(x)))
+        out = self.head(F.adaptive_avg_pool2d(F.relu(self.second(x)), 2).flatten(1))
+        return (out, self.extra(x)) if self.training and x.max() > 0 else out
+
+
+def test_a_training_mode_that_cannot_be_traced_counts_as_no_example() -> None:
+    model, x = randomised(StopsInTraining().double()).eval(), picture(4)().double()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    report = permute(model, x, strategy=FAST)
+    assert set(report.unreached) == {"extra.weight", "extra.bias"}
+    assert "Training mode" in str(report.refused)
+    assert "x.max() > 0" in str(report.refused)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    expected = outputs_of(model, x)
+    report = permute(model, x, strategy=FAST, unreached="keep")
+    assert report.refused is None
+    assert len(report.plan) > 0
+    assert relative_error(expected, outputs_of(model, x)) < 1e-10
+
+
 def test_other_batch_sizes_and_dtypes() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         model, x = net()

@@ -314,6 +314,29 @@ def flatten_that_changes_nothing():
     return nn.Sequential(nn.Linear(6, 8), nn.Flatten(), nn.Linear(8, 3))
 
 
+@topology(picture(size=12), "a.weight:0 norm.weight:0 mix.weight:1 mix.weight:0 b.weight:1 b.weight:0 c.weight:1")
+class WindowsThenGrid(nn.Module):
+    """Windows of 3 pixels and a grid of 4 places cut across each other in space; channels stand beside them."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.norm, self.mix = nn.Conv2d(3, 8, 1), nn.LayerNorm(8), nn.Linear(8, 16)
+        self.b, self.c = nn.Linear(16, 8), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x):
+        x = self.a(x).reshape(-1, 8, 4, 3, 4, 3).permute(0, 2, 4, 3, 5, 1).reshape(-1, 16, 9, 8)
+        x = (
+            self.mix(self.norm(x))
+            .softmax(2)
+            .reshape(-1, 4, 4, 3, 3, 16)
+            .permute(0, 5, 1, 3, 2, 4)
+            .reshape(-1, 16, 12, 12)
+        )
+        x = x.reshape(-1, 16, 3, 4, 3, 4).permute(0, 2, 4, 3, 5, 1).reshape(-1, 9, 16, 16)
+        x = self.b(x).softmax(2).reshape(-1, 3, 3, 4, 4, 8).permute(0, 5, 1, 3, 2, 4).reshape(-1, 8, 12, 12)
+        return self.c(x)
+
+
 # ----------------------------------------------------------------------------------- attributes, tied, twice, wrapped
 
 

@@ -50,6 +50,17 @@ class PositionsOutsideTheStateDict(_Stream):
         return h + self.pos
 
 
+@topology(vectors(2, 7, 5), _STREAM)
+class NoRegisters(_Stream):
+    """A parameter of no numbers, for tokens that this size of the model does not have."""
+
+    def make(self):
+        self.registers = nn.Parameter(torch.zeros(1, 0, 16))
+
+    def stream(self, h, x):
+        return torch.cat([self.registers.expand(2, -1, -1), h], 1)
+
+
 @topology(vectors(2, 7, 5), f"{_STREAM} pos:1")
 class PositionsInAnAttribute(_Stream):
     def make(self):
@@ -107,12 +118,28 @@ class FilledByRows(_Stream):
         return h.masked_scatter((x[..., :1] > 0).expand_as(h), self.see(x))
 
 
+@topology(vectors(2, 7, 5), f"{_STREAM} see.weight:0")
+class FilledByRowsOfAColumn(_Stream):
+    """The same with a mask that is not expanded: one column for all channels."""
+
+    def stream(self, h, x):
+        return h.masked_scatter(x[..., :1] > 0, self.see(x))
+
+
 @topology(vectors(2, 7, 5), "", f"{_STAYS} see.weight:0")
 class FilledNumberByNumber(_Stream):
     """The mask differs from channel to channel: which number comes next depends on their order."""
 
     def stream(self, h, x):
         return h.masked_scatter((x[..., :1] > 0).expand_as(h) & (h > 0), self.see(x))
+
+
+@topology(vectors(2, 7, 5), _STREAM)
+class DroppedByHand(_Stream):
+    """Dropout that somebody wrote: each number is kept or not, here all of them."""
+
+    def stream(self, h, x):
+        return h * torch.empty_like(h).bernoulli_(1.0)
 
 
 # ------------------------------------------------------------------------------------------------------------- experts
