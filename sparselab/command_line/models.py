@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable
@@ -39,6 +40,18 @@ def function_of(spec: str, folder: Path, where: str) -> Callable[..., Any]:
     if not callable(found):
         raise ValueError(f"{where}: {spec} is a {type(found).__name__}, not a function")
     return cast("Callable[..., Any]", found)
+
+
+def made_by(spec: str, where: str) -> Any:
+    """What the function ``"module:function"`` returns. Raises ``ValueError``, as ``function_of``, where it needs arguments."""
+    function = function_of(spec, Path.cwd(), where)
+    try:
+        inspect.signature(function).bind()
+    except TypeError as error:
+        raise ValueError(f"{where}: {spec} is called without arguments: {error}; give each a default") from None
+    except ValueError:  # a builtin that does not say what it takes
+        pass
+    return function()
 
 
 def is_function(spec: str) -> bool:
@@ -81,7 +94,7 @@ class NamedModel:
                 + (", or a text file" if self.tokenizer is not None else "")
             )
         if is_function(options.data):
-            found = function_of(options.data, Path.cwd(), "--data")()
+            found = made_by(options.data, "--data")
             if isinstance(found, (torch.Tensor, dict)):
                 return [found]
             if not isinstance(found, Iterable):
@@ -108,7 +121,7 @@ class NamedModel:
 
 
 def _made(options: Namespace) -> nn.Module:
-    model = function_of(options.model, Path.cwd(), "MODEL")()
+    model = made_by(options.model, "MODEL")
     if not isinstance(model, nn.Module):
         raise ValueError(f"MODEL: {options.model} returns a {type(model).__name__}, not a torch.nn.Module")
     if options.state is not None:

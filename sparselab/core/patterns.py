@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from dataclasses import dataclass
 
 _NM = re.compile(r"(\d+):(\d+)")
@@ -57,7 +58,7 @@ class Pattern:
         if isinstance(pattern, Pattern):
             return pattern
         if not isinstance(pattern, str):
-            raise ValueError(f"a pattern is a text such as '2:4', got {pattern!r} ({type(pattern).__name__})")
+            raise _no_pattern(pattern)
         text = pattern.strip()
         if match := _NM.fullmatch(text):
             return cls.nm(int(match[1]), int(match[2]))
@@ -108,3 +109,9 @@ class Pattern:
         if self.v is not None:
             return f"{self.v}:{self.n}:{self.m}"
         return f"{self.n}:{self.m}" if self.calculator == "1d" else f"m{self.m}n{self.n}_{self.calculator}"
+
+
+def _no_pattern(given: object) -> ValueError:
+    if isinstance(given, type):
+        return ValueError(f"pattern={given.__name__} is a class: give an object of it, {given.__name__}(...)")
+    return ValueError(f"a pattern is a text such as '2:4', got {reprlib.repr(given)} ({type(given).__name__})")

@@ -12,6 +12,7 @@ from sparselab.core.artefacts import Artefact as Tensors
 from sparselab.core.artefacts import Entry
 from sparselab.core.interrupts import interrupted_afterwards
 from sparselab.core.models import as_eager, unwrap
+from sparselab.core.paths import as_path
 from sparselab.core.writing import why_not_written
 from sparselab.deploy.artefact import Artefact
 from sparselab.deploy.held import held_tensors, mask_buffers_of
@@ -36,9 +37,8 @@ def load_into(model: nn.Module, folder: str | Path) -> Artefact:
     >>> load_into(torch.nn.Linear(8, 4), folder).protocol
     {'pruner': 'none'}
     """
-    model = unwrap(as_eager(model, "load_into"))
+    model, folder = unwrap(as_eager(model, "load_into")), as_path(folder, "load_into")
     targets = {name: each.tensor for each in held_tensors(model, "load_into") for name in each.names}
-    folder = Path(folder)
     stored = Tensors(folder)
     _require_alike(stored.entries, targets, folder)
     masks = mask_buffers_of(model, stored.masked)

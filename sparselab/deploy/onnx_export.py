@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from sparselab.core.layers import Custom, LayerWeight, layer_weights
 from sparselab.core.models import as_eager, buffers_kept, evaluating, running, unwrap
 from sparselab.core.onnx_files import ONNX_NEEDED, scope_in
+from sparselab.core.paths import as_path
 from sparselab.core.readable import why_unreadable
 from sparselab.deploy.onnx_translation import translated
 from sparselab.deploy.onnx_weights import require_zeros, weights_of_file
@@ -104,7 +105,7 @@ def grouped(pattern: AnyPattern) -> MaskCalculator:
 
 def onnx_target(file: str | Path) -> Path:
     """Where an ONNX file is to be written; ``ValueError`` where it cannot be."""
-    file = Path(file)
+    file = as_path(file, "export_onnx")
     if file.suffix != ".onnx":
         raise ValueError(f"an ONNX file's name ends in .onnx, got {str(file)!r}")
     if not file.parent.is_dir():

@@ -24,6 +24,7 @@ from sparselab.core.artefacts import FORMAT, MANIFEST, PLACES, VALUES, VERSION, 
 from sparselab.core.compressed import Grid, mask_of
 from sparselab.core.layers import Custom, layer_weights
 from sparselab.core.models import as_eager, unwrap
+from sparselab.core.paths import as_path
 from sparselab.core.registry import unknown_name
 from sparselab.core.tensor_files import Safetensors, readable
 from sparselab.deploy.artefact import CHECKED, Artefact, as_json, stored_bytes
@@ -87,7 +88,8 @@ def save(
         raise ValueError(f"shard_bytes={shard_bytes!r}: a file has to hold at least one byte")
     if plan is not None and not isinstance(plan, Plan):
         raise ValueError(f"plan takes a sl.Plan, as report.plan of permute is; got a {type(plan).__name__}")
-    _require_new(Path(folder))
+    folder = as_path(folder, "save")
+    _require_new(folder)
     model = unwrap(as_eager(model, "save"))
     held = held_tensors(model, "save")
     masks = masks_of(model)
@@ -103,7 +105,7 @@ def save(
         "protocol": as_json(protocol, "protocol"),
         "recipe": as_json(recipe, "recipe"),
     }
-    with _new_folder(Path(folder)) as into:
+    with _new_folder(folder) as into:
         writer = _Writer(into, shard_bytes)
         if form == "dense":
             writer.write_dense(model, held)

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from sparselab._version import __version__
 from sparselab.core.batches import calibration_batches, excerpt
 from sparselab.core.fingerprint import digest
+from sparselab.core.keywords import PERMUTATION, instead
 from sparselab.core.layers import LayerWeight, Names
 from sparselab.core.models import as_eager, device_of, evaluating, to_device, unwrap
 from sparselab.layerwise.block import BlockWork, Method
@@ -43,6 +44,7 @@ from sparselab.statistics.collecting import without_nested_tensors
 from sparselab.statistics.positions import padding
 
 
+@instead(strategy=PERMUTATION)
 def prune(
     model: nn.Module,
     calibration: Iterable[Any],

@@ -66,6 +66,27 @@ def calculator(pattern: AnyPattern) -> MaskCalculator:
         raise ValueError(f"mask calculator {parsed.calculator!r} takes {wanted}; got '{parsed}'") from None
 
 
+def searched_pattern(pattern: AnyPattern) -> Pattern:
+    """The pattern that orders of channels are searched for: of a calculator, the one that it is ``searched_as``.
+
+    Raises ``ValueError`` for what names no masks, and for a calculator that no order helps.
+
+    >>> from sparselab.masks.one_d import OneD
+    >>> str(searched_pattern(OneD(1, 4))), str(searched_pattern("2:4"))
+    ('1:4', '2:4')
+    """
+    own = is_calculator(pattern) or (isinstance(pattern, str) and pattern.partition(",")[0].strip() in CALCULATORS)
+    if not own:
+        return Pattern.parse(pattern)  # type: ignore[arg-type]
+    masks = calculator(pattern)
+    if masks.searched_as is None:
+        raise ValueError(
+            f"no order of channels is better than another for {masks}: it keeps no N of every M channels. Leave the "
+            "channels as they are, or give the pattern to search orders for, such as '2:4'"
+        )
+    return Pattern.parse(masks.searched_as)
+
+
 _OPTIONS = {1: "a density, e.g. 'row,0.5'", 2: "N and M, e.g. 'm4n2_1d'", 3: "V, N and M, e.g. '64:2:8'"}
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from sparselab.core.keywords import STRATEGY, instead
 from sparselab.core.layers import LayerWeight
 from sparselab.core.models import as_eager, unwrap
-from sparselab.core.patterns import Pattern
+from sparselab.masks import AnyPattern, searched_pattern
 from sparselab.network.analysis import Analysis
 from sparselab.network.examples import examples_of
 from sparselab.network.findings import Findings
@@ -40,10 +41,11 @@ _log = logging.getLogger("sparselab")
 OWN_DTYPE = "own_dtype"
 
 
+@instead(permutation=STRATEGY)
 def permute(
     model: nn.Module,
     example_inputs: Any,
-    pattern: str | Pattern = "2:4",
+    pattern: AnyPattern = "2:4",
     *,
     strategy: str | Strategy = "auto",
     saliency: ModelSaliency = "magnitude",
@@ -85,14 +87,17 @@ def permute(
     and ``report.order_of(name)`` in what order. Caches then fit the model as it is now. Without
     ``outputs``, the report says what a choice would free (``report.suggestion``).
 
+    A mask calculator as ``pattern`` stands for the pattern that it is ``searched_as``.
+
     ``include`` and ``exclude`` choose the weights whose retained saliency counts, by names of
     weights or modules with ``*`` and ``?``; ``saliency`` may be a mapping from weight name to
     saliency. Orders are searched for the saliency that masks retain or, with an ``objective``, for
     the error of what layers give: ``"error"`` (masks alone) or ``"updated_error"`` (for pruners that
     update weights; ``sparselab.permutation.objectives``). It needs ``moments``, the second moments
     of every weight that is to count, and the columns ``baseline``, ``retained`` and ``ideal`` are
-    shares of what each layer gives less those errors. ``strategy``, ``seed`` and ``backend`` are those of ``search_permutation``: the same
-    seed gives the same orders.
+    shares of what each layer gives less those errors. ``strategy`` (how to search; a ``Sparsifier`` calls it ``permutation``, since there ``None``
+    permutes nothing), ``seed`` and ``backend`` are those of ``search_permutation``: the same seed gives
+    the same orders.
 
     ``verify=True`` compares outputs before and after on the examples and on random inputs like
     them, in float64 on a copy where memory allows; an axis that changes them is found and left
@@ -136,7 +141,7 @@ def permute(
     if chosen is not None and moments is not None:
         require_no_saliency(saliency)
         errors = ByErrors(chosen, moments)
-    settings = SearchSettings(Pattern.parse(pattern), strategy, saliency, seed, backend, errors, progress)
+    settings = SearchSettings(searched_pattern(pattern), strategy, saliency, seed, backend, errors, progress)
     layers = chosen_layers(inner, settings.pattern, include, exclude)
     kind = ORDERS.resolve(orders)
     examples = examples_of(example_inputs, inner) if kind.traces else []

@@ -21,6 +21,7 @@ from sparselab.core.layers import LayerWeight
 from sparselab.core.models import as_eager, unwrap
 from sparselab.core.moves import Indices, Move, moved
 from sparselab.core.optimizers import Keepers, levels
+from sparselab.core.paths import as_path
 from sparselab.core.readable import why_unreadable
 from sparselab.core.sharding import laid_out_like, local, reshard, whole
 from sparselab.core.writing import why_not_written
@@ -253,13 +254,15 @@ class Plan:
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON."""
-        Path(path).write_text(json.dumps(self.to_json(), separators=(",", ":")) + "\n", encoding="utf-8")
+        as_path(path, "Plan.save").write_text(
+            json.dumps(self.to_json(), separators=(",", ":")) + "\n", encoding="utf-8"
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
         """Read a plan; ``ValueError`` when the file holds none."""
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            data = json.loads(as_path(path, "Plan.load").read_text(encoding="utf-8"))
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is not a plan: {error}") from error
         return cls.from_json(data)

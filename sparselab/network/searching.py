@@ -19,6 +19,7 @@ from sparselab.network.search_problems import Consumer, Place, placed_problems
 from sparselab.ops.threads import side_by_side
 from sparselab.permutation import SearchProblem, SearchResult, search_permutation
 from sparselab.permutation.auto import Auto
+from sparselab.permutation.coercion import as_strategy, require_seed
 from sparselab.permutation.objectives import ByErrors
 from sparselab.permutation.problem import LARGEST_BLOCK, MAX_CHANNELS
 from sparselab.permutation.search import check_backend
@@ -60,6 +61,8 @@ class SearchSettings:
                 f"permute searches orders for '{n}:{m}' and, with M up to {LARGEST_BLOCK}, for "
                 f"'m{m}n{n}_2d_best'; got '{self.pattern}', which the order for '{n}:{m}' helps too"
             )
+        as_strategy(self.strategy)  # also where there is nothing to search
+        require_seed(self.seed)
         check_backend(self.pattern, self.backend)
         if self.errors is not None and calculator(self.pattern).transposable:
             raise ValueError(f"objective: errors judge masks along the channels, '{n}:{m}', not '{self.pattern}'")

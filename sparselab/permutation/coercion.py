@@ -52,3 +52,15 @@ def as_strategy(strategy: str | Strategy) -> Strategy:
             f"got {strategy!r}"
         )
     return chosen
+
+
+def require_seed(seed: Any) -> None:
+    """Raise ``ValueError`` for what is no integer, or a negative one, which numpy's generators refuse."""
+    if not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ValueError(f"seed={seed!r}: a search is seeded by an integer that is not negative")
+
+
+def require_time_limit(seconds: Any) -> None:
+    """Raise ``ValueError`` for what is neither ``None`` nor a positive number of seconds."""
+    if seconds is not None and not (isinstance(seconds, (int, float, np.number)) and seconds > 0):
+        raise ValueError(f"time_limit must be positive seconds, got {seconds!r}")

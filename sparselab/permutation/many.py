@@ -10,7 +10,8 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 
 from sparselab.core.interrupts import interrupted_afterwards
-from sparselab.core.patterns import Pattern
+from sparselab.core.keywords import STRATEGY, instead
+from sparselab.masks import AnyPattern, searched_pattern
 from sparselab.ops.threads import at_most, on_the_same_gpu, thread_count
 from sparselab.permutation.auto import usual_seconds
 from sparselab.permutation.coercion import Searchable, as_problem
@@ -24,9 +25,10 @@ from sparselab.saliency import Saliency
 _CHAINS = 2  # threads that most strategies can use; more searches at a time gain more
 
 
+@instead(permutation=STRATEGY)
 def search_permutations(
     matrices_or_problems: Iterable[Searchable],
-    pattern: str | Pattern = "2:4",
+    pattern: AnyPattern = "2:4",
     *,
     strategy: str | Strategy = "auto",
     saliency: Saliency = "magnitude",
@@ -55,7 +57,7 @@ def search_permutations(
     >>> [len(result.order) for result in search_permutations([torch.rand(4, 8), torch.rand(16, 32)])]
     [8, 32]
     """
-    options = SearchOptions(pattern, strategy, seed, backend, time_limit, bound)
+    options = SearchOptions(searched_pattern(pattern), strategy, seed, backend, time_limit, bound)
     problems = [_problem(number, item, saliency, options.judge) for number, item in enumerate(matrices_or_problems)]
     options.warm_up(backend)
     return _Batch(problems, options, callback).run(progress)

@@ -6,7 +6,9 @@ import time
 
 import torch
 
+from sparselab.core.keywords import STRATEGY, instead
 from sparselab.core.patterns import Pattern
+from sparselab.masks import AnyPattern, searched_pattern
 from sparselab.permutation.coercion import Searchable, as_problem
 from sparselab.permutation.judges import judge_of
 from sparselab.permutation.objectives import Objective, by_errors, problem_of, require_no_saliency
@@ -18,9 +20,10 @@ from sparselab.saliency import Saliency
 from sparselab.statistics.second_moments import SecondMoments
 
 
+@instead(permutation=STRATEGY)
 def search_permutation(
     matrix_or_problem: Searchable,
-    pattern: str | Pattern = "2:4",
+    pattern: AnyPattern = "2:4",
     *,
     strategy: str | Strategy = "auto",
     saliency: Saliency = "magnitude",
@@ -38,7 +41,8 @@ def search_permutation(
     ``matrix_or_problem`` is a weight of any layer, a matrix ``(rows, channels)`` (torch or numpy, any float dtype, any
     device), or a ``SearchProblem``. A weight is scored by ``saliency``: ``"magnitude"``, a callable from weights to
     scores, or a tensor of scores of its shape; a problem brings its scores. ``strategy`` is a name with options
-    (``"stripe_groups,8,100"``) or a configured object. It never hands back an order worse than the one given.
+    (``"stripe_groups,8,100"``) or a configured object. A mask calculator as ``pattern`` stands for the pattern that it
+    is ``searched_as``. A search never hands back an order worse than the one given.
 
     With an ``objective``, ``"error"`` or ``"updated_error"``, and ``moments``, the second moments of what the weight is
     given, orders are searched for the least error of what it gives (``sparselab.permutation.objectives``). ``retained``
@@ -78,7 +82,7 @@ def search_permutation(
     100
     """
     started = time.perf_counter()
-    options = SearchOptions(pattern, strategy, seed, backend, time_limit, bound)
+    options = SearchOptions(searched_pattern(pattern), strategy, seed, backend, time_limit, bound)
     problem = _problem(matrix_or_problem, saliency, by_errors(objective, moments), moments)
     return run_search(problem, options, started, callback, progress)
 

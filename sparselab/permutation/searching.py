@@ -11,7 +11,7 @@ import numpy as np
 
 from sparselab.core.patterns import Pattern
 from sparselab.permutation.bounds import prove_bound
-from sparselab.permutation.coercion import as_strategy
+from sparselab.permutation.coercion import as_strategy, require_seed, require_time_limit
 from sparselab.permutation.judged import JudgedProblem
 from sparselab.permutation.judges import Judge, judge_of
 from sparselab.permutation.problem import SearchProblem
@@ -36,8 +36,8 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         _ = self.judge, self.chosen
-        if self.time_limit is not None and not self.time_limit > 0:
-            raise ValueError(f"time_limit must be positive seconds, got {self.time_limit}")
+        require_seed(self.seed)
+        require_time_limit(self.time_limit)
         self.judge.check_backend(self.backend)
 
     @cached_property

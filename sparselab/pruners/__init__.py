@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparselab.core.registry import Registry
+from sparselab.core.registry import Registry, unknown_name
 from sparselab.pruners.by_saliency import BySaliency
 from sparselab.pruners.pruner import Pruned, Pruner
 from sparselab.saliency import SALIENCIES, check_name
@@ -41,6 +41,8 @@ def get_pruner(pruner: str | Pruner) -> Pruner:
     if name in SALIENCIES and name not in PRUNERS:
         check_name(pruner)
         return BySaliency(pruner)
+    if name not in PRUNERS:
+        raise unknown_name("pruner", name, [*PRUNERS.names(), *SALIENCIES.names()])
     return PRUNERS.resolve(pruner)
 
 

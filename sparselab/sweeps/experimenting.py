@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 
 from sparselab.core.fingerprint import cell, digest, hides_data
+from sparselab.core.paths import as_path
 from sparselab.sweeps.background import RunningSweep
 from sparselab.sweeps.executors import Executor, Job, Stopping, check_executor, packed, run_here, run_on
 from sparselab.sweeps.frames import frame_of
@@ -104,7 +105,7 @@ def experiment(
     else:
         for each in runners:
             each.prepare()
-    path = Path(store) if store is not None else temporary_path()
+    path = as_path(store, "experiment(store=...)") if store is not None else temporary_path()
     made = {
         **sweep.made,
         "started": started,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain
@@ -27,7 +28,7 @@ def load(store: str | Path) -> pd.DataFrame:
     and ``ValueError`` for one that is not a store.
     """
     with Store(store, create=False) as opened:
-        attrs = {"store": str(Path(store).resolve()), "sweeps": opened.sweeps()}
+        attrs = {"store": str(opened.path.resolve()), "sweeps": opened.sweeps()}
         return frame_of(opened.records(), attrs, opened.quantities())
 
 
@@ -99,6 +100,8 @@ def history(frame: pd.DataFrame, store: str | Path | None = None) -> pd.DataFram
     for another frame and ``FileNotFoundError`` when the store is gone (a temporary one ends with
     its process).
     """
+    if not isinstance(frame, pd.DataFrame):
+        raise ValueError(f"history takes the frame of sl.experiment or sl.load, got {reprlib.repr(frame)}")
     where = store if store is not None else frame.attrs.get("store")
     if "key" not in frame or where is None:
         raise ValueError("history needs a frame of sl.experiment or sl.load, with its column 'key'; or say store=")

@@ -22,10 +22,11 @@ from sparselab.core.fingerprint import cell, digest
 from sparselab.core.measures import efficacy
 from sparselab.core.registry import unknown_name
 from sparselab.layerwise import PruneReport
+from sparselab.masks import calculator
 from sparselab.metrics import Quantity, describe
 from sparselab.metrics.metric import Batch, as_metrics
 from sparselab.network.orders import ORDERS
-from sparselab.permutation.strategy import STRATEGIES
+from sparselab.permutation.coercion import as_strategy
 from sparselab.pruners import get_pruner
 from sparselab.pruners.pruner import require_own_scores
 from sparselab.reports import magnitude_report
@@ -54,6 +55,12 @@ _TRACKED_EXAMPLES = 1000
 Source = Task | Callable[[], Task]
 
 
+def _check_pattern(pattern: Any) -> None:
+    """Raise ``ValueError`` for what chooses no masks; a function of weights does."""
+    if isinstance(pattern, type) or not callable(pattern):
+        calculator(pattern)
+
+
 @dataclass(frozen=True)
 class PruningRun:
     """Trials of ``source``, a ``Task`` or what makes one (so that its data need not travel), called ``name``."""
@@ -69,14 +76,20 @@ class PruningRun:
     def fill(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Defaults for what is not given; raises ``ValueError`` for an input that no such trial has."""
         for name in given:
+            if name == "strategy":
+                raise ValueError(
+                    "a sweep over a task has no strategy=: write permutation=, whether and how to permute: None, or a "
+                    "strategy, [None, 'auto'] for both"
+                )
             if name not in DEFAULTS and name not in OPTIONAL:
                 raise unknown_name(f"option or input of a sweep over {self.name!r}", name, [*DEFAULTS, *OPTIONAL])
         return {**DEFAULTS, **given}
 
     def check(self, trials: Iterable[Mapping[str, Any]]) -> None:
-        """Raises ``ValueError`` for unknown names, and for a pruner beside a saliency, which it has of its own."""
-        resolve: Mapping[str, Callable[[str], object]] = {
-            "permutation": STRATEGIES.resolve,
+        """Raises ``ValueError`` for unknown names, for objects that are none of the kind, and for a pruner beside a saliency."""
+        resolve: Mapping[str, Callable[[Any], object]] = {
+            "pattern": _check_pattern,
+            "permutation": as_strategy,
             "orders": ORDERS.resolve,
             "schedule": SCHEDULES.resolve,
             "saliency": check_name,
@@ -85,9 +98,11 @@ class PruningRun:
         trials = list(trials)
         for trial in trials:
             require_own_scores(trial.get("pruner"), trial.get("saliency", "magnitude"))
-        seen = {(name, trial[name]) for trial in trials for name in resolve if isinstance(trial.get(name), str)}
-        for name, spec in sorted(seen):
-            resolve[name](spec)
+        given = [(name, trial[name]) for trial in trials for name in resolve if trial.get(name) is not None]
+        seen = {(name, spec if isinstance(spec, str) else id(spec)): spec for name, spec in given}
+        for (name, _), spec in seen.items():
+            if isinstance(spec, str) or name in ("pattern", "permutation", "pruner"):
+                resolve[name](spec)
 
     def prepare(self) -> None:
         """Load the data; raises ``FileNotFoundError`` saying what was looked for where they are missing."""

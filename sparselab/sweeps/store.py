@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from sparselab.core.fingerprint import Cell
+from sparselab.core.paths import as_path
 from sparselab.metrics.metric import Quantity
 
 FORMAT = 1
@@ -96,7 +97,7 @@ class Store:
     """
 
     def __init__(self, path: str | Path, *, create: bool = True) -> None:
-        self.path = Path(path)
+        self.path = as_path(path, "a store")
         if not create and not self.path.exists():
             raise FileNotFoundError(f"no such store: {self.path}")
         if create:

@@ -39,7 +39,15 @@ def get_task(task: str | Task | Callable[[], Task]) -> Task:
     """
     if isinstance(task, Task):
         return task
-    return (TASKS.resolve(task) if isinstance(task, str) else task)()
+    maker = TASKS.resolve(task) if isinstance(task, str) else task
+    if not callable(maker):
+        raise ValueError(f"a task is a name with options such as 'digits', a Task or what makes one, got {maker!r}")
+    made = maker()
+    if not isinstance(made, Task):
+        raise ValueError(
+            f"{maker!r} is called for a Task, and returned {made!r}; a trial of your own takes an argument"
+        )
+    return made
 
 
 __all__ = [

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from torch import Tensor
 
 from sparselab.core.channel_order import ChannelOrder
@@ -18,7 +19,7 @@ from sparselab.pruners import BySaliency, Pruned, Pruner, get_pruner
 from sparselab.pruners.by_function import ByFunction
 from sparselab.pruners.in_order import InOrder
 from sparselab.pruners.pruner import checked, require_own_scores
-from sparselab.saliency import ModelSaliency, check_name, for_layer, from_statistics, from_weight, needs
+from sparselab.saliency import ModelSaliency, check_name, for_layer, from_statistics, from_weight, needs, scores
 
 if TYPE_CHECKING:
     from sparselab.network.plan import Plan
@@ -57,7 +58,7 @@ class Choice:
         if isinstance(chosen, BySaliency) and not isinstance(chosen.saliency, str):
             # Scores belong to weights and follow a permutation: here is where that is known.
             saliency, chosen = chosen.saliency, None
-        if callable(pattern) and not is_calculator(pattern):
+        if callable(pattern) and not is_calculator(pattern) and not isinstance(pattern, type):
             if pruner is not None:
                 raise ValueError(f"pruner={pruner!r} and a mask function: the function decides already; leave one out")
             choice = cls(None, saliency, ByFunction(pattern), statistics)
@@ -113,10 +114,13 @@ class Choice:
 
     def _require_statistics(self) -> None:
         """Raise ``ValueError`` for a saliency that is none, and for statistics that are asked for and not there."""
-        if isinstance(self.saliency, str):
-            check_name(self.saliency)
-            if needs(self.saliency) not in (None, *self.statistics):
-                from_weight(self.saliency)  # raises, and says how to collect what it needs
+        saliency: Any = self.saliency
+        if isinstance(saliency, str):
+            check_name(saliency)
+            if needs(saliency) not in (None, *self.statistics):
+                from_weight(saliency)  # raises, and says how to collect what it needs
+        elif not isinstance(saliency, (Mapping, Tensor)) and not callable(saliency):
+            scores(torch.empty(0), saliency)  # raises, and says what a saliency is
         pruner = self.pruner
         if pruner is not None and pruner.needs is not None and pruner.needs not in self.statistics:
             kind = pruner.needs.__name__

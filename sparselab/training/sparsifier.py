@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparselab.core.channel_order import ChannelOrder
+from sparselab.core.keywords import PERMUTATION, instead
 from sparselab.core.layers import Custom, LayerWeight, Names, layer_weights
 from sparselab.core.models import as_eager, unwrap
 from sparselab.core.optimizers import innermost, lasting, levels, takes_hooks
@@ -99,6 +100,7 @@ class Sparsifier:
     64
     """
 
+    @instead(strategy=PERMUTATION)
     def __init__(
         self,
         model: nn.Module,
@@ -536,9 +538,9 @@ def _strategy(permutation: str | Strategy | None) -> Strategy | None:
     """The strategy, resolved at once so that a misspelt name is an error before any work is done."""
     if permutation is None:
         return None
-    from sparselab.permutation.strategy import STRATEGIES
+    from sparselab.permutation.coercion import as_strategy
 
-    return STRATEGIES.resolve(permutation)
+    return as_strategy(permutation)
 
 
 def _kind_of(orders: str | Orders, permutation: str | Strategy | None) -> Orders:

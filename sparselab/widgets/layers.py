@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import reprlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +19,7 @@ from sparselab.core.patterns import Pattern
 from sparselab.core.readable import require_some_values, why_unreadable
 from sparselab.core.weight_matrix import to_matrix
 from sparselab.masks import CALCULATORS, calculator, create_mask
+from sparselab.masks.calculator import is_calculator
 from sparselab.masks.eligibility import why_not
 from sparselab.saliency import ModelSaliency
 
@@ -49,11 +52,27 @@ class MaskedLayer:
 def pattern_text(pattern: str) -> str:
     """The text that widgets have for ``pattern``, which may name a plug-in's calculator with its options.
 
-    Raises ``ValueError`` for a text that names no masks.
+    Raises ``ValueError`` for a text that names no masks, and for an object, which no field can show.
     """
+    if is_calculator(pattern):
+        kind = type(pattern).__name__
+        raise ValueError(
+            f"widgets know patterns by name, got {reprlib.repr(pattern)}: "
+            f'give it one, sparselab.masks.CALCULATORS.register("mine", {kind}), and pass "mine" with its options'
+        )
     calculator(pattern)
     name, options = CALCULATORS.split(pattern)
     return ",".join([name, *options]) if name in CALCULATORS else str(Pattern.parse(pattern))
+
+
+def require_names(kind: str, given: Iterable[object], registry: str) -> None:
+    """Raise ``ValueError`` for what is no name with options: fields of widgets show texts."""
+    for each in given:
+        if not isinstance(each, str):
+            raise ValueError(
+                f"widgets know a {kind} by name, got {reprlib.repr(each)}: give it one, "
+                f'{registry}.register("mine", TheClass), and pass "mine" with its options'
+            )
 
 
 def choosable_layers(model: nn.Module) -> dict[str, LayerWeight]:

@@ -20,6 +20,7 @@ from sparselab.core.layers import LayerWeight
 from sparselab.core.models import as_eager
 from sparselab.core.patterns import Pattern
 from sparselab.core.registry import unknown_name
+from sparselab.masks import AnyPattern, searched_pattern
 from sparselab.network.named_axes import NetworkAxes
 from sparselab.network.outputs import Outputs
 from sparselab.network.plan import Plan
@@ -31,7 +32,7 @@ from sparselab.saliency import ModelSaliency
 from sparselab.widgets import searches as logic
 from sparselab.widgets.choosing import LayerChooser, PatternChooser, Ticks
 from sparselab.widgets.job import Job
-from sparselab.widgets.layers import choosable_layers, first_choice
+from sparselab.widgets.layers import choosable_layers, first_choice, require_names
 from sparselab.widgets.panel import column, controls, numbers, pictures, tabs, wide
 from sparselab.widgets.picture import Picture
 from sparselab.widgets.working import WorkingPanel, state_of
@@ -63,7 +64,7 @@ class PermutationGain(WorkingPanel):
     def __init__(
         self,
         model_or_matrix: nn.Module | torch.Tensor | NDArray[Any],
-        pattern: str = "2:4",
+        pattern: AnyPattern = "2:4",
         *,
         example_inputs: Any = None,
         outputs: Outputs | None = None,
@@ -74,6 +75,8 @@ class PermutationGain(WorkingPanel):
         seconds: float = 2.0,
         seed: int = 0,
     ) -> None:
+        pattern = str(searched_pattern(pattern))
+        require_names("strategy", strategies, "sparselab.permutation.STRATEGIES")
         self._model = model_or_matrix if isinstance(model_or_matrix, nn.Module) else None
         self._saliency = saliency
         self._axes = None
@@ -88,10 +91,10 @@ class PermutationGain(WorkingPanel):
         self._about, self._status, self._best_line, self._layers_line = (numbers() for _ in range(4))
         self._traces_picture, self._groups_picture, self._order_picture = (Picture() for _ in range(3))
         self._consumers_picture, self._layers_picture = Picture(self._choose), Picture(self._choose)
-        self._make_controls(list(self._matrices), str(Pattern.parse(pattern)), strategies)
+        self._make_controls(list(self._matrices), pattern, strategies)
         self._ticks = Ticks("Strategies", list(dict.fromkeys([*logic.STRATEGIES, *strategies])))
         super().__init__(self._parts(), starters=[self._run, self._all], stopper=self._stop)
-        self.layer, self.pattern, self.seconds, self.seed = first, str(Pattern.parse(pattern)), seconds, seed
+        self.layer, self.pattern, self.seconds, self.seed = first, pattern, seconds, seed
         self.strategies = tuple(strategies)
         for name, control in self._controls.items():
             traitlets.link((self, name), (control, "value"))

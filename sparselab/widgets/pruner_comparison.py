@@ -25,7 +25,7 @@ from sparselab.statistics.positions import padding
 from sparselab.widgets import pruning as logic
 from sparselab.widgets.choosing import LayerChooser, PatternChooser, Ticks, layer_labels
 from sparselab.widgets.job import Job
-from sparselab.widgets.layers import PATTERNS, choosable_layers, first_choice, pattern_text
+from sparselab.widgets.layers import PATTERNS, choosable_layers, first_choice, pattern_text, require_names
 from sparselab.widgets.panel import column, controls, numbers, tabs, wide
 from sparselab.widgets.picture import Picture
 from sparselab.widgets.working import WorkingPanel, state_of
@@ -67,6 +67,7 @@ class PrunerComparison(WorkingPanel):
         self._found: dict[tuple[str, str, str], logic.PrunedLayer] = {}
         self._doing = ""
         text = pattern_text(pattern)
+        require_names("pruner", pruners, "sparselab.pruners.PRUNERS")
         self._ticks = Ticks("Pruners", list(dict.fromkeys([*logic.pruner_names(), *pruners])))
         self._status, self._bars, self._windows = numbers(), Picture(), Picture()
         self._make_controls(text)

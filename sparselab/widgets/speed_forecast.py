@@ -127,6 +127,7 @@ class SpeedForecast(Panel):
 
 def _made_controls(gpu: str, dtype: str) -> dict[str, ipywidgets.Widget]:
     plain: dict[str, Any] = {"style": {"description_width": "initial"}}
+    hardware(gpu)  # a ValueError that lists the names
     names = {hardware(name).name: name for name in hardware_names()}
     dtypes = list(dict.fromkeys([*(each for name in hardware_names() for each in hardware(name).sparse), dtype]))
     return {

@@ -10,6 +10,7 @@ import ipywidgets
 import pandas as pd
 import traitlets
 
+from sparselab.core.paths import as_path
 from sparselab.plots import trials
 from sparselab.plots.marks import Key
 from sparselab.plots.style import Figure
@@ -54,7 +55,7 @@ class SweepExplorer(Panel):
         interval: float = 2.0,
     ) -> None:
         source = df_or_store.store if isinstance(df_or_store, RunningSweep) else df_or_store
-        self._store = None if isinstance(source, pd.DataFrame) else Path(source)
+        self._store = None if isinstance(source, pd.DataFrame) else as_path(source, "SweepExplorer")
         self._all = source if isinstance(source, pd.DataFrame) else load(source)
         self._changed = logic.changed(self._store) if self._store else 0.0
         self._interval = interval

@@ -26,6 +26,9 @@ def batches():
 def nothing():
     return 3
 
+def twice(x):
+    return 2 * x
+
 number = 3
 """
 
@@ -113,6 +116,7 @@ def test_a_folder_of_transformers(tmp_path, capsys):
         ({"model": "mine:lost"}, "MODEL: module 'mine' has no function 'lost'"),
         ({"model": "mine:number"}, "MODEL: mine:number is a int, not a function"),
         ({"model": "mine:nothing"}, "MODEL: mine:nothing returns a int, not a torch.nn.Module"),
+        ({"model": "mine:twice"}, "mine:twice is called without arguments: missing a required argument: 'x'"),
         ({"model": "nowhere:make_model"}, "MODEL: there is no module 'nowhere' in"),
         ({"model": "some/folder"}, "is neither module:function nor a folder of transformers"),
         ({"--data": "mine:nothing"}, "--data mine:nothing returns a int; it must return batches"),

@@ -15,7 +15,9 @@ import torch
 from torch import nn
 
 import sparselab as sl
+from sparselab.masks.one_d import OneD
 from sparselab.network.control import random_plan
+from sparselab.pruners import BySaliency
 from sparselab.sweeps.runners import runner
 
 X = torch.randn(2, 8)
@@ -206,3 +208,88 @@ def test_calibration_is_batches(given, words):
         with pytest.raises(ValueError, match=words):
             taker()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in dense.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("call", "taker"),
+    [
+        (lambda: sl.save(model(), None), "save"),
+        (lambda: sl.load_into(model(), None), "load_into"),
+        (lambda: sl.Plan.load(None), "Plan.load"),
+        (lambda: sl.Plan().save(None), "Plan.save"),
+        (lambda: sl.load(None), "a store"),
+        (lambda: sl.export_onnx(model(), X, None), "export_onnx"),
+        (lambda: sl.widgets.SweepExplorer(None), "SweepExplorer"),
+    ],
+)
+def test_what_is_no_path_is_said(call: Callable[[], object], taker: str) -> None:
+    with pytest.raises(ValueError, match=f"^{taker} takes a path, a text or a pathlib.Path, got None"):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: sl.permute(model(), X, permutation="auto"), r"permute\(\) has no permutation=: write strategy="),
+        (lambda: sl.search_permutation(X, permutation=None), r"search_permutation\(\) has no permutation=: write"),
+        (lambda: sl.search_permutations([X], permutation=None), r"search_permutations\(\) has no permutation="),
+        (lambda: sl.Sparsifier(model(), strategy="auto"), r"Sparsifier\(\) has no strategy=: write permutation="),
+        (lambda: sl.prune(model(), [X], strategy="auto"), r"prune\(\) has no strategy=: write permutation="),
+    ],
+)
+def test_the_word_of_a_neighbour_is_told_from_the_one_here(call: Callable[[], object], says: str) -> None:
+    with pytest.raises(TypeError, match=says):
+        call()
+
+
+@pytest.mark.parametrize("seed", [-1, None, 1.5])
+def test_what_is_no_seed_is_said_before_a_search(seed: Any) -> None:
+    for call in (lambda: sl.search_permutation(X, seed=seed), lambda: sl.permute(model(), X, seed=seed)):
+        with pytest.raises(ValueError, match=f"seed={seed}: a search is seeded by an integer that is not negative"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "says"),
+    [
+        ({"pattern": "2:4x"}, "'2:4x' is not a pattern"),
+        ({"pattern": sl.Sparsifier}, "pattern=Sparsifier is a class: give an object of it"),
+        ({"pruner": sl.Sparsifier}, "a pruner is a name with options or an object"),
+        ({"pruner": "wandaa"}, "magnitude, ria, sparsegpt, swaps, wanda. Did you mean 'wanda'?"),
+        ({"permutation": 3}, "a strategy is a name with options"),
+        ({"strategy": "auto"}, "has no strategy=: write permutation="),
+    ],
+)
+def test_a_sweep_refuses_before_the_first_trial(inputs: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(says)):
+        sl.experiment(task(model()), steps=0, progress=False, **inputs)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"pattern": sl.Sparsifier}, "pattern=Sparsifier is a class: give an object of it"),
+        ({"saliency": 3}, "a saliency is a name, a callable"),
+        ({"permutation": 3}, "a strategy is a name with options"),
+    ],
+)
+def test_a_sparsifier_refuses_before_it_adds_buffers(options: dict[str, Any], says: str) -> None:
+    given = model()
+    with pytest.raises(ValueError, match=says):
+        sl.Sparsifier(given, **options)
+    assert not list(given.buffers())
+
+
+@pytest.mark.parametrize("given", [None, lambda: 3])
+def test_what_makes_no_task_is_said(given: Any) -> None:
+    with pytest.raises(ValueError, match=r"a task is a name|is called for a Task, and returned 3"):
+        sl.tasks.get_task(given)
+
+
+def test_widgets_say_that_they_know_patterns_and_pruners_by_name() -> None:
+    with pytest.raises(ValueError, match=r"widgets know patterns by name, got OneD.*CALCULATORS.register"):
+        sl.widgets.MagnitudeLoss(model(), OneD(2, 4))
+    with pytest.raises(ValueError, match="widgets know a pruner by name"):
+        sl.widgets.PrunerComparison(model(), [X], pruners=[BySaliency()])
+    with pytest.raises(ValueError, match="Did you mean 'h100'"):
+        sl.widgets.SpeedForecast(model(), X, hardware="h101")
