@@ -1,6 +1,11 @@
 """How Sphinx makes the site: ``make docs``. Its sources are the repository, so that links work here and on a code host."""
 
+from pathlib import Path
+
 import sparselab
+
+# A path that is not absolute is looked for here, beside the sources or where make runs: each extension has its own idea.
+HERE = Path(__file__).parent
 
 project = "sparselab"
 author = "The sparselab developers"
@@ -28,7 +33,7 @@ exclude_patterns = [
     "benchmarks",
     "**/.ipynb_checkpoints",
 ]
-templates_path = ["_templates"]
+templates_path = [str(HERE / "_templates")]
 
 # Notebooks show the outputs that they have; nothing of the site comes from another host.
 nb_execution_mode = "off"
@@ -51,6 +56,8 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_extra_path = ["_root"]  # index.html, which leads to docs/index.html
 html_copy_source = False
+html_search_scorer = str(HERE / "search_scorer.js")
+html_sidebars = {"docs/start": [], "docs/gallery": []}  # no pages below them
 html_show_search_summary = False  # it would be fetched, which a browser refuses for files
 html_theme_options = {
     "logo": {"text": "sparselab"},
