@@ -81,8 +81,8 @@ def searched_pattern(pattern: AnyPattern) -> Pattern:
     masks = calculator(pattern)
     if masks.searched_as is None:
         raise ValueError(
-            f"no order of channels is better than another for {masks}: it keeps no N of every M channels. Leave the "
-            "channels as they are, or give the pattern to search orders for, such as '2:4'"
+            f"a search of orders needs an N:M pattern such as '2:4', got '{masks}': no order of channels is better than "
+            "another for it. Leave the channels as they are, or give the pattern to search orders for"
         )
     return Pattern.parse(masks.searched_as)
 

@@ -339,7 +339,7 @@ def test_include_exclude_and_saliency() -> None:
 
 @pytest.mark.parametrize("pattern", ["unstructured,0.5", "row,0.5"])
 def test_patterns_without_groups_are_refused(pattern: str) -> None:
-    with pytest.raises(ValueError, match="permute needs an N:M pattern"):
+    with pytest.raises(ValueError, match="needs an N:M pattern"):
         permute(*net(), pattern)
 
 
