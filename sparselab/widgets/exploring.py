@@ -74,7 +74,9 @@ def trial_table(frame: pd.DataFrame, row: Any) -> str:
     """One trial as an HTML table of its columns; empty when it is not there."""
     if row not in frame.index:
         return ""
-    values = frame.loc[row].drop(labels=list(_HIDDEN), errors="ignore").dropna()
+    inputs = frame.attrs.get("inputs", [])
+    shown = frame.loc[row].drop(labels=list(_HIDDEN), errors="ignore")
+    values = {name: value for name, value in shown.items() if name in inputs or pd.notna(value)}
     cells = "".join(
         f"<tr><th>{html.escape(str(k))}</th><td>{html.escape(_text(v))}</td></tr>" for k, v in values.items()
     )
@@ -88,4 +90,6 @@ def changed(store: Path) -> float:
 
 
 def _text(value: Any) -> str:
+    if pd.isna(value):
+        return "none"
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -11,6 +11,7 @@ import pandas as pd
 import traitlets
 
 from sparselab.core.paths import as_path
+from sparselab.core.registry import unknown_name
 from sparselab.plots import trials
 from sparselab.plots.marks import Key
 from sparselab.plots.style import Figure
@@ -63,9 +64,10 @@ class SweepExplorer(Panel):
         self._status, self._details = numbers(), numbers()
         self._picture = Picture(self._choose)
         self._make_controls()
+        self._asked = {"x": x, "y": y, "colour": colour, "facet": facet}
         super().__init__(self._parts())
-        self.query, self.facet = query, facet or ""
-        self._begin(x, y, colour)
+        self.query = query
+        self._begin()
         for name, control in self._controls.items():
             traitlets.link((self, name), (control, "value"))
         self.observe(self._redraw, ["x", "y", "colour", "facet", "query", "trial", "width"])
@@ -73,11 +75,20 @@ class SweepExplorer(Panel):
         if self._store is not None:
             self._watch()
 
-    def _begin(self, x: str | None = None, y: str | None = None, colour: str | None = None) -> None:
-        """Show what is asked for, else what is worth a first look."""
+    def _begin(self) -> None:
+        """Show what is asked for, else what is worth a first look; nothing before the first trial is done.
+
+        Raises ``ValueError`` for a column that is asked for and cannot be chosen.
+        """
         first = logic.first_view(self._all)
-        self.x, self.y = x or first.x, y or first.y
-        self.colour = (first.colour or "") if colour is None else colour
+        view = {"x": first.x, "y": first.y, "colour": first.colour or "", "facet": ""}
+        if len(self._all):
+            for name, column in self._asked.items():
+                if column:
+                    self._require_offered(name, column)
+            view |= {name: column for name, column in self._asked.items() if column is not None}
+        self.x, self.y, self.colour, self.facet = view.values()
+        self._begun = self.view
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -94,15 +105,19 @@ class SweepExplorer(Panel):
         """Which column goes where."""
         return View(self.x, self.y, self.colour or None, self.facet or None)
 
+    def portrait(self) -> Figure | None:
+        """The picture, once a trial is done."""
+        return self.figure if len(self._all) else None
+
     def refresh(self) -> None:
         """Read the store again, where there is one."""
         if self._store is None:
             return
         with self.problems_shown():
             self._changed = logic.changed(self._store)
-            before, self._all = len(self._all), load(self._store)
+            untouched, self._all = self.view == self._begun, load(self._store)
             self._offer()
-            if not before:
+            if untouched:  # of the first trials of a sweep nobody can tell which inputs will vary
                 self._begin()
         if not self.problem:
             self._redraw()
@@ -132,6 +147,12 @@ class SweepExplorer(Panel):
             "live": ipywidgets.Checkbox(description="live", indent=False, layout={"width": "auto"}),
         }
         self._offer()
+
+    def _require_offered(self, name: str, column: str) -> None:
+        """Raise ``ValueError`` for a ``column`` that cannot be chosen as ``name``."""
+        offered = [option[1] if isinstance(option, tuple) else option for option in self._controls[name].options]
+        if column not in offered:
+            raise unknown_name(f"column for {name}", column, filter(None, offered))
 
     def _offer(self) -> None:
         """Fill the choices with the columns that there are."""

@@ -19,8 +19,8 @@ def trial(given):
     return {"top1": 90.0 + given.seed + 5 * (given.pattern == "2:4"), "loss": 1 / (given.seed + 1)}
 
 
-def sweep(store=None, seeds=(0, 1, 2)):
-    return experiment(trial, pattern=["2:4", "1:4"], seed=list(seeds), progress=False, store=store, version=1)
+def sweep(store=None, seeds=(0, 1, 2), pattern=("2:4", "1:4")):
+    return experiment(trial, pattern=list(pattern), seed=list(seeds), progress=False, store=store, version=1)
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +106,12 @@ def test_what_cannot_be_drawn_says_so(frame):
         trials.trials(frame.head(0), View("seed", "top1"))
 
 
+@pytest.mark.parametrize("place", ["x", "y", "colour", "facet"])
+def test_a_column_that_is_not_there_is_named(frame, place):
+    with pytest.raises(ValueError, match=f"unknown column for {place} 'sed'; valid: .*seed"):
+        sl.widgets.SweepExplorer(frame, **{place: "sed"})
+
+
 def test_filter(panel):
     panel.query = "seed < 2 and pattern == '2:4'"
     assert panel.frame["seed"].tolist() == [0, 1]
@@ -163,3 +169,39 @@ def test_it_waits_for_the_first_trial(tmp_path):
 def test_text_is_escaped():
     frame = pd.DataFrame({"top1": [1.0], "note": ["<script>"]})
     assert "&lt;script&gt;" in logic.trial_table(frame, 0)
+
+
+def test_what_is_asked_for_waits_for_the_first_trial_too(tmp_path):
+    store = tmp_path / "sweep.db"
+    with Store(store):
+        pass
+    panel, wrong = (sl.widgets.SweepExplorer(store, x=x, facet="pattern") for x in ("seed", "sed"))
+    assert "image/png" not in panel._repr_mimebundle_()
+    assert panel.problem == ""
+    sweep(store)
+    for each in (panel, wrong):
+        each.refresh()
+    assert panel.view == View("seed", "top1", None, "pattern")
+    assert "unknown column for x 'sed'; valid:" in wrong.problem
+
+
+def test_the_first_view_follows_the_inputs_that_vary_until_another_is_chosen(tmp_path):
+    store = tmp_path / "sweep.db"
+    sweep(store, seeds=(0, 1), pattern=["2:4"])
+    panel = sl.widgets.SweepExplorer(store)
+    assert panel.x == "seed"
+    sweep(store, seeds=(0, 1), pattern=["1:4"])
+    panel.refresh()
+    assert panel.x == "pattern"
+    panel.x = "seed"
+    sweep(store, seeds=(2,))
+    panel.refresh()
+    assert panel.x == "seed"
+
+
+def test_an_input_that_is_none_is_told():
+    frame = pd.DataFrame({"permutation": [None, "auto"], "note": [None, "x"], "top1": [1.0, 2.0]})
+    frame.attrs["inputs"] = ["permutation"]
+    table = logic.trial_table(frame, 0)
+    assert "<th>permutation</th><td>none</td>" in table
+    assert "note" not in table
