@@ -4,6 +4,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,13 @@ def test_what_has_a_name_in_a_registry_is_in_the_reference():
     } - {f"{module}:{name}" for module, _, name in (path.rpartition(".") for path in LISTED)}
     described = [named(path) for path in LISTED]
     assert not [each for each in sorted(missing) if not any(named(each.replace(":", ".")) is one for one in described)]
+
+
+def test_what_the_site_is_made_with_is_found_from_wherever_it_is_looked_for():
+    """Sphinx says nothing of templates that are not there, and autosummary looks for them beside the sources."""
+    config = runpy.run_path(str(ROOT / "docs" / "conf.py"))
+    paths = [Path(path) for path in [*config["templates_path"], config["html_search_scorer"]]]
+    assert all(path.is_absolute() and path.exists() for path in paths)
 
 
 def test_every_page_is_in_a_table_of_contents():

@@ -14,6 +14,10 @@ EMBEDDINGS = ("*embed*", "*wte*", "*wpe*")
 """What embeddings are called, which no multiplication reads: they stay dense in every recipe."""
 
 
+_SHOWN = ("layer", "shape", "density", "violations", "is_sparse", "kernel", "reason")
+"""What a table for readers has room for; as JSON there is all of it."""
+
+
 def audit(options: Namespace) -> int:
     """Show one row per weight, those left out aside; 1 unless all of the others are N:M."""
     from sparselab.reports import check
@@ -26,7 +30,7 @@ def audit(options: Namespace) -> int:
         raise ValueError(
             f"{options.file} has no weight that --include and --exclude leave; it has {', '.join(frame['layer'][:5])}"
         )
-    print_frame(judged, options.json)
+    print_frame(judged if options.json else judged[list(_SHOWN)], options.json)
     if not options.json:
         names = f" (left out: {', '.join(chosen[left_out]['layer'])})" if left_out.any() else ""
         print(f"{int(judged['is_sparse'].sum())} of {len(judged)} weights are {options.pattern}{names}")

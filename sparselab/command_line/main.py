@@ -165,7 +165,8 @@ def _add_changing(commands: Any) -> None:
 def _add_model_options(part: argparse.ArgumentParser) -> None:
     """The arguments that say which model, on which data, and where the result goes."""
     part.add_argument(
-        "model", help="module:function that makes it (a module beside you or installed), or a folder of transformers"
+        "model",
+        help="module:function that makes it, or module:model itself (a module beside you or installed), or a folder of transformers",
     )
     part.add_argument("--state", help="a checkpoint to load into what module:function makes")
     part.add_argument("--entry", help="which state of the checkpoint, where it holds several: 'ema', say")

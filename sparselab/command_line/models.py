@@ -121,7 +121,8 @@ class NamedModel:
 
 
 def _made(options: Namespace) -> nn.Module:
-    model = made_by(options.model, "MODEL")
+    named = function_of(options.model, Path.cwd(), "MODEL")
+    model = named if isinstance(named, nn.Module) else made_by(options.model, "MODEL")  # a module can be called too
     if not isinstance(model, nn.Module):
         raise ValueError(f"MODEL: {options.model} returns a {type(model).__name__}, not a torch.nn.Module")
     if options.state is not None:

@@ -53,6 +53,9 @@ class Forecast:
     dtype: str
     pattern: str
 
+    def __repr__(self) -> str:
+        return f"<Forecast: {self}>"
+
     @property
     def sentence(self) -> str:
         """What to expect, in words."""

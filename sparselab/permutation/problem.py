@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -98,7 +98,7 @@ class SearchProblem:
     (18.0, 25.0)
     """
 
-    terms: tuple[Term, ...]
+    terms: tuple[Term, ...] = field(repr=False)
     size: int
 
     def __post_init__(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from sparselab.core import measures
 from sparselab.permutation.problem import Order
@@ -31,7 +31,7 @@ class SearchResult:
     backend: str
     pattern: str
     seed: int
-    history: tuple[tuple[float, float], ...] = field(default=(), repr=False)
+    history: tuple[tuple[float, float], ...] = ()
     upper_bound: float | None = None
     interrupted: bool = False
 
@@ -54,3 +54,11 @@ class SearchResult:
     def bound_efficacy(self) -> float | None:
         """The efficacy that ``upper_bound`` stands for, or ``None`` without one."""
         return None if self.upper_bound is None else measures.efficacy(self.upper_bound, self.baseline, self.ideal)
+
+    def __repr__(self) -> str:
+        most = "" if self.bound_efficacy is None else f" of at most {self.bound_efficacy:.1f}"
+        ended = ", interrupted" if self.interrupted else ""
+        return (
+            f"<SearchResult: efficacy {self.efficacy:.1f}{most} for {self.pattern}, {len(self.order)} channels, by "
+            f"{self.strategy} in {self.seconds:.2g} s{ended}>"
+        )

@@ -98,7 +98,7 @@ def _row(stored: StoredWeight, calculate: MaskCalculator) -> dict[str, Any]:
         if not weight.numel():
             reason = "empty: no entry to judge"
         elif found.count:
-            reason = f"{found.count} of {found.groups} groups {found.rule}"
+            reason = f"{found.count} of {found.groups} groups {found.rule}{_unfit(weight, calculate, dim)}"
     return {
         "layer": stored.name,
         "shape": tuple(weight.shape),
@@ -127,6 +127,13 @@ def _judged(stored: StoredWeight, calculate: MaskCalculator) -> tuple[int, Viola
         if not found.count:
             return dim, found
     return first, calculate.violations(to_slices(stored.weight, first))
+
+
+def _unfit(weight: Tensor, calculate: MaskCalculator, channel_dim: int) -> str:
+    """What of its shape keeps masks from ``weight``, to stand behind what it breaks; else nothing."""
+    _, rows, channels = to_slices(torch.empty(weight.shape, device="meta"), channel_dim).shape
+    why = calculate.why_not(rows, channels)
+    return "" if why is None else f"; {why}"
 
 
 def _kernel_refusal(weight: Tensor, calculate: MaskCalculator, channel_dim: int) -> str | None:

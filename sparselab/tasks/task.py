@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -113,11 +113,11 @@ class Task:
 
     name: str
     model: Callable[[], nn.Module]
-    train_data: Data
-    eval_data: Data
+    train_data: Data = field(repr=False)
+    eval_data: Data = field(repr=False)
     loss: Callable[[nn.Module, Batch], Tensor] = classification_loss
     metrics: Metrics = CLASSIFICATION
-    example_inputs: Any = None
+    example_inputs: Any = field(default=None, repr=False)
     recipe: Recipe = Recipe()
     finetuning: Recipe | None = None
     augment: Callable[[Batch, torch.Generator], Batch] | None = None

@@ -15,10 +15,11 @@ from sparselab.core.models import as_eager
 from sparselab.plots import matrices
 from sparselab.plots.style import Figure
 from sparselab.tasks import Task, dense_baseline, get_task
+from sparselab.training.schedules import SCHEDULES
 from sparselab.widgets import recomputing as logic
 from sparselab.widgets.choosing import PatternChooser
 from sparselab.widgets.job import Job
-from sparselab.widgets.layers import pattern_text
+from sparselab.widgets.layers import pattern_text, require_names
 from sparselab.widgets.panel import column, controls, numbers, pictures, wide
 from sparselab.widgets.picture import Picture
 from sparselab.widgets.searches import PATTERNS
@@ -54,6 +55,9 @@ class MaskRecomputation(WorkingPanel):
         self._runs: list[logic.Run] = []
         self._status, self._picture = numbers(), Picture()
         text = pattern_text(pattern)
+        require_names("schedule", schedules, "sparselab.training.schedules.SCHEDULES")
+        for name in schedules:
+            SCHEDULES.resolve(name)
         self._make_controls(text)
         self._fields = [
             ipywidgets.Combobox(

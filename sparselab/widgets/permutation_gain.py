@@ -25,6 +25,7 @@ from sparselab.network.named_axes import NetworkAxes
 from sparselab.network.outputs import Outputs
 from sparselab.network.plan import Plan
 from sparselab.permutation import STRATEGIES, SearchResult, warm_up
+from sparselab.permutation.judges import judge_of
 from sparselab.plots import matrices, strips
 from sparselab.plots.marks import Key
 from sparselab.plots.style import Figure
@@ -75,8 +76,10 @@ class PermutationGain(WorkingPanel):
         seconds: float = 2.0,
         seed: int = 0,
     ) -> None:
-        pattern = str(searched_pattern(pattern))
+        pattern = _searched_text(pattern)
         require_names("strategy", strategies, "sparselab.permutation.STRATEGIES")
+        for name in strategies:
+            STRATEGIES.resolve(name)
         self._model = model_or_matrix if isinstance(model_or_matrix, nn.Module) else None
         self._saliency = saliency
         self._axes = None
@@ -424,11 +427,11 @@ def _choices(
     return {_MATRIX: lambda _: logic.Matrix.of(_MATRIX, weight, 1, saliency)}
 
 
-def _searched_text(pattern: str) -> str:
+def _searched_text(pattern: AnyPattern) -> str:
     """The text of a pattern that orders are searched for. Raises ``ValueError`` for another."""
-    parsed = Pattern.parse(pattern)
-    parsed.require_nm("this widget")
-    return str(parsed)
+    chosen = searched_pattern(pattern)
+    judge_of(chosen)
+    return str(chosen)
 
 
 def _layer_matrix(model: nn.Module, layer: LayerWeight, saliency: ModelSaliency, pattern: str) -> logic.Matrix:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -108,6 +109,16 @@ def test_a_folder_of_transformers(tmp_path, capsys):
     assert float((loaded.model.layers[1].mlp.down_proj.weight == 0).double().mean()) == 0.5
     assert main([*words, "--windows", "4"]) == 2
     assert "is there already: name a new folder" in capsys.readouterr().err
+
+
+def test_a_module_is_taken_as_the_function_that_makes_it_is(mine, capsys):
+    with open(f"{mine}.py", "a") as module:
+        module.write("\nmodel = make_model()\n")
+    words = ["--data", f"{mine}:batches", "--pruner", "magnitude", "--no-progress"]
+    for what in ("model", "make_model"):
+        assert main(["prune", f"{mine}:{what}", *words, "--out", f"{what}.pt"]) == 0
+    model, same = (read_checkpoint(Path(f"{what}.pt")) for what in ("model", "make_model"))
+    assert all(model[name].equal(same[name]) for name in same)
 
 
 @pytest.mark.parametrize(

@@ -176,7 +176,7 @@ def test_a_calculator_of_your_own_answers_like_ours():
         model[0].weight[:, 1::2] = 0
     frame = sl.check(model, Every())
     assert list(frame["violations"]) == [0, 5]  # of three channels the last is a group by itself
-    assert frame["reason"][1] == "5 of 10 groups keep more than 1"
+    assert frame["reason"][1] == "5 of 10 groups keep more than 1; 3 input channels are not a multiple of 2"
     assert frame["reason"][0] == "kernels exist for 2:4, not for 1:2"
 
 

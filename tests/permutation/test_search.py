@@ -374,3 +374,11 @@ def test_a_backend_is_chosen_once(caplog):
             caplog.clear()
             search_permutation(listed(8, 32), strategy="random,5", **options)
             assert [record.getMessage() for record in caplog.records] == ["backend auto: cpu (a small problem)"]
+
+
+def test_what_a_result_says_of_itself_fits_a_line():
+    result = search_permutation(listed(4, 256), strategy="channel_swap", bound=True)
+    said = f"<SearchResult: efficacy {result.efficacy:.1f} of at most {result.bound_efficacy:.1f} for 2:4, 256 channels, by"
+    assert repr(result).startswith(said)
+    assert len(repr(result)) < 120
+    assert repr(SearchProblem.from_matrix(listed(64, 64))) == "SearchProblem(size=64)"

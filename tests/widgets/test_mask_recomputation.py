@@ -90,6 +90,11 @@ def test_errors_are_shown_in_words(panel, schedules, problem):
     assert not panel.running
 
 
+def test_a_misspelt_schedule_is_refused_at_once(task):
+    with pytest.raises(ValueError, match=r"unknown schedule 'recompte'; valid: .* Did you mean 'recompute'"):
+        sl.widgets.MaskRecomputation(task, schedules=["recompte,5"])
+
+
 def test_no_rows_yet(task):
     assert list(logic.curves([logic.Run("one_shot")], task).columns) == ["run", "step", "quantity", "value"]
 

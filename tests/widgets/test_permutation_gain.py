@@ -118,6 +118,25 @@ def test_errors_are_shown_in_words(panel):
     assert panel.problem == ""
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pattern": "64:2:8"}, r"along the input channels \('2:8'\)"),
+        ({"pattern": "m8n4_2d_greedy"}, "not 'm8n4_2d_greedy'"),
+        ({"strategies": ["atuo"]}, r"unknown strategy 'atuo'; valid: .* Did you mean 'auto'"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused_at_once(options, message):
+    with pytest.raises(ValueError, match=message):
+        sl.widgets.PermutationGain(np.ones((4, 8), np.float32), **options)
+
+
+def test_a_pattern_that_no_order_is_judged_by_is_not_taken(panel):
+    panel._controls["pattern"]._field.value = "64:2:8"
+    assert "along the input channels" in panel._controls["pattern"]._problem.value
+    assert panel.pattern == "2:4"
+
+
 def test_channels_that_do_not_divide_say_so():
     panel = sl.widgets.PermutationGain(np.ones((4, 6), np.float32))
     assert "6 channels do not divide into groups of 4" in panel.problem
