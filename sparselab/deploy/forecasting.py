@@ -68,8 +68,8 @@ class Forecast:
         by_memory = rows.loc[rows["bound"] == "memory", "share_percent"].sum() > rows["share_percent"].sum() / 2
         bound = "memory" if by_memory else "arithmetic"
         lower, upper = row["speedup_lower"], row["speedup_upper"]
-        expect = "no kernel takes a layer, expect 1.0" if not row["taken"] else f"expect {lower:.2f} to {upper:.2f}"
-        return f"at batch {row['batch']} the layers are bound by {bound}: {expect}"
+        expect = f"expect {lower:.2f} to {upper:.2f}" if row["taken"] else "no kernel takes a layer, expect 1.0"
+        return f"at batch {row['batch']} the layers are bound by {bound}: {expect} times the dense speed"
 
     def _untouched(self) -> str:
         last = self.whole.to_dict("records")[-1]

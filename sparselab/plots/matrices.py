@@ -214,7 +214,7 @@ def _draw_sizes(axes: Axes, weights: NDArray[Any], mask: NDArray[np.bool_]) -> N
         reach = max(-edges[filled[0]], edges[filled[-1] + 1])
         axes.set_xlim(-reach, reach)
     axes.yaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
-    axes.set(title="Kept and pruned weights", xlabel="weight", ylabel="how many")
+    axes.set(title="Kept and pruned weights", xlabel="weight", ylabel="how many, stacked")
     axes.legend(loc="upper right", handlelength=1.2)
 
 

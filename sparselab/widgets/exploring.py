@@ -60,12 +60,15 @@ def filtered(frame: pd.DataFrame, query: str) -> pd.DataFrame:
     """The rows for which ``query`` (pandas: ``pattern == "2:4" and seed < 3``) is true; all for an empty one."""
     if not query.strip():
         return frame
+    example = "write e.g. seed < 3 and state == 'done'"
     try:
-        kept = frame.query(query, engine="python")
+        wanted = frame.eval(query, engine="python")
     except Exception as error:
-        raise ValueError(f"cannot filter by {query!r}: {error}; write e.g. seed < 3 and state == 'done'") from error
-    if not isinstance(kept, pd.DataFrame):
-        raise ValueError(f"cannot filter by {query!r}: it does not say yes or no to every row")
+        raise ValueError(f"cannot filter by {query!r}: {error}; {example}") from error
+    # Not DataFrame.query: by a column of numbers it would look rows up.
+    if not (isinstance(wanted, pd.Series) and pd.api.types.is_bool_dtype(wanted)):
+        raise ValueError(f"cannot filter by {query!r}: it does not say yes or no to every row; {example}")
+    kept = frame[wanted]
     kept.attrs = frame.attrs
     return kept
 

@@ -372,9 +372,10 @@ class PermutationGain(WorkingPanel):
             return
         means = frame[["lost_percent", "permuted_lost_percent"]].mean()
         how = "orders shared as sl.permute does" if self._axes else "each by itself, so at most"
+        so_far = " so far" if found.done < found.of else ""  # a layer that is still to come counts as it is
         self._layers_line.value = (
             f"Mean of {len(frame)} layers, {how}: lost <b>{means['lost_percent']:.2f} %</b> as trained, "
-            f"<b>{means['permuted_lost_percent']:.2f} %</b> permuted."
+            f"<b>{means['permuted_lost_percent']:.2f} %</b> permuted{so_far}."
         )
         text = "Points of its magnitude that every layer loses less, the largest gain first"
         self._layers_picture.show(self.layers_figure, text, zoom="x", of=self.pattern, chosen=self.layer)

@@ -106,8 +106,8 @@ class SweepExplorer(Panel):
         return View(self.x, self.y, self.colour or None, self.facet or None)
 
     def portrait(self) -> Figure | None:
-        """The picture, once a trial is done."""
-        return self.figure if len(self._all) else None
+        """The picture, once a trial is done and the filter leaves one."""
+        return self.figure if len(self._all) and len(self.frame) else None
 
     def refresh(self) -> None:
         """Read the store again, where there is one."""
@@ -189,13 +189,19 @@ class SweepExplorer(Panel):
         with self.problems_shown():
             frame = self.frame
             self._controls["trial"].max = max(-1, len(frame) - 1)
+            failed = int((frame["state"] == "failed").sum()) if "state" in frame else 0
+            self._status.value = f"<b>{len(frame)}</b> of {len(self._all)} trials, {failed} failed."
+            if frame.empty:
+                self._picture.clear()
+                self._details.value = ""
+                return
             chosen = self._chosen(frame)
             width = self.width / 100
             figure = trials.trials(frame, self.view, chosen=chosen, width=width)
             said = f"{self.y} against {self.x} of {len(figure.marks)} trials"
             self._picture.show(figure, said, zoom="xy", of=(self.view, self.query, width), chosen=self.trial)
-            failed = int((frame["state"] == "failed").sum()) if "state" in frame else 0
-            self._status.value = f"<b>{len(frame)}</b> of {len(self._all)} trials, {failed} failed."
+            if any(axes.containers for axes in figure.axes):
+                self._status.value += " Bars: the mean over seeds and its 95% interval."
             self._details.value = logic.trial_table(frame, chosen)
         if self.problem:
             self._picture.clear()

@@ -114,7 +114,7 @@ def test_what_no_kernel_takes_says_why(mixed):
     assert shares < found.rest["share_percent"].sum()
     none = sl.forecast(mixed, torch.randn(2, 3, 17, 17), "4:8")
     assert none.whole["taken"][0] == 0
-    assert "no kernel takes a layer, expect 1.0" in str(none)
+    assert "no kernel takes a layer, expect 1.0 times the dense speed" in str(none)
 
 
 def test_layers_left_out_stay_dense(mixed):

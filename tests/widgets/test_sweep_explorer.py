@@ -39,7 +39,7 @@ def points(axes):
 
 def test_it_starts_with_something_to_see(panel):
     assert panel.view == View("pattern", "top1")  # means are over the seed
-    assert panel._status.value == "<b>6</b> of 6 trials, 1 failed."
+    assert panel._status.value.startswith("<b>6</b> of 6 trials, 1 failed.")
     assert panel.problem == ""
 
 
@@ -115,12 +115,32 @@ def test_a_column_that_is_not_there_is_named(frame, place):
 def test_filter(panel):
     panel.query = "seed < 2 and pattern == '2:4'"
     assert panel.frame["seed"].tolist() == [0, 1]
-    assert panel._status.value == "<b>2</b> of 6 trials, 0 failed."
+    assert panel._status.value.startswith("<b>2</b> of 6 trials, 0 failed.")
     panel.query = "sed < 2"
     assert panel.problem.startswith("cannot filter by 'sed < 2'")
+    for query in ("seed", "pattern = '2:4'"):  # a number is no answer, and = no question
+        panel.query = query
+        assert panel.problem.startswith(f"cannot filter by {query!r}: it does not say yes or no to every row; write ")
     panel.query = ""
     assert panel.problem == ""
     assert len(panel.frame) == 6
+
+
+def test_a_filter_that_leaves_nothing_is_no_error(panel):
+    panel.query = "seed > 7"
+    assert panel.problem == ""
+    assert panel._status.value == "<b>0</b> of 6 trials, 0 failed."
+    assert panel._picture.shown == {}
+    assert panel.portrait() is None
+    panel.query = ""
+    assert panel._picture.shown["areas"]
+
+
+def test_it_says_what_bars_are_where_there_are_any(panel):
+    said = "Bars: the mean over seeds and its 95% interval."
+    assert panel._status.value.endswith(said)
+    panel.x = "seed"
+    assert said not in panel._status.value
 
 
 def test_a_click_on_a_point_shows_its_trial(panel):
@@ -163,7 +183,7 @@ def test_it_waits_for_the_first_trial(tmp_path):
     sweep(store)
     panel.refresh()
     assert panel.view == View("pattern", "top1")
-    assert panel._status.value == "<b>6</b> of 6 trials, 1 failed."
+    assert panel._status.value.startswith("<b>6</b> of 6 trials, 1 failed.")
 
 
 def test_text_is_escaped():
