@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks.architectures_diffusers import diffusers_builds
 from benchmarks.architectures_transformers import more_transformers
-from benchmarks.build import Build, Only, pictures, random_inputs
+from benchmarks.build import SEQ, Build, Only, pictures, random_inputs
 
 
 def _ids(**more: Any) -> Callable[[], dict[str, Any]]:
@@ -182,22 +182,6 @@ def _transformers() -> Iterator[Build]:
     yield from _vision()
 
 
-_SEQ: Mapping[str, Any] = {
-    "vocab_size": 100,
-    "d_model": 64,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 128,
-    "decoder_ffn_dim": 128,
-    "max_position_embeddings": 64,
-    "use_cache": False,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "decoder_start_token_id": 1,
-}
 _T5: Mapping[str, Any] = {
     "vocab_size": 100,
     "d_model": 64,
@@ -228,7 +212,7 @@ def _seq2seq() -> Iterator[Build]:
         "blenderbot": "BlenderbotForConditionalGeneration",
         "led": "LEDForConditionalGeneration",
     }.items():
-        yield Build(name, "transformers", _model(kind, _SEQ), inputs)
+        yield Build(name, "transformers", _model(kind, SEQ), inputs)
 
     def masked() -> dict[str, Tensor]:
         return {**inputs(), "attention_mask": torch.ones(2, 12, dtype=torch.long)}
@@ -248,7 +232,7 @@ def _seq2seq() -> Iterator[Build]:
             "decoder_input_ids": torch.randint(3, 90, (2, 8), generator=torch.Generator().manual_seed(1)),
         }
 
-    whisper = {**_SEQ, "d_model": 128, "max_source_positions": 16, "max_target_positions": 32}
+    whisper = {**SEQ, "d_model": 128, "max_source_positions": 16, "max_target_positions": 32}
     yield Build("whisper", "transformers", _model("WhisperForConditionalGeneration", whisper), speech)
 
     def sounds() -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.build import Build, Headed, Only, merged, random_inputs
+from benchmarks.build import SEQ, Build, Headed, Only, merged, random_inputs
 
 _SMALL: Mapping[str, Any] = {
     "hidden_size": 64,
@@ -21,23 +21,6 @@ _SMALL: Mapping[str, Any] = {
 _TEXT: Mapping[str, Any] = {**_SMALL, "vocab_size": 100, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 _DECODER: Mapping[str, Any] = {**_TEXT, "num_key_value_heads": 2, "head_dim": 16}
 _SIGHT: Mapping[str, Any] = {**_SMALL, "image_size": 32, "patch_size": 8, "num_channels": 3}
-_SEQ: Mapping[str, Any] = {
-    "d_model": 64,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 128,
-    "decoder_ffn_dim": 128,
-    "max_position_embeddings": 64,
-    "vocab_size": 100,
-    "use_cache": False,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "decoder_start_token_id": 1,
-}
-
 _IDS: Mapping[str, Any] = {"input_ids": [90, 2, 12]}
 _MASKED: Mapping[str, Any] = {**_IDS, "attention_mask": torch.ones(2, 12, dtype=torch.long)}
 _PICTURE: Mapping[str, Any] = {"pixel_values": (2, 3, 32, 32)}
@@ -178,7 +161,7 @@ _PICTURES: tuple[Row, ...] = (
 # ------------------------------------------------------------------------------------------------------------ detectors
 
 _QUERIES: Mapping[str, Any] = {
-    **_SEQ, "num_queries": 5, "use_timm_backbone": False, "use_pretrained_backbone": False, "backbone": None,
+    **SEQ, "num_queries": 5, "use_timm_backbone": False, "use_pretrained_backbone": False, "backbone": None,
     "backbone_config": _RESNET, "num_labels": 4,
 }  # fmt: skip
 _BOXES = "logits pred_boxes"
@@ -255,7 +238,7 @@ _SOUNDS: tuple[Row, ...] = (
     ("sew", "SEWForCTC", _WAVE, _HEARD),
     ("sew_d", "SEWDForCTC", _WAVE, _HEARD),
     ("speech_to_text", "Speech2TextForConditionalGeneration", {
-        **_SEQ, "input_feat_per_channel": 16, "conv_channels": 64, "max_source_positions": 64, "max_target_positions": 64,
+        **SEQ, "input_feat_per_channel": 16, "conv_channels": 64, "max_source_positions": 64, "max_target_positions": 64,
     }, {"input_features": (2, 32, 16), **_SAID}),
     ("moonshine", "MoonshineForConditionalGeneration", {
         **_DECODER, "encoder_num_hidden_layers": 2, "decoder_num_hidden_layers": 2, "encoder_num_attention_heads": 4,
@@ -267,7 +250,7 @@ _SOUNDS: tuple[Row, ...] = (
     ("encodec", "EncodecModel", {"num_filters": 8, "upsampling_ratios": [4, 2], "hidden_size": 32, "codebook_size": 16}
         | {"codebook_dim": 32, "target_bandwidths": [24.0]}, {"input_values": (2, 1, 640)}, "audio_values"),
     ("speecht5", "SpeechT5ForSpeechToText", {
-        **_WAVE, **_SEQ, "max_speech_positions": 128, "max_text_positions": 64, "positional_dropout": 0.0,
+        **_WAVE, **SEQ, "max_speech_positions": 128, "max_text_positions": 64, "positional_dropout": 0.0,
     }, {**_HEARD, **_SAID}),
     ("parakeet", "ParakeetForCTC", {
         "encoder_config": {**_DECODER, "subsampling_conv_channels": 16, "num_mel_bins": 16, "scale_input": False},
@@ -453,16 +436,16 @@ _TEXTS: tuple[Row, ...] = (
         "num_decoder_layers": 1, "num_encoder_attention_heads": 4, "num_decoder_attention_heads": 4, "use_cache": False,
     }, {**_IDS, **_SAID}),
     ("nllb_moe", "NllbMoeForConditionalGeneration", {
-        **_SEQ, "num_experts": 4, "encoder_sparse_step": 1, "decoder_sparse_step": 1,
+        **SEQ, "num_experts": 4, "encoder_sparse_step": 1, "decoder_sparse_step": 1,
     }, {**_MASKED, **_SAID}),
-    ("plbart", "PLBartForConditionalGeneration", _SEQ, {**_MASKED, **_SAID}),
-    ("bigbird_pegasus", "BigBirdPegasusForConditionalGeneration", {**_SEQ, "attention_type": "original_full"}, {
+    ("plbart", "PLBartForConditionalGeneration", SEQ, {**_MASKED, **_SAID}),
+    ("bigbird_pegasus", "BigBirdPegasusForConditionalGeneration", {**SEQ, "attention_type": "original_full"}, {
         **_MASKED, **_SAID,
     }),
     ("t5gemma", "T5GemmaForConditionalGeneration", {
         "encoder": {**_DECODER}, "decoder": {**_DECODER}, "vocab_size": 100, "pad_token_id": 0,
     }, {**_MASKED, **_SAID}),
-    ("trocr", "TrOCRForCausalLM", {**_SEQ, "cross_attention_hidden_size": 32}, {
+    ("trocr", "TrOCRForCausalLM", {**SEQ, "cross_attention_hidden_size": 32}, {
         **_IDS, "encoder_hidden_states": (2, 5, 32),
     }),
 )  # fmt: skip

@@ -9,6 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+SEQ: Mapping[str, Any] = {
+    "d_model": 64,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 128,
+    "decoder_ffn_dim": 128,
+    "max_position_embeddings": 64,
+    "vocab_size": 100,
+    "use_cache": False,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 1,
+}
+"""A small encoder and decoder, in the words of BART and its kin."""
+
 
 @dataclass(frozen=True, eq=False)
 class Build:
