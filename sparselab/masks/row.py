@@ -30,9 +30,17 @@ class Row(MaskCalculator):
         """Any shape will do."""
         return 1, 1
 
+    def why_not(self, outputs: int, channels: int) -> str | None:
+        """Rows too short to keep one weight, as a depthwise convolution has them, would keep nothing at all."""
+        if keep_count(channels, self.density) or not self.density:
+            return None
+        return f"a row of {channels} at a density of {self.density:g} keeps nothing"
+
     def __str__(self) -> str:
         return f"row,{self.density}"
 
     def __call__(self, scores: Tensor) -> Tensor:
-        """The mask of ``(positions, outputs, channels)`` scores."""
+        """The mask of ``(positions, outputs, channels)`` scores; ``ValueError`` where rows are too short."""
+        if (reason := self.why_not(*scores.shape[1:])) is not None:
+            raise ValueError(f"'{self}': {reason}; give wider rows or a higher density")
         return largest_of_rows(scores, keep_count(scores.shape[-1], self.density))

@@ -9,7 +9,7 @@ import networkx
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 
 from sparselab.masks import CALCULATORS, calculator, create_mask
 from sparselab.testing import MaskCalculatorContract
@@ -21,7 +21,7 @@ PATTERNS = [
     "m4n2_2d_fast", "m8n4_2d_fast", "m16n8_2d_fast", "m5n2_2d_fast", "m8n1_2d_fast", "m2n2_2d_fast",
     "m4n2_2d_greedy", "m8n4_2d_greedy", "m3n1_2d_greedy", "m8n2_2d_2approx",
     "4:2:8", "3:1:6", "16:2:8", "2:2:4",
-    "unstructured,0.5", "unstructured,0.3", "row,0.5", "row,0.25",
+    "unstructured,0.5", "unstructured,0.3", "row,0.5", "row,0.35",
 ]  # fmt: skip
 
 
@@ -210,6 +210,7 @@ def test_any_layer_is_the_definition_at_each_kernel_position(
 ):
     multiples = calculator(pattern).multiples
     outputs, channels = (m * k - short % m for m, k, short in zip(multiples, blocks, missing))
+    assume(pattern != "row,0.5" or channels > 1)  # of one it keeps nothing, and says so
     values = np.random.default_rng(seed).integers(-levels, levels + 1, (*kernel, outputs, channels)) / 8
     slices = torch.from_numpy(values).to(dtype)
     # Kernel positions come first here and last in a weight; channels first in a transposed one.

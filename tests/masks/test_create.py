@@ -341,3 +341,13 @@ def test_a_density_alone_makes_no_pattern_of_groups():
 def test_options_that_are_missing_are_named():
     with pytest.raises(ValueError, match="mask calculator 'row' needs density: write them after its name"):
         sl.create_mask(torch.ones(2, 4), "row")
+
+
+def test_a_depthwise_layer_is_not_emptied_by_rows_of_one():
+    """What is too short to keep anything stays dense, and a mask of it is refused rather than empty."""
+    model = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3, groups=4), torch.nn.Conv2d(4, 8, 1))
+    sl.Sparsifier(model, "row,0.5", permutation=None).compute()
+    assert bool((model[0].weight != 0).all())
+    assert int((model[1].weight != 0).sum()) == 16
+    with pytest.raises(ValueError, match=r"'row,0.5': a row of 1 at a density of 0.5 keeps nothing; give wider rows"):
+        sl.create_mask(torch.ones(8, 1), "row,0.5")
