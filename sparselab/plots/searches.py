@@ -20,7 +20,7 @@ def search_pareto(frame: pd.DataFrame) -> Figure:
     The upper bound is a line. ``frame`` has ``strategy, rows, channels, seconds, efficacy`` and may
     have ``bound`` and ``time_limit``; rows of several seeds are averaged. Names that differ only in
     their options (``"stripe_groups,8,0"``, ``"stripe_groups,8,100"``), or in the time limit, are
-    one line. Controls far below (``random``) set no axis limits.
+    one line; what had no limit, where the same strategy had one too, is a star. Controls far below (``random``) set no axis limits.
     """
     require_columns(frame, ("strategy", "rows", "channels", "seconds", "efficacy"), "search_pareto")
     frame = finite_rows(frame, ["seconds", "efficacy"], "search_pareto")
@@ -77,6 +77,12 @@ def _draw_strategies(axes: Axes, rows: pd.DataFrame, look_of: dict[str, dict[str
     means = rows.groupby([rows["strategy"], limits.fillna(0)], sort=False)[["seconds", "efficacy"]].mean().reset_index()
     for family, points in means.groupby(means["strategy"].map(_family), sort=False):
         points = points.sort_values("seconds")
+        limited = points["time_limit"] > 0
+        if limited.any() and not limited.all():
+            free = points[~limited]
+            alone = look_of[family] | {"marker": "*", "ms": 11, "ls": "none", "markeredgecolor": "white"}
+            axes.plot(free["seconds"], free["efficacy"], label=f"{family}, no limit", zorder=3, **alone)
+            points = points[limited]
         axes.plot(points["seconds"], points["efficacy"], label=family, **look_of[family])
     if "bound" in rows and rows["bound"].notna().any():
         axes.axhline(rows["bound"].mean(), color="#666666", lw=1, ls="--", label="upper bound")

@@ -87,8 +87,8 @@ def _runs(channels: int) -> Iterator[tuple[str, float | None]]:
 _TEXT = """
 Random matrices (numpy seed 1) of several sizes, every strategy to its end, or for 10 s, but for the two that refuse as many
 channels (`exhaustive` above 16, `optimal` above 64); `auto` also with limits from 0.03 s up. The dashed line is an upper bound
-that no order can exceed, by linear programming, where there is one (up to 128 channels, in the full run 256). Random orders are
-below the picture where they are not in it.
+that no order can exceed, where there is one (up to 256 channels, in the full run 512). Random orders are below the picture where
+they are not in it.
 
 ![efficacy against seconds](search_pareto.png)
 """

@@ -113,6 +113,16 @@ def test_pareto_front_holds_what_nothing_beats():
     assert points(axes)["d"] == ([4.0], [6.0])
 
 
+def test_search_pareto_joins_time_limits_and_nothing_else():
+    """What had no limit went another way, so it lies on no line of those that had one."""
+    rows = [("auto", None, 0.08, 39.0), ("auto", 0.1, 0.1, 38.0), ("auto", 0.5, 0.5, 40.0), ("anneal", None, 0.2, 37.0)]
+    frame = pd.DataFrame(rows, columns=["strategy", "time_limit", "seconds", "efficacy"]).assign(rows=8, channels=8)
+    (axes,) = plots.search_pareto(frame).axes
+    assert points(axes)["auto"] == ([0.1, 0.5], [38.0, 40.0])
+    assert points(axes)["auto, no limit"] == ([0.08], [39.0])
+    assert points(axes)["anneal"] == ([0.2], [37.0])
+
+
 def test_recompute_curves_average_over_seeds():
     rows = [
         ("2:4", key, "accuracy", step, "top1", value)
