@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+from docutils import nodes
+from sphinx.application import Sphinx
+
 import sparselab
 
 # A path that is not absolute is looked for here, beside the sources or where make runs: each extension has its own idea.
@@ -69,3 +72,13 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": [],
 }
+
+
+def say_no_base_that_every_class_has(app: Sphinx, tree: nodes.document) -> None:
+    """``Bases: object`` is the first line of most class pages, and tells nothing."""
+    for paragraph in [each for each in tree.findall(nodes.paragraph) if each.astext() == "Bases: object"]:
+        paragraph.parent.remove(paragraph)
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("doctree-read", say_no_base_that_every_class_has)
