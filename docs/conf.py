@@ -81,4 +81,5 @@ def say_no_base_that_every_class_has(app: Sphinx, tree: nodes.document) -> None:
 
 
 def setup(app: Sphinx) -> None:
+    """What Sphinx calls."""
     app.connect("doctree-read", say_no_base_that_every_class_has)

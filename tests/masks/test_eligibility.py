@@ -20,7 +20,12 @@ from sparselab.masks.eligibility import why_not
         (nn.Linear(3, 4), "row,0.25", "divisible", "a row of 3 at a density of 0.25 keeps nothing"),
         (nn.Linear(3, 4), "row,0.5", "divisible", None),
         (nn.Linear(3, 4), "row,0", "divisible", None),
-        (nn.Conv2d(8, 8, 3, groups=8), "row,0.5", "divisible", "depthwise: a row of 1 at a density of 0.5 keeps nothing"),
+        (
+            nn.Conv2d(8, 8, 3, groups=8),
+            "row,0.5",
+            "divisible",
+            "depthwise: a row of 1 at a density of 0.5 keeps nothing",
+        ),
         (nn.Linear(8, 6), "4:2:8", "divisible", "6 outputs are not a multiple of 4, as V:N:M needs"),
         (nn.Linear(8, 6), "m4n2_2d_best", "divisible", "6 outputs are not a multiple of 4, as a 2d mask needs"),
         (nn.Conv2d(8, 8, 3, groups=8), "2:4", "divisible", "depthwise: 1 input channel, nothing to choose from"),
