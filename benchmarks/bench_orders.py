@@ -14,14 +14,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 import sparselab as sl
 from sparselab.core.layers import layer_weights
+from sparselab.core.models import evaluating
+from sparselab.metrics.language import foretold
 from sparselab.network.plan import Plan
 from sparselab.network.report import PermutationReport
-from sparselab.reproduce.llm import window_nats
 from sparselab.reproduce.pictures import INCLUDE, cross_answers
 from sparselab.saliency import InputNorms, from_statistics
 from sparselab.tasks import LabelledPictures, efficientnet_lite0
@@ -106,13 +110,15 @@ class Case:
 
 def run() -> pd.DataFrame:
     """One row for each network, pruner and kind of orders."""
-    return rows_of_networks(Case.rows)
+    return rows_of_networks(Case.rows, [smollm, lite])
 
 
-def rows_of_networks(rows: Callable[[Case], Iterable[dict[str, Any]]]) -> pd.DataFrame:
+def rows_of_networks(
+    rows: Callable[[Case], Iterable[dict[str, Any]]], makes: Iterable[Callable[[], Case]]
+) -> pd.DataFrame:
     """The ``rows`` of each network whose weights and data are there, printed as they come."""
     found = []
-    for make in (smollm, lite):
+    for make in makes:
         try:
             case = make()
         except (FileNotFoundError, ModuleNotFoundError) as error:
@@ -124,16 +130,29 @@ def rows_of_networks(rows: Callable[[Case], Iterable[dict[str, Any]]]) -> pd.Dat
     return pd.DataFrame(found)
 
 
-def smollm() -> Case:
-    """SmolLM2's first four blocks."""
-    task = smollm2(windows=4, context=256)
+def smollm(windows: int = 4) -> Case:
+    """SmolLM2's first four blocks, and so many windows to judge them on."""
+    task = smollm2(windows=windows, context=256)
+    dense = task.model()
+    judged = [task.eval_data[torch.tensor([index])] for index in range(len(task.eval_data))]
+
+    def log_shares(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+        with evaluating(model), torch.no_grad():
+            logits, labels = foretold(model, batch)
+        return F.log_softmax(logits.float(), dim=-1), labels
+
+    expected = [log_shares(dense, batch)[0] for batch in judged]
 
     def measure(model: nn.Module) -> dict[str, float]:
-        nats = window_nats(task, model)
-        return {"perplexity": math.exp(sum(nats) / len(nats))}
+        nats, divergence = [], []
+        for batch, shares in zip(judged, expected, strict=True):
+            found, labels = log_shares(model, batch)
+            nats.append(float(F.nll_loss(found, labels)))
+            divergence.append(float(F.kl_div(found, shares, reduction="batchmean", log_target=True)))
+        return {"perplexity": math.exp(np.mean(nats)), "divergence": float(np.mean(divergence))}
 
     include = tuple(f"model.layers.{number}.*" for number in range(4))
-    return Case("SmolLM2", task.model(), list(task.calibration_batches(8)), include, measure, "auto")
+    return Case("SmolLM2", dense, list(task.calibration_batches(8)), include, measure, "auto")
 
 
 def lite() -> Case:

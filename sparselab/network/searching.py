@@ -78,7 +78,8 @@ class SearchSettings:
         return self.pattern.require_nm("permute")[1]
 
     def _strategy(self, units: int) -> str | Strategy:
-        if self.strategy != "auto":
+        """``auto``, by name or as the object that a ``Sparsifier`` makes of it, is fitted to axes."""
+        if as_strategy(self.strategy) != Auto():
             return self.strategy
         return _SMALL if units < _SMALLEST_LARGE else _LARGE
 

@@ -16,7 +16,7 @@ Key = str | int
 class Mark:
     """A place in ``axes``: the box between the corners ``low`` and ``high`` ``(x, y)``, in data units.
 
-    A corner may be infinite, which ends at the border. Two equal corners are a point, with room of
+    A corner may be infinite, which ends at the border, or beyond the names that stand along it. Two equal corners are a point, with room of
     ``radius`` pixels around it. ``text`` has a fact in each line; ``key`` is what a click there chooses.
     """
 
@@ -78,9 +78,21 @@ def _areas(axes: Axes, marks: Sequence[Mark], height: float) -> Iterator[Area]:
     pixels = axes.transData.transform(corners.reshape(-1, 2)).reshape(-1, 2, 2)
     lefts, rights = np.sort(pixels[:, :, 0], axis=1).T.tolist()
     bottoms, tops = np.sort(pixels[:, :, 1], axis=1).T.tolist()
+    left, bottom = _names_end(axes)
+    lefts = np.where(np.isneginf(given[:, 0, 0]), np.minimum(lefts, left), lefts).tolist()
+    bottoms = np.where(np.isneginf(given[:, 0, 1]), np.minimum(bottoms, bottom), bottoms).tolist()
     inside = (corners == given).all(axis=(1, 2)).tolist()
     for mark, x0, x1, y0, y1, whole in zip(marks, lefts, rights, bottoms, tops, inside):
         if mark.radius and whole:
             yield Area(x0, height - y1, 0.0, 0.0, mark.radius, mark.text, mark.key)
         elif not mark.radius and x1 > x0 and y1 > y0:
             yield Area(x0, height - y1, x1 - x0, y1 - y0, 0.0, mark.text, mark.key)
+
+
+def _names_end(axes: Axes) -> tuple[float, float]:
+    """How far the texts at the marks of both axes reach to the left and down, in pixels: a click there is meant, too."""
+    beside, below = (
+        [label.get_window_extent() for label in axis.get_ticklabels() if label.get_visible() and label.get_text()]
+        for axis in (axes.yaxis, axes.xaxis)
+    )
+    return min((box.x0 for box in beside), default=math.inf), min((box.y0 for box in below), default=math.inf)

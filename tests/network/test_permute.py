@@ -27,6 +27,7 @@ from sparselab.network import verify as verify_module
 from sparselab.network.permuting import permute
 from sparselab.network.plan import Plan
 from sparselab.network.report import COLUMNS
+from sparselab.permutation.auto import Auto
 
 from . import zoo_attention  # noqa: F401
 from .helpers import outputs_of, randomised, relative_error
@@ -335,6 +336,20 @@ def test_include_exclude_and_saliency() -> None:
     mapping = {name: parameter.detach().abs() for name, parameter in model.named_parameters()}
     mapped = permute(copy.deepcopy(model), x, saliency=mapping, strategy=FAST)
     pd.testing.assert_frame_equal(mapped.frame.drop(columns="seconds"), every.frame.drop(columns="seconds"))
+
+
+def test_auto_is_the_same_search_by_name_as_an_object_and_in_a_sparsifier() -> None:
+    model = nn.Sequential(nn.Linear(8, 96), nn.ReLU(), nn.Linear(96, 24), nn.ReLU(), nn.Linear(24, 8)).eval()
+    x = torch.randn(4, 8)
+    orders = []
+    for strategy in ("auto", Auto()):
+        found = permute(copy.deepcopy(model), x, strategy=strategy, exclude=["0"])
+        orders.append([move.order.tolist() for move in found.plan.moves])
+    sparsifier = sl.Sparsifier(copy.deepcopy(model), permutation="auto", example_inputs=x, exclude=["0"])
+    sparsifier.compute()
+    assert sparsifier.permutation_report is not None
+    orders.append([move.order.tolist() for move in sparsifier.permutation_report.plan.moves])
+    assert orders[0] == orders[1] == orders[2]
 
 
 @pytest.mark.parametrize("pattern", ["unstructured,0.5", "row,0.5"])

@@ -46,6 +46,19 @@ def test_the_area_of_a_bar_holds_its_patch():
     assert found[4].left <= columns.min() < columns.max() <= found[4].left + found[4].width
 
 
+@pytest.mark.parametrize("draw", [strips.gain_strip, strips.loss_strip])
+def test_the_name_under_a_bar_belongs_to_its_area(draw):
+    figure = draw(LAYERS)
+    pixels, found = drawn(figure)
+    names = [label for label in figure.axes[0].get_xticklabels() if label.get_text()]
+    assert len(names) == len(LAYERS)
+    for label in names:
+        (x0, y0), (x1, y1) = label.get_window_extent().get_points()
+        x, y = (x0 + x1) / 2, pixels.shape[0] - (y0 + y1) / 2
+        there = [a.key for a in found if a.left <= x <= a.left + a.width and a.top <= y <= a.top + a.height]
+        assert there == [f"{label.get_text()}.weight"]
+
+
 def test_a_bar_says_its_name_and_its_numbers():
     _, found = drawn(strips.loss_strip(LAYERS.drop(columns="permuted_lost_percent")))
     assert found[0].text == "blocks.0\nlost 10.00 %\nideal 1.00 %\n8 x 16"
