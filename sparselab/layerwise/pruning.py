@@ -30,7 +30,7 @@ from sparselab.layerwise.store import BlockStore, DoneBlock
 from sparselab.layerwise.stream import Stream, few_of
 from sparselab.masks import AnyPattern, calculator
 from sparselab.network.examples import as_example
-from sparselab.network.orders import ORDERS, Orders, require_strategy
+from sparselab.network.orders import Orders, as_orders, require_strategy
 from sparselab.network.outputs import Outputs
 from sparselab.network.permuting import OWN_DTYPE, permute
 from sparselab.network.reach import Reach
@@ -135,7 +135,7 @@ def prune(
         )
     if correction and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         raise ValueError("correction: what it sums is not added over ranks; leave it out, or run one process")
-    kind = ORDERS.resolve(orders)
+    kind = as_orders(orders)
     require_strategy(kind, permutation)
     method = Method(get_pruner(pruner), calculator(pattern), sequential, correction)
     strategy = None if permutation is None else STRATEGIES.resolve(permutation)

@@ -55,6 +55,14 @@ ORDERS: Registry[Orders] = Registry(
 )
 
 
+def as_orders(orders: str | Orders) -> Orders:
+    """The kind of orders; ``ValueError`` for what is none."""
+    kind = ORDERS.resolve(orders)
+    if not callable(kind) or not hasattr(kind, "traces"):
+        raise ValueError(f"orders is a name with options (valid: {', '.join(ORDERS.names())}), got {orders!r}")
+    return kind
+
+
 def require_strategy(kind: Orders, strategy: object) -> None:
     """Raise ``ValueError`` for orders that are to be searched where there is no ``strategy`` (``permutation=None``)."""
     if strategy is None and not isinstance(kind, Free):

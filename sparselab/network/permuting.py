@@ -20,8 +20,8 @@ from sparselab.network.examples import examples_of
 from sparselab.network.findings import Findings
 from sparselab.network.free_axes import Axis, Orders, free_axes
 from sparselab.network.named_axes import chosen_layers
-from sparselab.network.orders import ORDERS, Request
 from sparselab.network.orders import Orders as OrdersOf
+from sparselab.network.orders import Request, as_orders
 from sparselab.network.outputs import Outputs
 from sparselab.network.plan import Plan, as_optimizers
 from sparselab.network.ranks import on_one_rank
@@ -143,7 +143,7 @@ def permute(
         errors = ByErrors(chosen, moments)
     settings = SearchSettings(searched_pattern(pattern), strategy, saliency, seed, backend, errors, progress)
     layers = chosen_layers(inner, settings.pattern, include, exclude)
-    kind = ORDERS.resolve(orders)
+    kind = as_orders(orders)
     examples = examples_of(example_inputs, inner) if kind.traces else []
 
     def free() -> PermutationReport:

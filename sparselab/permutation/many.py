@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from sparselab.core.interrupts import interrupted_afterwards
 from sparselab.core.keywords import STRATEGY, instead
@@ -58,9 +59,19 @@ def search_permutations(
     [8, 32]
     """
     options = SearchOptions(searched_pattern(pattern), strategy, seed, backend, time_limit, bound)
-    problems = [_problem(number, item, saliency, options.judge) for number, item in enumerate(matrices_or_problems)]
+    items = _several(matrices_or_problems)
+    problems = [_problem(number, item, saliency, options.judge) for number, item in enumerate(items)]
     options.warm_up(backend)
     return _Batch(problems, options, callback).run(progress)
+
+
+def _several(given: Any) -> list[Any]:
+    """The items of what is ``given``; ``ValueError`` where it has none to go through."""
+    if not isinstance(given, Iterable):
+        raise ValueError(
+            f"search_permutations takes a list of weights, matrices or problems, got {type(given).__name__}"
+        )
+    return list(given)
 
 
 def _problem(number: int, item: Searchable, saliency: Saliency, judge: Judge) -> SearchProblem:

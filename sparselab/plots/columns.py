@@ -16,6 +16,8 @@ from sparselab.metrics.metric import Quantity
 
 def require_columns(frame: pd.DataFrame, columns: Iterable[str], figure: str) -> None:
     """Raise ``ValueError`` naming the columns that ``figure`` needs and ``frame`` lacks, or that there are no rows."""
+    if not isinstance(frame, pd.DataFrame):
+        raise ValueError(f"{figure} draws a pandas frame, got {type(frame).__name__}")
     missing = [column for column in columns if column not in frame]
     if missing:
         raise ValueError(f"{figure} needs the columns {missing}; the frame has {list(frame.columns)}")

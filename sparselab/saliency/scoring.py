@@ -31,10 +31,7 @@ def scores(weight: Tensor, saliency: Saliency = "magnitude") -> Tensor:
             f"a mapping of {len(saliency)} names is a saliency for whole models; for one weight pass its own, "
             "saliency[its name]"
         )
-    if not isinstance(saliency, Tensor) and not callable(saliency):
-        raise ValueError(
-            f"a saliency is a name, a callable weight -> scores or a tensor of scores, got {type(saliency).__name__}"
-        )
+    require_saliency(saliency)
     result = saliency if isinstance(saliency, Tensor) else saliency(weight)
     if not isinstance(result, Tensor):
         raise ValueError(f"saliency {saliency!r} returned {type(result).__name__}, not a tensor")
@@ -46,6 +43,14 @@ def scores(weight: Tensor, saliency: Saliency = "magnitude") -> Tensor:
     if result.numel() and bool((result < 0).any()):
         raise ValueError("scores must not be negative: a mask keeps the largest; pass their absolute value, or a rank")
     return result.to(weight.device)
+
+
+def require_saliency(saliency: object) -> None:
+    """Raise ``ValueError`` for an object that is no saliency, and no mapping to some."""
+    if not isinstance(saliency, (str, Mapping, Tensor)) and not callable(saliency):
+        raise ValueError(
+            f"a saliency is a name, a callable weight -> scores or a tensor of scores, got {type(saliency).__name__}"
+        )
 
 
 def computable(values: Tensor) -> Tensor:

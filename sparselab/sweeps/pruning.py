@@ -25,18 +25,18 @@ from sparselab.layerwise import PruneReport
 from sparselab.masks import calculator
 from sparselab.metrics import Quantity, describe
 from sparselab.metrics.metric import Batch, as_metrics
-from sparselab.network.orders import ORDERS
+from sparselab.network.orders import as_orders
 from sparselab.permutation.coercion import as_strategy
 from sparselab.pruners import get_pruner
 from sparselab.pruners.pruner import require_own_scores
 from sparselab.reports import magnitude_report
-from sparselab.saliency import check_name
+from sparselab.saliency import check_name, require_saliency
 from sparselab.sweeps.trial import Trial
 from sparselab.tasks import TASKS, PruningTrial, Task, dense_baseline, evaluate, get_task
 from sparselab.tasks.task import Data
 from sparselab.trackers import MagnitudeTracker, MaskChurnTracker, Tracker
 from sparselab.trackers.accuracy import MetricsTracker
-from sparselab.training.schedules import SCHEDULES
+from sparselab.training.schedules import as_schedule
 from sparselab.training.sparsifier import Sparsifier
 
 DEFAULTS: Mapping[str, Any] = {
@@ -59,6 +59,13 @@ def _check_pattern(pattern: Any) -> None:
     """Raise ``ValueError`` for what chooses no masks; a function of weights does."""
     if isinstance(pattern, type) or not callable(pattern):
         calculator(pattern)
+
+
+def _check_saliency(saliency: Any) -> None:
+    """Raise ``ValueError`` for what scores no weights, and for a name with options that it does not have."""
+    require_saliency(saliency)
+    if isinstance(saliency, str):
+        check_name(saliency)
 
 
 @dataclass(frozen=True)
@@ -90,9 +97,9 @@ class PruningRun:
         resolve: Mapping[str, Callable[[Any], object]] = {
             "pattern": _check_pattern,
             "permutation": as_strategy,
-            "orders": ORDERS.resolve,
-            "schedule": SCHEDULES.resolve,
-            "saliency": check_name,
+            "orders": as_orders,
+            "schedule": as_schedule,
+            "saliency": _check_saliency,
             "pruner": get_pruner,
         }
         trials = list(trials)
@@ -101,8 +108,7 @@ class PruningRun:
         given = [(name, trial[name]) for trial in trials for name in resolve if trial.get(name) is not None]
         seen = {(name, spec if isinstance(spec, str) else id(spec)): spec for name, spec in given}
         for (name, _), spec in seen.items():
-            if isinstance(spec, str) or name in ("pattern", "permutation", "pruner"):
-                resolve[name](spec)
+            resolve[name](spec)
 
     def prepare(self) -> None:
         """Load the data; raises ``FileNotFoundError`` saying what was looked for where they are missing."""

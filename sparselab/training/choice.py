@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-import torch
 from torch import Tensor
 
 from sparselab.core.channel_order import ChannelOrder
@@ -19,7 +18,15 @@ from sparselab.pruners import BySaliency, Pruned, Pruner, get_pruner
 from sparselab.pruners.by_function import ByFunction
 from sparselab.pruners.in_order import InOrder
 from sparselab.pruners.pruner import checked, require_own_scores
-from sparselab.saliency import ModelSaliency, check_name, for_layer, from_statistics, from_weight, needs, scores
+from sparselab.saliency import (
+    ModelSaliency,
+    check_name,
+    for_layer,
+    from_statistics,
+    from_weight,
+    needs,
+    require_saliency,
+)
 
 if TYPE_CHECKING:
     from sparselab.network.plan import Plan
@@ -119,8 +126,8 @@ class Choice:
             check_name(saliency)
             if needs(saliency) not in (None, *self.statistics):
                 from_weight(saliency)  # raises, and says how to collect what it needs
-        elif not isinstance(saliency, (Mapping, Tensor)) and not callable(saliency):
-            scores(torch.empty(0), saliency)  # raises, and says what a saliency is
+        else:
+            require_saliency(saliency)
         pruner = self.pruner
         if pruner is not None and pruner.needs is not None and pruner.needs not in self.statistics:
             kind = pruner.needs.__name__

@@ -28,7 +28,7 @@ from sparselab.training.frame import SparsifierFrame, row_of
 from sparselab.training.masked import MaskedWeights, MaskState, mask_buffer, pruned_buffer
 from sparselab.training.optimizers import not_moved, require_weights
 from sparselab.training.pretrained import leave_out, put_back
-from sparselab.training.schedules import SCHEDULES, Schedule
+from sparselab.training.schedules import Schedule, as_schedule
 from sparselab.training.second_copies import SecondCopies
 from sparselab.training.selection import Selection, packed_by_trace, say_what_was_chosen
 from sparselab.training.sharding import ready_for_masks, require_steps
@@ -124,7 +124,7 @@ class Sparsifier:
         orders: str | Orders | Mapping[str, ChannelOrder] = "free",
     ) -> None:
         self.model = unwrap(as_eager(model, "Sparsifier"))
-        self.schedule = _schedule(schedule)
+        self.schedule = as_schedule(schedule)
         choice = Choice.of(pattern, saliency, pruner, statistics)
         self.schedule.check(choice.calculator)
         self.permutation = _strategy(permutation)
@@ -516,17 +516,6 @@ def _require_finite(layers: Iterable[LayerWeight]) -> None:
             )
 
 
-def _schedule(schedule: str | Schedule) -> Schedule:
-    """The schedule; ``ValueError`` for what is none."""
-    found = SCHEDULES.resolve(schedule)
-    if not isinstance(found, Schedule):
-        raise ValueError(
-            f"a schedule is a name with options (valid: {', '.join(SCHEDULES.names())}) or an object that extends "
-            f"sparselab.training.schedules.Schedule; got {found!r}"
-        )
-    return found
-
-
 def _require_reach(outputs: Outputs | None, unreached: str) -> None:
     """Raise ``ValueError`` at once for what neither of them can be."""
     from sparselab.network.reach import Reach
@@ -545,8 +534,8 @@ def _strategy(permutation: str | Strategy | None) -> Strategy | None:
 
 def _kind_of(orders: str | Orders, permutation: str | Strategy | None) -> Orders:
     """The kind of orders, resolved at once; ``ValueError`` for one that is to be searched by no strategy."""
-    from sparselab.network.orders import ORDERS, require_strategy
+    from sparselab.network.orders import as_orders, require_strategy
 
-    kind = ORDERS.resolve(orders)
+    kind = as_orders(orders)
     require_strategy(kind, permutation)
     return kind

@@ -15,7 +15,7 @@ from sparselab.core.models import as_eager
 from sparselab.plots import matrices
 from sparselab.plots.style import Figure
 from sparselab.tasks import Task, dense_baseline, get_task
-from sparselab.training.schedules import SCHEDULES
+from sparselab.training.schedules import as_schedule
 from sparselab.widgets import recomputing as logic
 from sparselab.widgets.choosing import PatternChooser
 from sparselab.widgets.job import Job
@@ -57,7 +57,7 @@ class MaskRecomputation(WorkingPanel):
         text = pattern_text(pattern)
         require_names("schedule", schedules, "sparselab.training.schedules.SCHEDULES")
         for name in schedules:
-            SCHEDULES.resolve(name)
+            as_schedule(name)
         self._make_controls(text)
         self._fields = [
             ipywidgets.Combobox(

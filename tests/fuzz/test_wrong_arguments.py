@@ -242,6 +242,22 @@ def test_the_word_of_a_neighbour_is_told_from_the_one_here(call: Callable[[], ob
         call()
 
 
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: sl.permute(model(), X, orders=3), "orders is a name with options (valid: free, gathered, own), got 3"),
+        (lambda: sl.prune(model(), [X], orders=None), "orders is a name with options"),
+        (lambda: sl.Sparsifier(model(), orders=3), "orders is a name with options"),
+        (lambda: sl.search_permutations(None), "takes a list of weights, matrices or problems, got NoneType"),
+        (lambda: sl.plots.search_pareto(None), "search_pareto draws a pandas frame, got NoneType"),
+        (lambda: sl.plots.pareto({"a": [1]}, "a", "a"), "pareto draws a pandas frame, got dict"),
+    ],
+)
+def test_what_is_of_another_kind_is_named(call: Callable[[], object], says: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(says)):
+        call()
+
+
 @pytest.mark.parametrize("seed", [-1, None, 1.5])
 def test_what_is_no_seed_is_said_before_a_search(seed: Any) -> None:
     for call in (lambda: sl.search_permutation(X, seed=seed), lambda: sl.permute(model(), X, seed=seed)):
@@ -257,6 +273,9 @@ def test_what_is_no_seed_is_said_before_a_search(seed: Any) -> None:
         ({"pruner": sl.Sparsifier}, "a pruner is a name with options or an object"),
         ({"pruner": "wandaa"}, "magnitude, ria, sparsegpt, swaps, wanda. Did you mean 'wanda'?"),
         ({"permutation": 3}, "a strategy is a name with options"),
+        ({"saliency": 3}, "a saliency is a name, a callable weight -> scores or a tensor of scores, got int"),
+        ({"schedule": 3}, "a schedule is a name with options"),
+        ({"orders": 3}, "orders is a name with options (valid: free, gathered, own), got 3"),
         ({"strategy": "auto"}, "has no strategy=: write permutation="),
     ],
 )

@@ -18,4 +18,16 @@ SCHEDULES: Registry[Schedule] = Registry(
     group="sparselab.schedules",
 )
 
-__all__ = ["SCHEDULES", "Schedule"]
+
+def as_schedule(schedule: str | Schedule) -> Schedule:
+    """The schedule; ``ValueError`` for what is none."""
+    found = SCHEDULES.resolve(schedule)
+    if not isinstance(found, Schedule):
+        raise ValueError(
+            f"a schedule is a name with options (valid: {', '.join(SCHEDULES.names())}) or an object that extends "
+            f"sparselab.training.schedules.Schedule; got {found!r}"
+        )
+    return found
+
+
+__all__ = ["SCHEDULES", "Schedule", "as_schedule"]
