@@ -141,6 +141,7 @@ def _add_changing(commands: Any) -> None:
     _add_model_options(part)
     part.add_argument("--pruner", default="sparsegpt", help="name with options (default: sparsegpt)")
     part.add_argument("--permutation", help="first search orders of channels by this strategy: auto")
+    _add_other_word(part, "--strategy", "--permutation, whether and how to permute first")
     part.add_argument("--store", help="folder to keep finished blocks in; the same command goes on there")
     _add_json(part)
     _add_progress(part)
@@ -155,6 +156,7 @@ def _add_changing(commands: Any) -> None:
     )
     _add_model_options(part)
     part.add_argument("--strategy", default="auto", help="name with options (default: auto)")
+    _add_other_word(part, "--permutation", "--strategy, how to search")
     part.add_argument("--examples", type=int, default=1, help="how many batches the model is traced on (default: 1)")
     part.add_argument("--plan", help="write what was moved there, for sl.Plan.load")
     _add_json(part)
@@ -174,8 +176,8 @@ def _add_model_options(part: argparse.ArgumentParser) -> None:
         "--data",
         help="what the model is run on: module:function that returns batches, or for a folder of transformers a text file",
     )
-    part.add_argument("--windows", type=int, default=16, help="of the text (default: 16)")
-    part.add_argument("--context", type=int, default=512, help="tokens in a window of the text (default: 512)")
+    part.add_argument("--windows", type=int, help="of the text (default: 16)")
+    part.add_argument("--context", type=int, help="tokens in a window of the text (default: 512)")
     part.add_argument(
         "--out", required=True, help="a .safetensors or .pt file, or for a folder of transformers a new folder"
     )
@@ -189,6 +191,16 @@ def _add_model_options(part: argparse.ArgumentParser) -> None:
         "--unreached", default="refuse", choices=["refuse", "keep"], help="permute: parameters no batch reaches"
     )
     part.add_argument("--seed", type=int, default=0, help="of the search (default: 0)")
+
+
+def _add_other_word(part: argparse.ArgumentParser, word: str, right: str) -> None:
+    """Where a neighbouring command's ``word`` is given, say what it is called here."""
+
+    class Say(argparse.Action):
+        def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+            parser.error(f"there is no {word} here: write {right}")
+
+    part.add_argument(word, action=Say, help=argparse.SUPPRESS)
 
 
 def _add_search(commands: Any) -> None:

@@ -19,6 +19,8 @@ from sparselab.core.files import read_checkpoint
 from sparselab.core.stored import state_in
 from sparselab.tasks.text import Text, Windows
 
+_WINDOWS, _CONTEXT = 16, 512  # of a text, where nothing else is asked for
+
 
 def function_of(spec: str, folder: Path, where: str) -> Callable[..., Any]:
     """The function ``"module:function"``, of a module in ``folder`` or installed.
@@ -94,6 +96,8 @@ class NamedModel:
                 + (", or a text file" if self.tokenizer is not None else "")
             )
         if is_function(options.data):
+            if options.windows is not None or options.context is not None:
+                raise ValueError(f"--windows and --context cut a text; {options.data} returns batches as they are")
             found = made_by(options.data, "--data")
             if isinstance(found, (torch.Tensor, dict)):
                 return [found]
@@ -103,7 +107,10 @@ class NamedModel:
         if self.tokenizer is None:
             raise ValueError(f"--data {options.data}: a text is for a folder of transformers, which has a tokenizer")
         text = Text(options.data, Path(options.data).read_text(encoding="utf-8"))
-        windows = Windows(text.tokens(self.tokenizer), options.context).first(options.windows)
+        context = _CONTEXT if options.context is None else options.context
+        windows = Windows(text.tokens(self.tokenizer), context).first(
+            _WINDOWS if options.windows is None else options.windows
+        )
         return [{"input_ids": windows[torch.tensor([number])]["input_ids"]} for number in range(len(windows))]
 
     def save(self) -> None:

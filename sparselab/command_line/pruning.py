@@ -43,9 +43,12 @@ def permute(options: Namespace) -> int:
     named = NamedModel.of(options)
     if options.examples < 1:
         raise ValueError(f"--examples {options.examples}: the model is traced on 1 batch or more")
+    batches = named.batches(options)
+    if options.examples > len(batches):
+        raise ValueError(f"--examples {options.examples}: more than there are batches ({len(batches)})")
     report = permuted(
         named.model,
-        [as_example(batch) for batch in named.batches(options)[: options.examples]],
+        [as_example(batch) for batch in batches[: options.examples]],
         options.pattern,
         strategy=options.strategy,
         include=options.include,

@@ -141,6 +141,10 @@ def prune(
     strategy = None if permutation is None else STRATEGIES.resolve(permutation)
     if strategy is None and objective is not None:
         raise ValueError(f"objective={objective!r} is what orders are searched for: give permutation='auto' too")
+    if strategy is None and outputs is not None:
+        raise ValueError(
+            f"outputs={outputs!r} says what stays as it is where channels move: give permutation='auto' too"
+        )
     searched = None if objective is None else OBJECTIVES.resolve(objective)
     traced = _Traced(example_inputs, Reach.of(outputs, unreached), outputs)
     wanted = None if strategy is None else _Orders(strategy, searched, seed, kind)

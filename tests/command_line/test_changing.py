@@ -133,6 +133,7 @@ def test_a_module_is_taken_as_the_function_that_makes_it_is(mine, capsys):
         ({"--data": "mine:nothing"}, "--data mine:nothing returns a int; it must return batches"),
         ({"--data": "text.txt"}, "a text is for a folder of transformers"),
         ({"--data": None}, "--data is missing"),
+        ({"--windows": "3"}, "--windows and --context cut a text; mine:batches returns batches as they are"),
         ({"--out": "nowhere/x.pt"}, "there is no folder nowhere"),
         ({"--out": "x.bin"}, "a state is written as a .safetensors or .pt file"),
         ({"--pruner": "sparse"}, "unknown pruner 'sparse'"),
@@ -147,6 +148,26 @@ def test_bad_input_is_one_line_and_nothing_is_written(mine, tmp_path, capsys, ch
     assert main(["prune", *(word.replace("mine:", f"{mine}:") for word in words)]) == 2
     assert says in capsys.readouterr().err.replace(mine, "mine")
     assert not (tmp_path / "x.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["prune", "--strategy", "auto"], "there is no --strategy here: write --permutation"),
+        (["permute", "--permutation", "auto"], "there is no --permutation here: write --strategy"),
+    ],
+)
+def test_the_word_of_the_other_command_is_told(mine, capsys, words, says):
+    with pytest.raises(SystemExit) as stop:
+        main([words[0], f"{mine}:make_model", "--data", f"{mine}:batches", "--out", "x.pt", *words[1:]])
+    assert stop.value.code == 2
+    assert says in capsys.readouterr().err
+
+
+def test_more_examples_than_there_are_are_refused(mine, capsys):
+    words = ["permute", f"{mine}:make_model", "--data", f"{mine}:batches", "--out", "x.pt", "--examples", "2"]
+    assert main(words) == 2
+    assert "--examples 2: more than there are batches (1)" in capsys.readouterr().err
 
 
 def test_version_and_help_say_what_there_is(capsys):

@@ -219,6 +219,7 @@ def test_blocks_by_name():
         ({"permutation": "autoo"}, "unknown strategy"),
         ({"pattern": "2:5"}, "prunes no weight"),
         ({"permutation": "auto", "pattern": "row,0.5"}, "permutation: no order"),
+        ({"outputs": "logits"}, "outputs='logits' says what stays as it is where channels move"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_changes(options, message):
