@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import RendererAgg
 
 Key = str | int
 
@@ -91,8 +92,14 @@ def _areas(axes: Axes, marks: Sequence[Mark], height: float) -> Iterator[Area]:
 
 def _names_end(axes: Axes) -> tuple[float, float]:
     """How far the texts at the marks of both axes reach to the left and down, in pixels: a click there is meant, too."""
+    # The last renderer may have drawn for a finer screen.
+    renderer = RendererAgg(*axes.figure.bbox.size, axes.figure.dpi)  # type: ignore[no-untyped-call]
     beside, below = (
-        [label.get_window_extent() for label in axis.get_ticklabels() if label.get_visible() and label.get_text()]
+        [
+            label.get_window_extent(renderer)
+            for label in axis.get_ticklabels()
+            if label.get_visible() and label.get_text()
+        ]
         for axis in (axes.yaxis, axes.xaxis)
     )
     return min((box.x0 for box in beside), default=math.inf), min((box.y0 for box in below), default=math.inf)

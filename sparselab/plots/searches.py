@@ -74,7 +74,8 @@ def _ticks_of_seconds(low: float, high: float) -> Locator:
 
 def _draw_strategies(axes: Axes, rows: pd.DataFrame, look_of: dict[str, dict[str, Any]]) -> None:
     limits = rows["time_limit"] if "time_limit" in rows else pd.Series(float("nan"), rows.index)
-    means = rows.groupby([rows["strategy"], limits.fillna(0)], sort=False)[["seconds", "efficacy"]].mean().reset_index()
+    limits = limits.fillna(0).rename("time_limit")
+    means = rows.groupby([rows["strategy"], limits], sort=False)[["seconds", "efficacy"]].mean().reset_index()
     for family, points in means.groupby(means["strategy"].map(_family), sort=False):
         points = points.sort_values("seconds")
         limited = points["time_limit"] > 0

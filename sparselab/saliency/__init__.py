@@ -16,15 +16,7 @@ from sparselab.saliency.names import (
     needs,
 )
 from sparselab.saliency.ria import Ria
-from sparselab.saliency.scoring import (
-    ModelSaliency,
-    Saliency,
-    computable,
-    for_layer,
-    layer_scores,
-    require_saliency,
-    scores,
-)
+from sparselab.saliency.scoring import ModelSaliency, Saliency, computable, for_layer, layer_scores, scores
 from sparselab.saliency.wanda import Wanda
 from sparselab.statistics.input_norms import InputNorms
 
@@ -47,6 +39,5 @@ __all__ = [
     "layer_scores",
     "magnitude",
     "needs",
-    "require_saliency",
     "scores",
 ]

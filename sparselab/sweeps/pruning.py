@@ -30,7 +30,8 @@ from sparselab.permutation.coercion import as_strategy
 from sparselab.pruners import get_pruner
 from sparselab.pruners.pruner import require_own_scores
 from sparselab.reports import magnitude_report
-from sparselab.saliency import check_name, require_saliency
+from sparselab.saliency import check_name
+from sparselab.saliency.scoring import require_saliency
 from sparselab.sweeps.trial import Trial
 from sparselab.tasks import TASKS, PruningTrial, Task, dense_baseline, evaluate, get_task
 from sparselab.tasks.task import Data

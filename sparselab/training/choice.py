@@ -25,8 +25,8 @@ from sparselab.saliency import (
     from_statistics,
     from_weight,
     needs,
-    require_saliency,
 )
+from sparselab.saliency.scoring import require_saliency
 
 if TYPE_CHECKING:
     from sparselab.network.plan import Plan

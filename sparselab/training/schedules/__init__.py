@@ -30,4 +30,4 @@ def as_schedule(schedule: str | Schedule) -> Schedule:
     return found
 
 
-__all__ = ["SCHEDULES", "Schedule", "as_schedule"]
+__all__ = ["SCHEDULES", "Schedule"]
