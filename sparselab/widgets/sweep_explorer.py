@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ class SweepExplorer(Panel):
         self._status, self._details = numbers(), numbers()
         self._picture = Picture(self._choose)
         self._make_controls()
+        self._waiting: list[str] = []
         self._asked = {"x": x, "y": y, "colour": colour, "facet": facet}
         super().__init__(self._parts())
         self.query = query
@@ -78,15 +80,17 @@ class SweepExplorer(Panel):
     def _begin(self) -> None:
         """Show what is asked for, else what is worth a first look; nothing before the first trial is done.
 
-        Raises ``ValueError`` for a column that is asked for and cannot be chosen.
+        Raises ``ValueError`` for a column that is asked for and cannot be chosen; in a store a column that has one value may
+        have others soon.
         """
         first = logic.first_view(self._all)
         view = {"x": first.x, "y": first.y, "colour": first.colour or "", "facet": ""}
-        if len(self._all):
-            for name, column in self._asked.items():
-                if column:
-                    self._require_offered(name, column)
-            view |= {name: column for name, column in self._asked.items() if column is not None}
+        asked = {name: column for name, column in self._asked.items() if column is not None and len(self._all)}
+        self._waiting = [column for name, column in asked.items() if self._may_be_offered(name, column)]
+        for name, column in asked.items():
+            if column and column not in self._waiting:
+                self._require_offered(name, column)
+        view |= {name: column for name, column in asked.items() if column not in self._waiting}
         self.x, self.y, self.colour, self.facet = view.values()
         self._begun = self.view
 
@@ -148,11 +152,18 @@ class SweepExplorer(Panel):
         }
         self._offer()
 
+    def _offered(self, name: str) -> list[str]:
+        """The columns that can be chosen as ``name``; ``""`` is none."""
+        return [option[1] if isinstance(option, tuple) else option for option in self._controls[name].options]
+
+    def _may_be_offered(self, name: str, column: str) -> bool:
+        """Whether a ``column`` that cannot be chosen as ``name`` may be so after more trials."""
+        return self._store is not None and column in self._all and column not in self._offered(name)
+
     def _require_offered(self, name: str, column: str) -> None:
         """Raise ``ValueError`` for a ``column`` that cannot be chosen as ``name``."""
-        offered = [option[1] if isinstance(option, tuple) else option for option in self._controls[name].options]
-        if column not in offered:
-            raise unknown_name(f"column for {name}", column, filter(None, offered))
+        if column not in self._offered(name):
+            raise unknown_name(f"column for {name}", column, filter(None, self._offered(name)))
 
     def _offer(self) -> None:
         """Fill the choices with the columns that there are."""
@@ -167,7 +178,7 @@ class SweepExplorer(Panel):
             control, value = self._controls[name], getattr(self, name)
             if list(control.options) != list(options):
                 control.options = options
-                if value in [option[1] if isinstance(option, tuple) else option for option in options]:
+                if value in self._offered(name):
                     control.value = value
 
     def _parts(self) -> list[ipywidgets.Widget]:
@@ -191,6 +202,8 @@ class SweepExplorer(Panel):
             self._controls["trial"].max = max(-1, len(frame) - 1)
             failed = int((frame["state"] == "failed").sum()) if "state" in frame else 0
             self._status.value = f"<b>{len(frame)}</b> of {len(self._all)} trials, {failed} failed."
+            for column in self._waiting:
+                self._status.value += f" {html.escape(column)} has one value so far: it is shown once it has more."
             if frame.empty:
                 self._picture.clear()
                 self._details.value = ""

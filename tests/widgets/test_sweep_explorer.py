@@ -225,3 +225,21 @@ def test_an_input_that_is_none_is_told():
     table = logic.trial_table(frame, 0)
     assert "<th>permutation</th><td>none</td>" in table
     assert "note" not in table
+
+
+def test_a_column_that_is_asked_for_waits_until_it_varies(tmp_path):
+    """The first trials of a sweep may all have been given the same."""
+    store = tmp_path / "sweep.db"
+    sweep(store, seeds=(0, 1), pattern=["2:4"])
+    panel = sl.widgets.SweepExplorer(store, colour="pattern")
+    assert panel.problem == ""
+    assert panel.colour == ""
+    assert "pattern has one value so far" in panel._status.value
+    sweep(store, seeds=(0, 1), pattern=["1:4"])
+    panel.refresh()
+    assert panel.colour == "pattern"
+    assert "so far" not in panel._status.value
+    with pytest.raises(ValueError, match="unknown column for colour 'patern'"):
+        sl.widgets.SweepExplorer(store, colour="patern")
+    with pytest.raises(ValueError, match="unknown column for colour 'pattern'; valid:"):
+        sl.widgets.SweepExplorer(sl.load(store).query("pattern == '2:4'"), colour="pattern")
