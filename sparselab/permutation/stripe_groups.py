@@ -28,6 +28,7 @@ _DRAWN = 2048  # sets drawn per round
 _PATIENCE = 4  # rounds of drawn sets without a gain before it counts as converged
 _SCORES = 2**31  # rows of groups that are scored between looks at the clock: tenths of a second
 _LEAST_SETS = 256  # ... but for so many sets, which keep all threads busy
+_SLOW_SCORES, _SLOW_SETS = 2**21, 16  # the same where masks are chosen in both directions, or errors are summed
 _TOY_ESCAPES = 100
 _ROUNDING = 1e-6  # relative to the mean group: a smaller gain is rounding
 
@@ -111,7 +112,9 @@ def _solve(search: Search, order: Order, sets: Ints) -> tuple[NDArray[np.float64
     m = search.matrix.m
     subsets, parts = partitions(sets.shape[1] * m, m)
     gains, dealt = np.zeros(len(sets)), np.zeros((len(sets), sets.shape[1] * m), np.int64)
-    at_once = max(_LEAST_SETS, _SCORES // (len(subsets) * max(1, search.matrix.rows)))
+    slow = search.matrix.overhead > 0
+    scores, least = (_SLOW_SCORES, _SLOW_SETS) if slow else (_SCORES, _LEAST_SETS)
+    at_once = max(least, scores // (len(subsets) * max(1, search.matrix.rows)))
     for part in row_blocks(len(sets), at_once):
         if not search.running():
             break
