@@ -156,7 +156,7 @@ class MaskCalculatorContract:
         assert torch.equal(*(create_mask(weight, calculator) for weight in same))
 
 
-def _sizes(calculator: MaskCalculator, blocks: tuple[int, int] = (2, 3)) -> tuple[int, int]:
+def _sizes(calculator: MaskCalculator, blocks: tuple[int, int] = (2, 5)) -> tuple[int, int]:
     rows, channels = calculator.multiples
     return rows * blocks[0], channels * blocks[1]
 
