@@ -131,7 +131,10 @@ def rows_of_networks(
 
 
 def smollm(windows: int = 4) -> Case:
-    """SmolLM2's first four blocks, and so many windows to judge them on."""
+    """SmolLM2's first four blocks, and so many windows to judge them on.
+
+    The task's own divergence would run the dense model again for each of hundreds of orders; here its answers are kept.
+    """
     task = smollm2(windows=windows, context=256)
     dense = task.model()
     judged = [task.eval_data[torch.tensor([index])] for index in range(len(task.eval_data))]

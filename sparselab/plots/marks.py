@@ -79,7 +79,7 @@ def _areas(axes: Axes, marks: Sequence[Mark], height: float) -> Iterator[Area]:
     pixels = axes.transData.transform(corners.reshape(-1, 2)).reshape(-1, 2, 2)
     lefts, rights = np.sort(pixels[:, :, 0], axis=1).T.tolist()
     bottoms, tops = np.sort(pixels[:, :, 1], axis=1).T.tolist()
-    left, bottom = _names_end(axes)
+    left, bottom = _names_end(axes) if np.isneginf(given).any() else (math.inf, math.inf)
     lefts = np.where(np.isneginf(given[:, 0, 0]), np.minimum(lefts, left), lefts).tolist()
     bottoms = np.where(np.isneginf(given[:, 0, 1]), np.minimum(bottoms, bottom), bottoms).tolist()
     inside = (corners == given).all(axis=(1, 2)).tolist()

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from torch import Tensor
 
 from sparselab.core.readable import why_unreadable
-from sparselab.saliency.names import from_weight
+from sparselab.saliency.names import check_name, from_weight
 
 Saliency: TypeAlias = str | Callable[[Tensor], Tensor] | Tensor
 ModelSaliency: TypeAlias = Saliency | Mapping[str, Saliency]
@@ -46,8 +46,10 @@ def scores(weight: Tensor, saliency: Saliency = "magnitude") -> Tensor:
 
 
 def require_saliency(saliency: object) -> None:
-    """Raise ``ValueError`` for an object that is no saliency, and no mapping to some."""
-    if not isinstance(saliency, (str, Mapping, Tensor)) and not callable(saliency):
+    """Raise ``ValueError`` for what is no saliency, and no mapping to some: a name that is none, or another object."""
+    if isinstance(saliency, str):
+        check_name(saliency)
+    elif not isinstance(saliency, (Mapping, Tensor)) and not callable(saliency):
         raise ValueError(
             f"a saliency is a name, a callable weight -> scores or a tensor of scores, got {type(saliency).__name__}"
         )

@@ -30,7 +30,6 @@ from sparselab.permutation.coercion import as_strategy
 from sparselab.pruners import get_pruner
 from sparselab.pruners.pruner import require_own_scores
 from sparselab.reports import magnitude_report
-from sparselab.saliency import check_name
 from sparselab.saliency.scoring import require_saliency
 from sparselab.sweeps.trial import Trial
 from sparselab.tasks import TASKS, PruningTrial, Task, dense_baseline, evaluate, get_task
@@ -60,13 +59,6 @@ def _check_pattern(pattern: Any) -> None:
     """Raise ``ValueError`` for what chooses no masks; a function of weights does."""
     if isinstance(pattern, type) or not callable(pattern):
         calculator(pattern)
-
-
-def _check_saliency(saliency: Any) -> None:
-    """Raise ``ValueError`` for what scores no weights, and for a name with options that it does not have."""
-    require_saliency(saliency)
-    if isinstance(saliency, str):
-        check_name(saliency)
 
 
 @dataclass(frozen=True)
@@ -100,7 +92,7 @@ class PruningRun:
             "permutation": as_strategy,
             "orders": as_orders,
             "schedule": as_schedule,
-            "saliency": _check_saliency,
+            "saliency": require_saliency,
             "pruner": get_pruner,
         }
         trials = list(trials)

@@ -18,14 +18,7 @@ from sparselab.pruners import BySaliency, Pruned, Pruner, get_pruner
 from sparselab.pruners.by_function import ByFunction
 from sparselab.pruners.in_order import InOrder
 from sparselab.pruners.pruner import checked, require_own_scores
-from sparselab.saliency import (
-    ModelSaliency,
-    check_name,
-    for_layer,
-    from_statistics,
-    from_weight,
-    needs,
-)
+from sparselab.saliency import ModelSaliency, for_layer, from_statistics, from_weight, needs
 from sparselab.saliency.scoring import require_saliency
 
 if TYPE_CHECKING:
@@ -122,12 +115,9 @@ class Choice:
     def _require_statistics(self) -> None:
         """Raise ``ValueError`` for a saliency that is none, and for statistics that are asked for and not there."""
         saliency: Any = self.saliency
-        if isinstance(saliency, str):
-            check_name(saliency)
-            if needs(saliency) not in (None, *self.statistics):
-                from_weight(saliency)  # raises, and says how to collect what it needs
-        else:
-            require_saliency(saliency)
+        require_saliency(saliency)
+        if isinstance(saliency, str) and needs(saliency) not in (None, *self.statistics):
+            from_weight(saliency)  # raises, and says how to collect what it needs
         pruner = self.pruner
         if pruner is not None and pruner.needs is not None and pruner.needs not in self.statistics:
             kind = pruner.needs.__name__

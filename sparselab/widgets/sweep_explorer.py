@@ -65,7 +65,6 @@ class SweepExplorer(Panel):
         self._status, self._details = numbers(), numbers()
         self._picture = Picture(self._choose)
         self._make_controls()
-        self._waiting: list[str] = []
         self._asked = {"x": x, "y": y, "colour": colour, "facet": facet}
         super().__init__(self._parts())
         self.query = query
