@@ -38,13 +38,18 @@ class Hardware:
     sparse: Mapping[str, float]
     source: str
 
+    @property
+    def precisions(self) -> list[str]:
+        """Those that ``dense`` and ``sparse`` both have a rate for."""
+        return [name for name in self.sparse if name in self.dense]
+
     def precision(self, dtype: str) -> str:
         """The name by which ``dense`` and ``sparse`` have ``dtype``; ``ValueError`` where they have none."""
         name = DTYPES.get(str(dtype).removeprefix("torch."), str(dtype).removeprefix("torch."))
         name = "float8" if name.startswith("float8") else name
-        if name not in self.dense or name not in self.sparse:
+        if name not in self.precisions:
             raise ValueError(
-                f"{self.name} has no sparse rate for dtype={dtype!r}; there are {', '.join(self.sparse)}: "
+                f"{self.name} has no sparse rate for dtype={dtype!r}; there are {', '.join(self.precisions)}: "
                 "half precision is what most networks run in"
             )
         return name

@@ -35,7 +35,7 @@ class Optimal:
         if matrix.channels > MAX_CHANNELS or not Covering.fits(matrix.channels, matrix.m):
             raise ValueError(
                 f"strategy 'optimal' takes up to {MAX_CHANNELS} channels in groups of up to 4, got {matrix.channels} in "
-                f"groups of {matrix.m}: 'auto' finds good orders of any number, bound=True says how good"
+                f"groups of {matrix.m}: 'auto' finds good orders of any number, and search_permutation(bound=True) says how good"
             )
         AnnealedAssignment(moves=_moves(matrix.channels, matrix.m), chains=_STARTS).once(search)
         covering = Covering(matrix, search.running)

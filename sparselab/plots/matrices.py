@@ -26,7 +26,7 @@ def mask_view(
 
     ``weights`` is float ``(rows, channels)``, ``mask`` bool of that shape. The whole is drawn as means of ``|w|`` over
     blocks; the window, ``WINDOW`` weights at most, starts at ``row`` and ``channel`` and shows each weight, pruned ones
-    pale with a dot, with a line between groups of ``m`` where it is given.
+    faint with a dot, with a line between groups of ``m`` where it is given.
     """
     _require_mask(weights, mask, "mask_view")
     with style():
@@ -86,6 +86,9 @@ def _require_mask(weights: NDArray[Any], mask: NDArray[np.bool_], figure: str) -
 
 WINDOW = (24, 48)
 """The most rows and channels that a window onto a weight matrix shows."""
+
+BESIDE = WINDOW[1] * 2 // 3
+"""The most channels that each of two windows beside each other shows."""
 
 _CELLS = 120  # a side of a matrix drawn as a whole: enough for the picture's pixels
 
@@ -177,7 +180,7 @@ def draw_window(
     m: int | None,
     scale: float | None = None,
 ) -> None:
-    """Each weight of a window: purple above 0, orange below, pale with a dot where the mask takes it.
+    """Each weight of a window: purple above 0, orange below, faint with a dot where the mask takes it.
 
     ``scale`` is the size of weights of full colour, by default of the largest in the window.
     """
@@ -192,13 +195,13 @@ def draw_window(
         extent=(channels.start - 0.5, channels.stop - 0.5, rows.stop - 0.5, rows.start - 0.5),
     )
     down, across = np.nonzero(~kept)
-    axes.plot(across + channels.start, down + rows.start, ".", color="#999999", ms=1.6)
+    axes.plot(across + channels.start, down + rows.start, ".", color="#7A7A7A", ms=2.0)
     if m is not None:
         lines = np.arange(-(-channels.start // m) * m, channels.stop, m) - 0.5
         axes.vlines(lines, rows.start - 0.5, rows.stop - 0.5, color="#666666", lw=0.6)
     axes.set_xlim(channels.start - 0.5, channels.stop - 0.5)
     axes.grid(visible=False)
-    axes.set(title="Window: pruned weights pale, dotted", xlabel="input channel")
+    axes.set(title="Window: pruned weights faint, dotted", xlabel="input channel")
 
 
 def _draw_sizes(axes: Axes, weights: NDArray[Any], mask: NDArray[np.bool_]) -> None:
@@ -219,12 +222,18 @@ def _draw_sizes(axes: Axes, weights: NDArray[Any], mask: NDArray[np.bool_]) -> N
 
 
 def order_view(
-    weights: NDArray[Any], order: NDArray[np.int64], masks: tuple[NDArray[np.bool_], NDArray[np.bool_]], m: int
+    weights: NDArray[Any],
+    order: NDArray[np.int64],
+    masks: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+    m: int,
+    *,
+    row: int = 0,
+    channel: int = 0,
 ) -> Figure:
-    """Windows of a weight matrix before and after its channels change places.
+    """The same window of a weight matrix before and after its channels change places.
 
-    ``masks`` are those of ``weights`` and of ``weights[:, order]``. The windows show the first rows
-    and channels, pruned weights pale with a dot; groups of ``m`` are apart by lines.
+    ``masks`` are those of ``weights`` and of ``weights[:, order]``. The window starts at ``row`` and the place ``channel``.
+    Pruned weights are faint with a dot; groups of ``m`` are apart by lines.
     """
     before, after = masks
     if not weights.shape == before.shape == after.shape or order.shape != weights.shape[1:]:
@@ -232,11 +241,12 @@ def order_view(
             f"order_view needs masks of the weights' shape and an order of their channels, got weights {weights.shape}, "
             f"masks {before.shape} and {after.shape}, order {order.shape}"
         )
-    rows, channels = window_of(0, weights.shape[0], WINDOW[0]), window_of(0, weights.shape[1], WINDOW[1] * 2 // 3)
+    rows, channels = window_of(row, weights.shape[0], WINDOW[0]), window_of(channel, weights.shape[1], BESIDE)
     with style():
-        figure = Figure(figsize=(6.4, 3.5), dpi=100)
+        figure = Figure(figsize=(6.4, 3.7), dpi=100)
         left, right = figure.subplots(1, 2)
-        figure.subplots_adjust(left=0.085, right=0.99, bottom=0.15, top=0.9, wspace=0.14)
+        figure.subplots_adjust(left=0.085, right=0.99, bottom=0.19, top=0.91, wspace=0.14)
+        figure.text(0.085, 0.02, "Purple: above 0. Orange: below. Faint, with a dot: pruned.")
         draw_window(left, weights, before, rows, channels, m)
         draw_window(right, weights[:, order], after, rows, channels, m)
         left.set(title="As trained", ylabel="row")
@@ -267,6 +277,8 @@ def running_searches(frame: pd.DataFrame, bound: float | None = None) -> Figure:
             )
             text = f"{strategy}\nefficacy {last:.2f} after {float(rows['seconds'].iloc[-1]):.2f} s"
             figure.marks.append(point(axes, float(seconds.iloc[-1]), last, text, str(strategy)))
+        for strategy, rows in frame.groupby("strategy", sort=False):
+            figure.marks += _on_the_way(axes, str(strategy), rows)
         if bound is not None:
             axes.axhline(bound, color="#666666", lw=1, ls="--", label=f"upper bound: {bound:.1f}")
         axes.set_ylim(top=max(1.0, axes.get_ylim()[1]))  # at the start, before anything is found, too
@@ -277,6 +289,17 @@ def running_searches(frame: pd.DataFrame, bound: float | None = None) -> Figure:
         axes.set(xlabel="seconds", ylabel="efficacy, % of the way to the ideal", title="What each search has found")
         axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.02), title="strategy: efficacy", alignment="left")
     return figure
+
+
+def _on_the_way(axes: Axes, strategy: str, rows: pd.DataFrame) -> Iterator[Mark]:
+    """Marks of what a search had found by when, few enough to go through by keys."""
+    found = rows.iloc[1:-1]
+    for at, best in found.iloc[:: -(-len(found) // _MOST_ON_THE_WAY) or 1][["seconds", "efficacy"]].to_numpy().tolist():
+        text = f"{strategy}\nefficacy {best:.2f} after {at:.2f} s"
+        yield point(axes, max(at, 1e-2), best, text, f"{strategy} at {at}", radius=5.0)
+
+
+_MOST_ON_THE_WAY = 30
 
 
 def training_curves(frame: pd.DataFrame) -> Figure:

@@ -104,7 +104,7 @@ def pruner_windows(
 
     ``weights`` is float ``(rows, channels)``; ``pruned`` has for each pruner its mask and the new
     weights, of that shape. Four pruners stand in a line; the window has ``window_rows`` rows.
-    Pruned weights are pale with a dot, lines stand between groups of ``m`` where it is given. Purple is
+    Pruned weights are faint with a dot, lines stand between groups of ``m`` where it is given. Purple is
     above 0, orange below. All weights have one scale, up to the largest in the window, and so have all
     changes; the line at the top says up to what. Raises ``ValueError`` for other shapes and for no pruner.
     """

@@ -6,7 +6,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import takewhile
@@ -23,7 +23,7 @@ from sparselab.sweeps.background import RunningSweep
 from sparselab.sweeps.executors import Executor, Job, Stopping, check_executor, packed, run_here, run_on
 from sparselab.sweeps.frames import frame_of
 from sparselab.sweeps.grid import axis, check_names, chosen, grid
-from sparselab.sweeps.progress import progress_bar
+from sparselab.sweeps.progress import Bar
 from sparselab.sweeps.runners import Runner, runner
 from sparselab.sweeps.store import Outcome, Record, Store, temporary_path
 from sparselab.sweeps.trial import Trial
@@ -114,15 +114,15 @@ def experiment(
     }
     with Store(path) as opened:
         opened.begin(sweep.key, made)
+    bar = Bar(progress, len(sweep.jobs))
 
     def run(stopping: Stopping) -> bool:
         alone = ProcessPoolExecutor(1, mp_context=get_context("spawn")) if background and executor is None else None
-        with Store(path) as opened, alone or nullcontext():
+        with closing(bar), Store(path) as opened, alone or nullcontext():
             return _run(
-                *(sweep, opened, alone or executor, stopping),
+                *(sweep, opened, alone or executor, stopping, bar),
                 resume=resume,
                 retry_failed=retry_failed,
-                progress=progress,
             )
 
     def frame(interrupted: bool) -> pd.DataFrame:
@@ -194,42 +194,42 @@ def _run(
     store: Store,
     executor: Executor | None,
     stopping: Stopping,
+    bar: Bar,
     *,
     resume: bool,
     retry_failed: bool,
-    progress: bool,
 ) -> bool:
     """Run what is not in the store yet; whether that was interrupted, or asked to be by ``stopping``."""
     done = store.states(job.key for job in sweep.jobs) if resume else {}
     settled = {key for key, state in done.items() if state == "done" or not retry_failed}
     replace = retry_failed or not resume
     threads = torch.get_num_threads()
-    with progress_bar(progress, len(sweep.jobs), len(settled)) as bar:
-        delivered: set[str] = set()
+    bar.begin(len(settled))
+    delivered: set[str] = set()
 
-        def deliver(job: Job, outcome: Outcome) -> None:
-            inputs = {name: cell(value) for name, value in job.inputs.items()}
-            record = Record(job.key, job.name, inputs, outcome)
-            store.save(sweep.key, job.position, record, replace=replace)
-            if job.key not in delivered:
-                delivered.add(job.key)
-                bar.step(outcome)
+    def deliver(job: Job, outcome: Outcome) -> None:
+        inputs = {name: cell(value) for name, value in job.inputs.items()}
+        record = Record(job.key, job.name, inputs, outcome)
+        store.save(sweep.key, job.position, record, replace=replace)
+        if job.key not in delivered:
+            delivered.add(job.key)
+            bar.step(outcome)
 
-        waiting = _waiting(sweep.jobs, settled, store, replace)
-        jobs = takewhile(lambda _: not stopping(), waiting)
-        try:
-            if executor is None:
-                run_here(jobs, threads, deliver)
-            else:
-                run_on(executor, jobs, threads, deliver, stopping)
-        except KeyboardInterrupt:
-            return True
-        except Exception as error:
-            error.add_note(
-                f"{len(settled | delivered)} of {len(sweep.jobs)} trials are finished and kept in {store.path}; the same "
-                "call with store= runs the rest"
-            )
-            raise
+    waiting = _waiting(sweep.jobs, settled, store, replace)
+    jobs = takewhile(lambda _: not stopping(), waiting)
+    try:
+        if executor is None:
+            run_here(jobs, threads, deliver)
+        else:
+            run_on(executor, jobs, threads, deliver, stopping)
+    except KeyboardInterrupt:
+        return True
+    except Exception as error:
+        error.add_note(
+            f"{len(settled | delivered)} of {len(sweep.jobs)} trials are finished and kept in {store.path}; the same "
+            "call with store= runs the rest"
+        )
+        raise
     return stopping()
 
 

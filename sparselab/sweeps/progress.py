@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from sparselab.metrics.metric import Quantity
 from sparselab.sweeps.store import Outcome
@@ -45,26 +42,27 @@ class Best:
 
 
 class Bar:
-    """What a sweep tells its user while it runs."""
+    """What a sweep of ``total`` trials tells its user while it runs: a tqdm bar (a widget in a notebook), if it is ``wanted``.
 
-    def __init__(self, bar: Any) -> None:
-        self._bar, self._best = bar, Best()
+    A notebook shows it below the cell in which it is made, whoever moves it then.
+    """
+
+    def __init__(self, wanted: bool, total: int) -> None:
+        from tqdm.auto import tqdm
+
+        self._bar, self._best = tqdm(total=total, unit="trial", disable=not wanted), Best()
+
+    def begin(self, finished: int) -> None:
+        """So many trials were there before."""
+        self._bar.initial = self._bar.n = finished
+        self._bar.refresh()
 
     def step(self, outcome: Outcome) -> None:
         """One more trial is finished."""
         self._best.see(outcome)
-        if self._bar is not None:
-            self._bar.set_postfix_str(str(self._best), refresh=False)
-            self._bar.update()
+        self._bar.set_postfix_str(str(self._best), refresh=False)
+        self._bar.update()
 
-
-@contextmanager
-def progress_bar(wanted: bool, total: int, finished: int) -> Iterator[Bar]:
-    """A tqdm bar (a widget in a notebook), or nothing at all."""
-    if not wanted:
-        yield Bar(None)
-        return
-    from tqdm.auto import tqdm
-
-    with tqdm(total=total, initial=finished, unit="trial") as bar:
-        yield Bar(bar)
+    def close(self) -> None:
+        """The last trial is finished, or none will be."""
+        self._bar.close()

@@ -10,6 +10,8 @@ import ipywidgets
 import traitlets
 
 from sparselab.core.layers import LayerWeight
+from sparselab.masks import calculator
+from sparselab.masks.eligibility import why_not
 from sparselab.widgets.panel import LONG, wide
 
 FEW = 24
@@ -29,9 +31,9 @@ def matching(names: Iterable[str], sought: str) -> list[str]:
 class LayerChooser(ipywidgets.HBox):
     """A list of layers, and where there are many a field that finds some of them.
 
-    ``labels`` has for each name what the list says. ``value`` is the name chosen. Words in the field
-    leave those in the list that have all of them; where the one chosen is not among these, the first
-    is chosen. A ``value`` set from outside that is not in the list brings all back.
+    ``labels`` has for each name what the list says. ``value`` is the name chosen. As words are typed into the field, those
+    stay in the list that have all of them, and the one chosen; where one alone has them, it is chosen. A ``value`` set
+    from outside that is not in the list brings all back.
     """
 
     value = traitlets.Unicode()
@@ -42,9 +44,8 @@ class LayerChooser(ipywidgets.HBox):
         self._list = ipywidgets.Dropdown(
             options=self._options(self._labels), description=description, tooltip=tooltip, **plain
         )
-        self._find = ipywidgets.Text(
-            description="Find", placeholder="parts of a name", **wide(layout={"width": "230px"})
-        )
+        finding = wide(layout={"width": "230px"}) | {"continuous_update": True}
+        self._find = ipywidgets.Text(description="Find", placeholder="parts of a name", **finding)
         self._count = ipywidgets.Label()
         many = len(self._labels) > FEW
         super().__init__([self._list, *([self._find, self._count] if many else [])])
@@ -58,6 +59,11 @@ class LayerChooser(ipywidgets.HBox):
         """What the list offers now: what it says, and the name."""
         return tuple(self._list.options)
 
+    def relabel(self, labels: Mapping[str, str]) -> None:
+        """Say ``labels`` of the same names."""
+        self._labels = dict(labels)
+        self._offer([name for _, name in self._list.options], self.value)
+
     @traitlets.validate("value")
     def _brought_back(self, proposal: Any) -> str:
         name = str(proposal["value"])
@@ -68,15 +74,26 @@ class LayerChooser(ipywidgets.HBox):
     def _sought(self, change: Any) -> None:
         names = matching(self._labels, change["new"])
         self._say(len(names))
-        if not names:
+        chosen = names[0] if len(names) == 1 else self.value
+        self._offer([name for name in self._labels if name in {*names, chosen}], chosen)
+
+    def _offer(self, names: Sequence[str], chosen: str) -> None:
+        if list(self._list.options) == self._options(names):
+            self._list.value = chosen
             return
         self._link.unlink()  # a list that is changed chooses its first for a moment, which is nobody's choice
         self._list.options = self._options(names)
-        self._list.value = self.value if self.value in names else names[0]
+        self._list.value = chosen
         self._link.link()
 
     def _say(self, count: int) -> None:
-        self._count.value = f"{count} of {len(self._labels)}"
+        every = len(self._labels)
+        if not self._find.value.strip():
+            self._count.value = f"{every} in the list"
+        elif count > 1:
+            self._count.value = f"{count} of {every}: choose in the list"
+        else:
+            self._count.value = f"{count or 'none'} of {every}"
 
     def _options(self, names: Iterable[str]) -> list[tuple[str, str]]:
         return [(self._labels[name], name) for name in names]
@@ -135,10 +152,14 @@ class PatternChooser(ipywidgets.HBox):
             self._field.value = ""
 
 
-def layer_labels(layers: Mapping[str, LayerWeight]) -> dict[str, str]:
-    """What a list says of each of ``layers``: its module's name and its shape."""
-    sizes = {name: " x ".join(map(str, layer.weight.shape)) for name, layer in layers.items()}
-    return {name: f"{name.removesuffix('.weight')}  ({size})" for name, size in sizes.items()}
+def layer_labels(layers: Mapping[str, LayerWeight], pattern: str) -> dict[str, str]:
+    """What a list says of each of ``layers``: its module's name and its shape, and whether ``pattern`` cannot prune it."""
+    calculate, labels = calculator(pattern), {}
+    for name, layer in layers.items():
+        size = " x ".join(map(str, layer.weight.shape))
+        fits = why_not(layer.module, layer.attribute, calculate) is None
+        labels[name] = f"{name.removesuffix('.weight')}  ({size}{'' if fits else f', not to {pattern}'})"
+    return labels
 
 
 class Ticks(ipywidgets.HBox):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import html
+import re
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from sparselab.plots.trials import MOST_NAMES, View
+from sparselab.plots.trials import MOST_NAMES, NONE, View, is_named, text_of, texts
 
 _HIDDEN = ("traceback", "versions", "key")
 
@@ -26,10 +27,17 @@ def height_columns(frame: pd.DataFrame) -> list[str]:
 
 
 def name_columns(frame: pd.DataFrame) -> list[str]:
-    """Columns with few enough values to colour points or make panels by; those with one value say nothing."""
+    """Columns with values few enough to be told apart one by one, in panels for each; those with one value say nothing."""
     inputs = frame.attrs.get("inputs", [])
     few = [str(name) for name in frame if name not in _HIDDEN and 1 < frame[name].nunique(dropna=False) <= MOST_NAMES]
+    few = [name for name in few if is_named(frame, name)]
     return [name for name in few if name in inputs] + [name for name in few if name not in inputs]
+
+
+def colour_columns(frame: pd.DataFrame) -> list[str]:
+    """Columns that colour points: those with few values, and numbers, by a scale."""
+    named = name_columns(frame)
+    return named + [name for name in height_columns(frame) if name not in named and frame[name].nunique() > 1]
 
 
 def across_columns(frame: pd.DataFrame) -> list[str]:
@@ -57,20 +65,61 @@ def first_view(frame: pd.DataFrame) -> View:
 
 
 def filtered(frame: pd.DataFrame, query: str) -> pd.DataFrame:
-    """The rows for which ``query`` (pandas: ``pattern == "2:4" and seed < 3``) is true; all for an empty one."""
+    """The rows for which ``query`` (pandas: ``pattern == "2:4" and seed < 3``) is true; all for an empty one.
+
+    Where a query has ``"none"``, it finds what was ``None``, which pictures and tables call so.
+    """
     if not query.strip():
         return frame
-    example = "write e.g. seed < 3 and state == 'done'"
+    asked = _with_none(frame) if re.search(r"""(['"])none\1""", query) else frame
     try:
-        wanted = frame.eval(query, engine="python")
+        wanted = asked.eval(query, engine="python")
     except Exception as error:
-        raise ValueError(f"cannot filter by {query!r}: {error}; {example}") from error
+        raise ValueError(f"cannot filter by {query!r}: {_why_not(error)}; write e.g. {example(frame)}") from error
     # Not DataFrame.query: by a column of numbers it would look rows up.
     if not (isinstance(wanted, pd.Series) and pd.api.types.is_bool_dtype(wanted)):
-        raise ValueError(f"cannot filter by {query!r}: it does not say yes or no to every row; {example}")
+        raise ValueError(f"cannot filter by {query!r}: it does not say yes or no to every row; write e.g. {example(frame)}")
     kept = frame[wanted]
     kept.attrs = frame.attrs
     return kept
+
+
+def example(frame: pd.DataFrame) -> str:
+    """A query about columns of ``frame`` that differ: names are compared, numbers limited.
+
+    >>> example(pd.DataFrame({"pattern": ["2:4", "1:4"], "seed": [0, 1], "top1": [90.0, 91.0]}))
+    "pattern == '2:4' and seed < 1"
+    """
+    parts: dict[bool, str] = {}
+    for name in across_columns(frame):
+        values = frame[name].dropna()
+        numbers = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+        if name.isidentifier() and not name.startswith("state") and len(values):
+            parts.setdefault(numbers, f"{name} < {values.max():.4g}" if numbers else f"{name} == {values.iloc[0]!r}")
+    return " and ".join(parts.values()) or "state == 'done'"
+
+
+def _with_none(frame: pd.DataFrame) -> pd.DataFrame:
+    """``frame`` with the word that pictures have for what is missing in columns of names."""
+    names = [name for name in frame if not pd.api.types.is_numeric_dtype(frame[name])]
+    return frame.assign(**{str(name): frame[name].astype(object).where(frame[name].notna(), NONE) for name in names})
+
+
+def _why_not(error: Exception) -> str:
+    """What is wrong with a query, without the parts of pandas that it went through."""
+    if isinstance(error, SyntaxError):
+        return "it is no expression, in which == compares, and words have quotes"
+    return str(error) or type(error).__name__
+
+
+def trial_labels(frame: pd.DataFrame) -> list[tuple[str, int]]:
+    """What a list says of each trial, and its number: the inputs that differ, and whether it failed."""
+    inputs = [name for name in frame.attrs.get("inputs", ()) if name in frame and frame[name].nunique(dropna=False) > 1]
+    parts = [[f"{name} {text}" for text in texts(frame[name])] for name in inputs]
+    states = frame["state"] if "state" in frame else pd.Series("", frame.index)
+    failed = ["failed" if state == "failed" else "" for state in states]
+    rows = zip(frame.index, zip(failed, *parts))
+    return [(f"{number}: {', '.join(filter(None, said))}".removesuffix(": "), int(number)) for number, said in rows]
 
 
 def trial_table(frame: pd.DataFrame, row: Any) -> str:
@@ -95,4 +144,4 @@ def changed(store: Path) -> float:
 def _text(value: Any) -> str:
     if pd.isna(value):
         return "none"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text_of(value)

@@ -68,6 +68,7 @@ class MagnitudeLoss(Panel):
         super().__init__(
             [
                 first,
+                self.problem_line,
                 pictures(self._all, self._picture, self._sizes),
                 second,
                 pictures(column(self._numbers, self._whole), self._strip),
@@ -123,7 +124,7 @@ class MagnitudeLoss(Panel):
         plain = {"style": {"description_width": "initial"}}
         short = {"layout": {"width": "240px"}, **plain}
         return {
-            "layer": LayerChooser(layer_labels(self._layers), tooltip="The weight to look at"),
+            "layer": LayerChooser(layer_labels(self._layers, pattern), tooltip="The weight to look at"),
             "pattern": PatternChooser(logic.PATTERNS, pattern, logic.pattern_text),
             "saliency": dropdown(options=list(self._saliencies), description="Saliency", tooltip="Score", **short),
             "row": slider(max=0, description="Window: row", readout=False, **wide(layout={"width": "290px"})),
@@ -143,6 +144,8 @@ class MagnitudeLoss(Panel):
     def _moved(self, change: Any) -> None:
         if change["name"] == "layer":
             self._fit_sliders()
+        elif change["name"] == "pattern":
+            self._controls["layer"].relabel(layer_labels(self._layers, self.pattern))
         state = (self.layer, *self._key, self.row, self.channel)
         if state == self._drawn:
             return
@@ -220,6 +223,8 @@ class MagnitudeLoss(Panel):
                 f"{whole['eligible_layers']} of {whole['layers']} layers can be pruned, holding "
                 f"{100 * whole['eligible_weights'] / max(1, whole['weights']):.1f} % of the weights."
             )
+            if (alone := logic.single_channel_layers(self._model)) > 0:
+                self._whole.value += f" {alone} with one input channel are not in the list."
             if whole["eligible_layers"]:
                 text = f"Magnitude lost by every layer under {self.pattern}"
                 self._strip.show(self.loss_figure, text, zoom="x", of=self._key, chosen=self.layer)

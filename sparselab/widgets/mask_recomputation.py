@@ -23,7 +23,7 @@ from sparselab.widgets.layers import pattern_text, require_names
 from sparselab.widgets.panel import column, controls, numbers, pictures, wide
 from sparselab.widgets.picture import Picture
 from sparselab.widgets.searches import PATTERNS
-from sparselab.widgets.working import WorkingPanel, state_of
+from sparselab.widgets.working import WorkingPanel, each_of, require_none_failed, state_of
 
 
 class MaskRecomputation(WorkingPanel):
@@ -70,7 +70,7 @@ class MaskRecomputation(WorkingPanel):
             for number, schedule in enumerate([*schedules, *[""] * (3 - len(schedules))], 1)
         ]
         chosen = controls(*(self._controls[name] for name in ("pattern", "steps", "seed")))
-        asked = column(*self._fields, chosen, controls(self._run, self._stop), self._status)
+        asked = column(*self._fields, chosen, controls(self._run, self._stop), self.problem_line, self._status)
         super().__init__(
             [pictures(asked, self._picture)],
             starters=[self._run],
@@ -109,10 +109,13 @@ class MaskRecomputation(WorkingPanel):
             training = logic.Training(self.task, pattern, steps, seed, every=max(1, steps // 20), check=job.check)
             if self._dense is None:
                 self._dense = dense_baseline(self.task)[0]
-            for name in names:
-                job.check()
+            dense = self._dense
+
+            def train(name: str) -> None:
                 runs.append(logic.Run(name))
-                training(self._dense, runs[-1])
+                training(dense, runs[-1])
+
+            require_none_failed(each_of(names, train, job.check))
 
         self._start(work, self._show, interval=0.5)
 

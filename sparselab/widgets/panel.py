@@ -7,6 +7,7 @@ import base64
 import html
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import ipywidgets
@@ -42,19 +43,23 @@ def in_words(error: BaseException) -> str:
 class Panel(ipywidgets.VBox):
     """The frame of a widget: its state is in traits, ``frame`` and ``figure`` are what it shows, for use without clicking.
 
-    ``problem`` is what went wrong, in words; empty when nothing did.
+    ``problem`` is what went wrong, in words; empty when nothing did. ``problem_line`` says it: a widget has it among its
+    ``children``, next to the controls that it is about.
     """
 
     problem = traitlets.Unicode("")
 
     def __init__(self, children: Sequence[ipywidgets.Widget], **options: Any) -> None:
-        self._problem_line = ipywidgets.HTML()
-        self._problem_line.add_class("sparselab-problem")
-        super().__init__(
-            [ipywidgets.HTML(_STYLE, layout={"display": "none"}), *children, self._problem_line], **options
-        )
+        super().__init__([ipywidgets.HTML(_STYLE, layout={"display": "none"}), *children], **options)
         self.add_class("sparselab")
         self.observe(self._show_problem, "problem")
+
+    @cached_property
+    def problem_line(self) -> ipywidgets.HTML:
+        """What went wrong; as long as nothing did, nothing, which takes no room."""
+        line = ipywidgets.HTML(layout={"display": "none"})
+        line.add_class("sparselab-problem")
+        return line
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -82,7 +87,8 @@ class Panel(ipywidgets.VBox):
 
     def _show_problem(self, change: dict[str, Any]) -> None:
         text = html.escape(change["new"])
-        self._problem_line.value = f'<span role="alert">{text}</span>' if text else ""
+        self.problem_line.value = f'<span role="alert">{text}</span>' if text else ""
+        self.problem_line.layout.display = None if text else "none"
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         """The live widget, and a picture of it for readers of the notebook elsewhere."""

@@ -36,7 +36,7 @@ from sparselab.widgets.job import Job
 from sparselab.widgets.layers import choosable_layers, first_choice, require_names
 from sparselab.widgets.panel import column, controls, numbers, pictures, tabs, wide
 from sparselab.widgets.picture import Picture
-from sparselab.widgets.working import WorkingPanel, state_of
+from sparselab.widgets.working import WorkingPanel, each_of, require_none_failed, state_of
 
 _MATRIX = "matrix"
 
@@ -47,10 +47,11 @@ class PermutationGain(WorkingPanel):
     ``model_or_matrix`` is a model, a weight, or a matrix ``(rows, channels)`` (torch or numpy). With ``example_inputs``,
     ``outputs`` and ``unreached`` as ``permute`` takes them, the model's axes can be chosen too: the channels that one order moves through all tensors,
     for all the weights that read them. State: ``layer`` (the weight's name, or the axis's, such as ``"0.weight:0"``),
-    ``pattern`` (``"N:M"``), ``strategies``, ``seconds`` (for each search; 0: until it converges), ``seed``.
+    ``pattern`` (``"N:M"``), ``strategies``, ``seconds`` (for each search; 0: until it converges), ``seed``, and where the
+    window onto the weights stands: ``row``, ``channel`` (a place, before and after).
     ``run()`` starts in a thread, ``stop()`` ends it and keeps what was found, ``wait()`` waits. ``results`` are the
     ``SearchResult``s, ``best`` the one that retains the most, ``frame`` one row per search, ``figure`` their traces,
-    ``groups_figure`` what every group loses before and after, ``order_figure`` the matrix before and after. ``plan``
+    ``groups_figure`` what every group loses before and after, ``order_figure`` the window before and after. ``plan``
     moves the network by the best order, of a layer by re-indexing its input, and ``save(path)`` writes it. With a model, ``run_layers()`` searches all of it by
     the first strategy, ``seconds`` for each: ``layers_frame``, ``network_plan``, ``save_network(path)``; by axes where they
     are known, as ``permute`` does, else every layer by itself. Changes nothing in the model.
@@ -61,6 +62,8 @@ class PermutationGain(WorkingPanel):
     strategies = traitlets.Tuple(("auto", "stripe_groups", "channel_swap"))
     seconds = traitlets.Float(2.0, min=0.0)
     seed = traitlets.Int(0, min=0)
+    row = traitlets.Int(0, min=0)
+    channel = traitlets.Int(0, min=0)
 
     def __init__(
         self,
@@ -103,6 +106,8 @@ class PermutationGain(WorkingPanel):
             traitlets.link((self, name), (control, "value"))
         traitlets.link((self, "strategies"), (self._ticks, "value"))
         self.observe(self._forget, ["layer", "pattern"])
+        self.observe(self._moved, ["row", "channel"])
+        self.observe(self._ticked, "strategies")
         self._forget({"name": "layer"})
 
     @property
@@ -155,7 +160,7 @@ class PermutationGain(WorkingPanel):
         """The matrix before and after the best order, or as it is before there is one."""
         matrix, m = self.matrix, Pattern.parse(self.pattern).require_nm("this widget")[1]
         masks = (matrix.mask(self._as_trained, self.pattern), matrix.mask(self._best_order, self.pattern))
-        return matrices.order_view(matrix.weights, self._best_order, masks, m)
+        return matrices.order_view(matrix.weights, self._best_order, masks, m, row=self.row, channel=self.channel)
 
     @property
     def layers_figure(self) -> Figure:
@@ -203,16 +208,23 @@ class PermutationGain(WorkingPanel):
             STRATEGIES.resolve(name)
         matrix, pattern = self.matrix, self.pattern
         matrix.problem.check(pattern)
-        traces = self._traces = []
+        self._clear_search()
+        traces = self._traces
         names, seconds, seed = self.strategies, self.seconds or None, self.seed
 
         def work(job: Job) -> None:
-            for name in names:
+            def search(name: str) -> None:
                 warm_up(name, pattern)
                 job.check()
                 traces.append(logic.Trace(name))
-                logic.run_search(matrix, pattern, traces[-1], job.check, seconds=seconds, seed=seed)
+                try:
+                    logic.run_search(matrix, pattern, traces[-1], job.check, seconds=seconds, seed=seed)
+                except Exception:
+                    del traces[-1]  # it found nothing that could be compared
+                    raise
                 job.check()
+
+            require_none_failed(each_of(names, search, job.check))
 
         self._tabs.selected_index = 0
         self._start(work, self._show_search)
@@ -267,6 +279,12 @@ class PermutationGain(WorkingPanel):
             "seed": ipywidgets.BoundedIntText(
                 min=0, max=2**31 - 1, description="Seed", **wide(layout={"width": "130px"})
             ),
+            "row": ipywidgets.BoundedIntText(
+                min=0, max=0, step=matrices.WINDOW[0], description="Window: row", **wide(layout={"width": "160px"})
+            ),
+            "channel": ipywidgets.BoundedIntText(
+                min=0, max=0, step=matrices.BESIDE, description="place", **wide(layout={"width": "140px"})
+            ),
         }
         self._make_buttons()
 
@@ -294,7 +312,8 @@ class PermutationGain(WorkingPanel):
         searched = column(
             pictures(self._traces_picture, self._groups_picture), self._best_line, controls(self._save, self._file)
         )
-        shown = {"Search": searched, "Weights": column(self._order_picture, self._consumers_picture)}
+        window = controls(self._controls["row"], self._controls["channel"])
+        shown = {"Search": searched, "Weights": column(window, self._order_picture, self._consumers_picture)}
         if self._model is not None:
             saved = controls(self._save_all, self._network_file)
             shown["Whole_network"] = column(self._layers_picture, self._layers_line, saved)
@@ -305,6 +324,7 @@ class PermutationGain(WorkingPanel):
             self._ticks,
             self._about,
             controls(*started),
+            self.problem_line,
             self._tabs,
         ]
 
@@ -334,7 +354,8 @@ class PermutationGain(WorkingPanel):
             self._status.value = "Compiling, once on this machine ..." if compiling else "Ready."
             return
         found = ", ".join(f"{trace.strategy} {trace.efficacy:.1f}" for trace in traces)
-        self._traces_picture.show(self.figure, f"Efficacy against time: {found}")
+        said = f"Efficacy against time: {found}"
+        self._traces_picture.show(self.figure, said, zoom="xy", of=(job, state))
         if state != "Running":
             self._show_order()
             self._save.disabled = self.best is None
@@ -361,7 +382,33 @@ class PermutationGain(WorkingPanel):
             shared = strips.loss_strip(self.matrix.consumers_frame(best), title=title)
             said = f"Lost by each weight that reads {self.layer}, before and after"
             self._consumers_picture.show(shared, said, zoom="x")
-        self._order_picture.show(self.order_figure, f"{self.layer} before and after the best order")
+        self._show_window()
+
+    def _show_window(self) -> None:
+        at = f"from row {self.row} and place {self.channel} on"
+        self._order_picture.show(self.order_figure, f"{self.layer} {at}, before and after the best order")
+
+    def _moved(self, _: Any) -> None:
+        """The window is somewhere else."""
+        if self.best is not None and not self.running:
+            self._show_window()
+
+    def _ticked(self, _: Any) -> None:
+        self._set_buttons()
+        if not self.running:
+            self._status.value = "Ready." if self.strategies else "No strategy is ticked."
+
+    def _set_buttons(self) -> None:
+        super()._set_buttons()
+        for button in self._starters:
+            button.disabled = button.disabled or not self.strategies
+
+    def _fit_window(self) -> None:
+        """Let the window go to the last row and channel; both move at once, for one redraw."""
+        with self.problems_shown(), self.hold_trait_notifications():
+            rows, channels = self.matrix.weights.shape
+            self._controls["row"].max = max(0, rows - matrices.WINDOW[0])
+            self._controls["channel"].max = max(0, channels - matrices.BESIDE)
 
     def _show_layers(self, job: Job) -> None:
         state, found, frame = state_of(job), self._network, self.layers_frame
@@ -384,11 +431,9 @@ class PermutationGain(WorkingPanel):
         """Another layer or pattern: what was found belongs to the one before, and of the network to the pattern."""
         if change["name"] == "pattern" or self._job is not self._network_job:
             self.stop()
-        self._traces = []
-        self._save.disabled = True
-        self._best_line.value, self._about.value, self._status.value = "", "", "Ready."
-        for picture in (self._traces_picture, self._groups_picture, self._consumers_picture, self._order_picture):
-            picture.clear()
+        self._clear_search()
+        self._about.value, self._status.value = "", "Ready."
+        self._fit_window()
         if change["name"] == "pattern":
             self._forget_network()
         elif not self.layers_frame.empty:
@@ -396,6 +441,14 @@ class PermutationGain(WorkingPanel):
         with self.problems_shown():
             self._about.value = html.escape(self.matrix.about)
             self.matrix.problem.check(self.pattern)
+
+    def _clear_search(self) -> None:
+        """Nothing is found."""
+        self._traces = []
+        self._save.disabled = True
+        self._best_line.value = ""
+        for picture in (self._traces_picture, self._groups_picture, self._consumers_picture, self._order_picture):
+            picture.clear()
 
     def _forget_network(self) -> None:
         self._network = logic.NetworkSearch()

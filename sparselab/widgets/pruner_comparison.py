@@ -28,7 +28,7 @@ from sparselab.widgets.job import Job
 from sparselab.widgets.layers import PATTERNS, choosable_layers, first_choice, pattern_text, require_names
 from sparselab.widgets.panel import column, controls, numbers, tabs, wide
 from sparselab.widgets.picture import Picture
-from sparselab.widgets.working import WorkingPanel, state_of
+from sparselab.widgets.working import WorkingPanel, each_of, require_none_failed, state_of
 
 PRUNERS = ("magnitude", "wanda", "sparsegpt", "admm")
 
@@ -75,7 +75,7 @@ class PrunerComparison(WorkingPanel):
         window = controls(self._controls["row"], self._controls["channel"])
         shown = tabs(Numbers=column(self._bars), Weights=column(window, self._windows))
         super().__init__(
-            [chosen, self._ticks, controls(self._run, self._stop, self._status), shown],
+            [chosen, self._ticks, controls(self._run, self._stop, self._status), self.problem_line, shown],
             starters=[self._run],
             stopper=self._stop,
         )
@@ -135,11 +135,13 @@ class PrunerComparison(WorkingPanel):
         while before is not None and before.running:  # it ends at its next batch or pruner
             job.check()
             time.sleep(0.02)
-        for pruner in missing:
-            job.check()
+
+        def prune(pruner: str) -> None:
             self._doing = pruner
             args = self._layers[layer], pattern, pruner, self._statistics, job.check
             self._found[layer, pattern, pruner] = logic.prune_layer(*args)
+
+        require_none_failed(each_of(missing, prune, job.check))
 
     @traitlets.validate("layer")
     def _known_layer(self, proposal: Any) -> str:
@@ -160,7 +162,7 @@ class PrunerComparison(WorkingPanel):
     def _make_controls(self, pattern: str) -> None:
         narrow = wide(layout={"width": "160px"})
         self._controls: dict[str, ipywidgets.Widget] = {
-            "layer": LayerChooser(layer_labels(self._layers), tooltip="The weight to prune"),
+            "layer": LayerChooser(layer_labels(self._layers, pattern), tooltip="The weight to prune"),
             "pattern": PatternChooser(PATTERNS, pattern, pattern_text),
             "row": ipywidgets.BoundedIntText(
                 min=0, max=0, step=pictures_of.WINDOW[0], description="Window: row", **narrow
@@ -176,7 +178,9 @@ class PrunerComparison(WorkingPanel):
         self._stop.on_click(self._answering(self.stop))
 
     def _chosen(self, change: Any) -> None:
-        if change["name"] != "pattern":
+        if change["name"] == "pattern":
+            self._controls["layer"].relabel(layer_labels(self._layers, self.pattern))
+        else:
             self._fit_window()
         with self.problems_shown():
             self._draw(self.results)

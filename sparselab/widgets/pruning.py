@@ -177,10 +177,7 @@ def prune_layer(
     calculate(torch.ones(1, outputs, channels, device=weight.device))  # compiled before the clock starts
     with torch.no_grad():
         started = time.perf_counter()
-        try:
-            pruned = checked(prune(weight, calculate, statistic, channel_dim=layer.channel_dim), weight)
-        except ValueError as error:
-            raise ValueError(f"{pruner}: {error}") from error
+        pruned = checked(prune(weight, calculate, statistic, channel_dim=layer.channel_dim), weight)
         seconds = time.perf_counter() - started
         alone = torch.where(pruned.mask, weight, 0)
         change = (pruned.weight - alone).double()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import ipywidgets
@@ -55,7 +55,8 @@ class BatchChooser(ipywidgets.HBox):
 class SpeedForecast(Panel):
     """Choose a GPU, a precision and a batch; see the layers under its roofs, and the sentence of ``sl.forecast``.
 
-    State: ``hardware``, ``dtype``, ``batch``. ``forecast`` is the ``Forecast`` chosen, ``frame`` its table and
+    State: ``hardware``, ``dtype``, ``batch``. The list of precisions has those that the GPU has sparse kernels for; where
+    another GPU lacks the one chosen, its first takes the place, and a line says so. ``forecast`` is the ``Forecast`` chosen, ``frame`` its table and
     ``figure`` its picture. ``include`` and ``exclude`` name the layers that would be pruned. Only shapes of the model
     are used; nothing runs on a GPU. Raises ``ValueError`` as ``sl.forecast`` does.
     """
@@ -80,11 +81,13 @@ class SpeedForecast(Panel):
         self._options: dict[str, Any] = {"pattern": pattern, "include": include, "exclude": exclude}
         self._found: dict[tuple[str, str, int], Forecast] = {}
         self._controls = _made_controls(hardware, dtype)
-        self._picture, self._sentence = Picture(), numbers()
-        super().__init__([pictures(column(*self._controls.values(), self._sentence), self._picture)])
+        self._picture, self._sentence, self._replaced = Picture(), numbers(), numbers()
+        asked = column(*self._controls.values(), self._replaced, self.problem_line, self._sentence)
+        super().__init__([pictures(asked, self._picture)])
         self.hardware, self.dtype, self.batch = hardware, dtype, batch
-        for name, control in self._controls.items():
-            traitlets.link((self, name), (control, "value"))
+        self._links = {
+            name: traitlets.link((self, name), (control, "value")) for name, control in self._controls.items()
+        }
         self.observe(self._moved, list(self._controls))
         self._draw()
 
@@ -115,9 +118,31 @@ class SpeedForecast(Panel):
             raise unknown_name("hardware", proposal["value"], hardware_names())
         return str(proposal["value"])
 
+    @traitlets.validate("dtype")
+    def _known_dtype(self, proposal: Any) -> str:
+        return hardware(self.hardware).precision(proposal["value"])
+
     def _moved(self, change: dict[str, Any]) -> None:
+        self._replaced.value = ""
+        before, gpu = self.dtype, hardware(self.hardware)
+        if change["name"] == "hardware":
+            self._offer(gpu.precisions)
+        if self.dtype != before:  # which has been drawn
+            self._replaced.value = html.escape(f"{gpu.name} has no sparse kernels for {before}: {self.dtype} instead.")
+            return
         with self.problems_shown():
             self._draw()
+        if self.problem:
+            self._picture.clear()
+            self._sentence.value = ""
+
+    def _offer(self, precisions: Sequence[str]) -> None:
+        """Let these be chosen; the one that is stays so if it is among them."""
+        control, chosen = self._controls["dtype"], self.dtype if self.dtype in precisions else precisions[0]
+        self._links["dtype"].unlink()  # a list that is changed chooses its first for a moment, which is nobody's choice
+        control.options, control.value = precisions, chosen
+        self.dtype = chosen
+        self._links["dtype"].link()
 
     def _draw(self) -> None:
         sentence = self.forecast.sentence
@@ -127,11 +152,11 @@ class SpeedForecast(Panel):
 
 def _made_controls(gpu: str, dtype: str) -> dict[str, ipywidgets.Widget]:
     plain: dict[str, Any] = {"style": {"description_width": "initial"}}
-    hardware(gpu)  # a ValueError that lists the names
+    chosen = hardware(gpu)  # a ValueError that lists the names
     names = {hardware(name).name: name for name in hardware_names()}
-    dtypes = list(dict.fromkeys([*(each for name in hardware_names() for each in hardware(name).sparse), dtype]))
+    precision: dict[str, Any] = {"options": chosen.precisions, "value": chosen.precision(dtype)}
     return {
         "hardware": ipywidgets.Dropdown(options=names, value=gpu, description="GPU", **plain),
-        "dtype": ipywidgets.Dropdown(options=dtypes, value=dtype, description="Precision", **plain),
+        "dtype": ipywidgets.Dropdown(**precision, description="Precision", **plain),
         "batch": BatchChooser(),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import html
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from sparselab.widgets.panel import Panel, controls, numbers, pictures, wide
 from sparselab.widgets.picture import Picture
 
 _NONE = "(none)"
+_NO_TRIAL = [("(none: click a point)", -1)]
 _WIDTH = 640  # which a page that has less room makes smaller, and its texts stay readable
 
 
@@ -31,9 +33,10 @@ class SweepExplorer(Panel):
     """Explore ``df_or_store``: a frame of ``sl.experiment`` or ``sl.load``, or a sweep or its store, running or done.
 
     State: ``x``, ``y``, ``colour``, ``facet`` (columns; ``""`` for none), ``query`` (a pandas query that chooses rows) and
-    ``trial``, the place of the trial chosen among the rows shown (-1: none), by a click on a point or by number. ``frame``
-    is what is shown, ``figure`` its picture, ``width`` pixels wide. A store is read again by ``refresh()``, and in a notebook by itself whenever
-    it has changed, until ``live`` is false.
+    ``trial``, the one chosen by a click on a point or in the list: its label in ``frame``, whose rows are numbered from 0
+    before any is left out (-1: none). It stays chosen as long as the query leaves it in. ``frame`` is what is shown,
+    ``figure`` its picture, ``width`` pixels wide. A store is read again by ``refresh()``, and in a notebook by itself
+    whenever it has changed, until ``live`` is false.
     """
 
     x = traitlets.Unicode()
@@ -58,7 +61,7 @@ class SweepExplorer(Panel):
     ) -> None:
         source = df_or_store.store if isinstance(df_or_store, RunningSweep) else df_or_store
         self._store = None if isinstance(source, pd.DataFrame) else as_path(source, "SweepExplorer")
-        self._all = source if isinstance(source, pd.DataFrame) else load(source)
+        self._all = _numbered(source if isinstance(source, pd.DataFrame) else load(source))
         self._changed = logic.changed(self._store) if self._store else 0.0
         self._interval = interval
         logic.first_view(self._all)  # raises where there is nothing to draw
@@ -69,8 +72,9 @@ class SweepExplorer(Panel):
         super().__init__(self._parts())
         self.query = query
         self._begin()
-        for name, control in self._controls.items():
-            traitlets.link((self, name), (control, "value"))
+        self._links = {
+            name: traitlets.link((self, name), (control, "value")) for name, control in self._controls.items()
+        }
         self.observe(self._redraw, ["x", "y", "colour", "facet", "query", "trial", "width"])
         self._redraw()
         if self._store is not None:
@@ -101,7 +105,7 @@ class SweepExplorer(Panel):
     @property
     def figure(self) -> Figure:
         """The picture of the rows shown."""
-        return trials.trials(self.frame, self.view, chosen=self._chosen(self.frame), width=self.width / 100)
+        return trials.trials(self.frame, self.view, chosen=self.trial, width=self.width / 100)
 
     @property
     def view(self) -> View:
@@ -118,8 +122,10 @@ class SweepExplorer(Panel):
             return
         with self.problems_shown():
             self._changed = logic.changed(self._store)
-            untouched, self._all = self.view == self._begun, load(self._store)
+            untouched, key = self.view == self._begun, self._key_of(self.trial)
+            self._all = _numbered(load(self._store))
             self._offer()
+            self._offer_trials(self._all, self._number_of(key))
             if untouched:  # of the first trials of a sweep nobody can tell which inputs will vary
                 self._begin()
         if not self.problem:
@@ -133,11 +139,13 @@ class SweepExplorer(Panel):
             "x": dropdown(description="Across", tooltip="Column of the horizontal axis", **plain),
             "colour": dropdown(description="Colour", tooltip="Column that colours points", **plain),
             "facet": dropdown(description="Panels", tooltip="Column with a panel for each value", **plain),
-            "query": ipywidgets.Text(
-                description="Filter", placeholder="seed < 3 and pattern == '2:4'", **wide(layout={"width": "400px"})
-            ),
-            "trial": ipywidgets.BoundedIntText(
-                min=-1, description="Trial (or click a point)", **wide(layout={"width": "230px"})
+            "query": ipywidgets.Text(description="Filter", **wide(layout={"width": "400px"})),
+            "trial": dropdown(
+                options=_NO_TRIAL,
+                description="Trial",
+                tooltip="What is told in full: click a point, or choose here",
+                style=plain["style"],
+                layout={"width": "330px"},
             ),
             "width": ipywidgets.BoundedIntText(
                 min=300,
@@ -147,7 +155,7 @@ class SweepExplorer(Panel):
                 tooltip="Of the picture, in pixels",
                 **wide(layout={"width": "130px"}),
             ),
-            "live": ipywidgets.Checkbox(description="live", indent=False, layout={"width": "auto"}),
+            "live": ipywidgets.Checkbox(description="follow the store", indent=False, layout={"width": "auto"}),
         }
         self._offer()
 
@@ -166,11 +174,15 @@ class SweepExplorer(Panel):
 
     def _offer(self) -> None:
         """Fill the choices with the columns that there are."""
-        names = [(_NONE, ""), *((name, name) for name in logic.name_columns(self._all))]
+        self._controls["query"].placeholder = logic.example(self._all)
+        names, colours = (
+            [(_NONE, ""), *((name, name) for name in columns(self._all))]
+            for columns in (logic.name_columns, logic.colour_columns)
+        )
         offered: dict[str, list[Any]] = {
             "y": logic.height_columns(self._all) if len(self._all) else [(_NONE, "")],
             "x": logic.across_columns(self._all) if len(self._all) else [(_NONE, "")],
-            "colour": names,
+            "colour": colours,
             "facet": names,
         }
         for name, options in offered.items():
@@ -180,17 +192,33 @@ class SweepExplorer(Panel):
                 if value in self._offered(name):
                     control.value = value
 
+    def _offer_trials(self, frame: pd.DataFrame, chosen: int) -> None:
+        """Let the trials of ``frame`` be chosen; the one that is stays so if it is among them."""
+        control, options = self._controls["trial"], [*_NO_TRIAL, *logic.trial_labels(frame)]
+        self._links["trial"].unlink()  # a list that is changed chooses its first for a moment, which is nobody's choice
+        if list(control.options) != options:
+            control.options = options
+        control.value = self.trial = chosen if chosen in frame.index else -1
+        self._links["trial"].link()
+
+    def _key_of(self, trial: int) -> Any:
+        """What tells a trial of a store from all others, whatever its number is."""
+        return self._all.loc[trial, "key"] if trial in self._all.index and "key" in self._all else None
+
+    def _number_of(self, key: Any) -> int:
+        """The number of the trial with ``key``; -1 where there is none."""
+        found = [] if key is None else self._all.index[self._all["key"] == key].tolist()
+        return int(found[0]) if found else -1
+
     def _parts(self) -> list[ipywidgets.Widget]:
         shown = ["query", "trial", "width", *(["live"] if self._store is not None else [])]
         return [
             controls(*(self._controls[name] for name in ("y", "x", "colour", "facet"))),
             controls(*(self._controls[name] for name in shown)),
+            self.problem_line,
             self._status,
             pictures(self._picture, self._details),
         ]
-
-    def _chosen(self, frame: pd.DataFrame) -> Any:
-        return frame.index[self.trial] if 0 <= self.trial < len(frame) else None
 
     def _redraw(self, _: Any = None) -> None:
         if not len(self._all):
@@ -198,7 +226,7 @@ class SweepExplorer(Panel):
             return
         with self.problems_shown():
             frame = self.frame
-            self._controls["trial"].max = max(-1, len(frame) - 1)
+            self._offer_trials(frame, self.trial)
             failed = int((frame["state"] == "failed").sum()) if "state" in frame else 0
             self._status.value = f"<b>{len(frame)}</b> of {len(self._all)} trials, {failed} failed."
             for column in self._waiting:
@@ -207,21 +235,24 @@ class SweepExplorer(Panel):
                 self._picture.clear()
                 self._details.value = ""
                 return
-            chosen = self._chosen(frame)
-            width = self.width / 100
-            figure = trials.trials(frame, self.view, chosen=chosen, width=width)
-            said = f"{self.y} against {self.x} of {len(figure.marks)} trials"
-            self._picture.show(figure, said, zoom="xy", of=(self.view, self.query, width), chosen=self.trial)
-            if any(axes.containers for axes in figure.axes):
-                self._status.value += " Bars: the mean over seeds and its 95% interval."
-            self._details.value = logic.trial_table(frame, chosen)
+            self._draw(frame)
+            self._details.value = logic.trial_table(frame, self.trial)
         if self.problem:
             self._picture.clear()
             self._status.value = self._details.value = ""
 
-    def _choose(self, place: Key) -> None:
+    def _draw(self, frame: pd.DataFrame) -> None:
+        width = self.width / 100
+        figure = trials.trials(frame, self.view, chosen=self.trial, width=width)
+        said = f"{self.y} against {self.x} of {len(figure.marks)} trials"
+        figure.marks = [replace(mark, key=int(frame.index[int(mark.key)])) for mark in figure.marks]
+        self._picture.show(figure, said, zoom="xy", of=(self.view, self.query, width), chosen=self.trial)
+        if any(axes.containers for axes in figure.axes):
+            self._status.value += " Bars: the mean over seeds and its 95% interval, which may go on beyond the picture."
+
+    def _choose(self, trial: Key) -> None:
         """A point is clicked; the one that is chosen already, and none is."""
-        self.trial = -1 if place == self.trial else int(place)
+        self.trial = -1 if trial == self.trial else int(trial)
 
     def _watch(self) -> None:
         """Look whether the store has changed, now and then, where there is an event loop to do it in."""
@@ -238,3 +269,8 @@ class SweepExplorer(Panel):
         if self.live and logic.changed(self._store) != self._changed:
             self.refresh()
         self._watch()
+
+
+def _numbered(frame: pd.DataFrame) -> pd.DataFrame:
+    """``frame`` with its rows numbered from 0: of two frames put together two rows may have one label."""
+    return frame.reset_index(drop=True)

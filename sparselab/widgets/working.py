@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import ipywidgets
@@ -73,6 +73,30 @@ class WorkingPanel(Panel):
                 action()
 
         return pressed
+
+
+def each_of(names: Iterable[str], do: Callable[[str], object], check: Callable[[], None]) -> dict[str, str]:
+    """``do`` for each of ``names``, ``check`` before it; the reasons of those that failed, which keep no other from being done.
+
+    >>> each_of(["a", "", "b"], lambda name: name[0], lambda: None)
+    {'': 'IndexError: string index out of range'}
+    """
+    failed = {}
+    for name in names:
+        check()
+        try:
+            do(name)
+        except Exception as error:
+            failed[name] = in_words(error)
+    return failed
+
+
+def require_none_failed(failed: Mapping[str, str]) -> None:
+    """Raise ``ValueError`` with the reasons of those that ``failed``."""
+    reasons = dict.fromkeys(failed.values())
+    said = [f"{', '.join(name for name in failed if failed[name] == reason)}: {reason}" for reason in reasons]
+    if said:
+        raise ValueError("; ".join(said))
 
 
 def state_of(job: Job) -> str:

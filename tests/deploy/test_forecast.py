@@ -251,13 +251,31 @@ def test_the_widget_follows_what_is_chosen(mixed):
     assert panel.forecast.sentence in panel._sentence.value.replace("&#x27;", "'")
     panel.batch = 64
     assert panel.frame["batch"].unique().tolist() == [64]
-    panel.dtype = "float8"
-    assert "has no sparse rate for dtype='float8'" in panel.problem
+    with pytest.raises(ValueError, match="has no sparse rate for dtype='float8'"):
+        panel.dtype = "float8"
     panel.hardware = "h100"
-    assert panel.problem == ""
+    panel.dtype = "torch.float8_e4m3fn"
     assert "float8 on NVIDIA H100" in panel.forecast.sentence
     with pytest.raises(Exception, match="unknown hardware 'x'"):
         panel.hardware = "x"
+    with pytest.raises(ValueError, match="NVIDIA A100.* has no sparse rate for dtype='float8'"):
+        sl.widgets.SpeedForecast(mixed, torch.randn(1, 3, 17, 17), hardware="a100", dtype="float8")
+
+
+def test_the_widget_offers_the_precisions_that_the_gpu_has(mixed):
+    pytest.importorskip("ipywidgets", reason="needs the extra 'lab'")
+    panel = sl.widgets.SpeedForecast(mixed, torch.randn(1, 3, 17, 17), hardware="l4", dtype="float8")
+    assert panel._controls["dtype"].options == ("float16", "bfloat16", "int8", "float8")
+    panel.hardware = "a10"
+    assert panel._controls["dtype"].options == ("float16", "bfloat16", "int8")
+    assert (panel.dtype, panel._controls["dtype"].value) == ("float16", "float16")
+    assert panel._replaced.value == "NVIDIA A10 has no sparse kernels for float8: float16 instead."
+    assert panel._sentence.value.startswith(panel.forecast.sentence[:20])
+    assert "float16" in panel._picture.text
+    panel.dtype = "int8"
+    assert panel._replaced.value == ""
+    panel.hardware = "l4"
+    assert (panel.dtype, panel._replaced.value) == ("int8", "")
 
 
 def test_the_widget_takes_any_batch_by_slider_and_field():

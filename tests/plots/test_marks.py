@@ -79,7 +79,7 @@ def test_the_area_of_a_point_is_around_what_was_drawn():
     frame = pd.DataFrame({"a": [1.0, 2.0, 4.0, np.nan], "b": [3.0, 9.0, 1.0, 2.0]}, index=[7, 8, 9, 10])
     figure = trials.trials(frame, trials.View("a", "b"))
     pixels, found = drawn(figure)
-    assert [(area.key, area.text) for area in found] == [(0, "b 3\na 1.0"), (1, "b 9\na 2.0"), (2, "b 1\na 4.0")]
+    assert [(area.key, area.text) for area in found] == [(0, "b 3\na 1"), (1, "b 9\na 2"), (2, "b 1\na 4")]
     paper = pixels[2, 2]
     for area in found:
         assert area.radius > 0

@@ -25,12 +25,17 @@ def test_matching_is_all_words_in_any_case():
     assert matching(NAMES, "nothing") == []
 
 
-def test_a_search_shortens_the_list_and_chooses_the_first_that_fits(chooser):
+def test_a_search_shortens_the_list_as_it_is_typed_and_chooses_what_alone_fits(chooser):
     chooser, heard = chooser
+    assert chooser._find.continuous_update
+    assert chooser._count.value == "60 in the list"
     chooser._find.value = "q_proj .2"
-    assert offered(chooser) == [name for name in NAMES if "q_proj" in name and ".2" in name]
-    assert heard == [chooser.value] == ["model.layers.2.self_attn.q_proj.weight"]
-    assert chooser._count.value == "11 of 60"
+    assert offered(chooser) == [NAMES[0], *(name for name in NAMES if "q_proj" in name and ".2" in name)]
+    assert (heard, chooser.value, chooser._list.value) == ([], NAMES[0], NAMES[0])
+    assert chooser._count.value == "11 of 60: choose in the list"
+    chooser._find.value = "q_proj .27"
+    assert heard == [chooser.value] == ["model.layers.27.self_attn.q_proj.weight"]
+    assert chooser._count.value == "1 of 60"
 
 
 def test_a_choice_that_still_fits_stays_and_nobody_hears_of_another(chooser):
@@ -46,7 +51,21 @@ def test_a_choice_that_still_fits_stays_and_nobody_hears_of_another(chooser):
 def test_a_search_without_a_match_says_so_and_changes_nothing(chooser):
     chooser, heard = chooser
     chooser._find.value = "conv"
-    assert (offered(chooser), heard, chooser._count.value) == (NAMES, [], "0 of 60")
+    assert (offered(chooser), heard, chooser._count.value) == (NAMES[:1], [], "none of 60")
+    chooser._find.value = ""
+    assert (offered(chooser), heard, chooser._count.value) == (NAMES, [], "60 in the list")
+
+
+def test_other_labels_leave_what_is_offered_and_chosen(chooser):
+    chooser, heard = chooser
+    chooser._find.value = "layers.20"
+    chooser._list.value = NAMES[41]
+    heard.clear()
+    before = offered(chooser)
+    chooser.relabel({name: name.upper() for name in NAMES})
+    assert offered(chooser) == before
+    assert [label for label, _ in chooser.options] == [name.upper() for name in before]
+    assert (chooser.value, chooser._list.value, heard) == (NAMES[41], NAMES[41], [])
 
 
 def test_a_value_set_from_outside_brings_the_list_back(chooser):

@@ -79,11 +79,11 @@ def test_any_pattern_can_be_set(panel):
 def test_errors_are_shown_in_words_and_go_away(panel):
     panel.layer = "4.weight"
     assert panel.problem == "4.weight cannot be pruned to 2:4: 10 input channels are not a multiple of 4"
-    assert "10 input channels" in panel._problem_line.value
+    assert "10 input channels" in panel.problem_line.value
     assert panel._picture.text == panel._numbers.value == ""
     assert not panel._picture.shown
     panel.layer = "3.weight"
-    assert panel.problem == panel._problem_line.value == ""
+    assert panel.problem == panel.problem_line.value == ""
     assert panel._picture.shown["png"]
 
 

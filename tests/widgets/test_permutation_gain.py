@@ -341,7 +341,8 @@ def test_nothing_is_drawn_before_there_is_something_to_say(panel):
     assert not any(getattr(panel, name).shown for name in pictures)
     panel.run()
     panel.wait(60)
-    assert [area.key for area in panel._traces_picture.areas] == ["channel_swap", "random"]
+    assert [area.key for area in panel._traces_picture.areas][:2] == ["channel_swap", "random"]
+    assert panel._traces_picture.areas[2].text.startswith("channel_swap\nefficacy ")
     assert len(panel._groups_picture.areas) == 8
 
 
@@ -360,3 +361,44 @@ def test_what_ends_while_the_curves_are_drawn_is_for_the_next_time(panel, monkey
     assert panel._status.value.startswith("Running, 1 of 2")
     panel._show_search(job)
     assert panel._status.value.startswith("Done, 2 of 2")
+
+
+def test_a_strategy_that_fails_keeps_no_other_from_being_done(matrix):
+    panel = sl.widgets.PermutationGain(np.tile(matrix, 4), strategies=["optimal", "random"], seconds=0.3)
+    panel.run()
+    panel.wait(60)
+    assert panel._status.value.startswith("Done, 1 of 2")
+    assert panel.problem.startswith("optimal: strategy 'optimal' takes up to 64 channels")
+    assert "search_permutation(bound=True)" in panel.problem
+    assert [area.key for area in panel._traces_picture.areas[:1]] == ["random"]
+    assert "optimal" not in panel._traces_picture.text
+    assert panel.best.strategy == "random"
+
+    panel.strategies = ["optimal"]
+    panel.run()
+    panel.wait(60)
+    assert panel.problem.startswith("optimal:")
+    assert (panel._traces_picture.shown, panel._order_picture.shown, panel.best) == ({}, {}, None)
+    assert panel._save.disabled
+
+
+def test_with_no_strategy_ticked_there_is_nothing_to_run(panel):
+    panel.run()
+    panel.wait(60)
+    panel.strategies = []
+    assert (panel._run.disabled, panel._status.value) == (True, "No strategy is ticked.")
+    panel.strategies = ["random"]
+    assert (panel._run.disabled, panel._status.value) == (False, "Ready.")
+
+
+def test_the_window_goes_through_the_weights(matrix):
+    panel = sl.widgets.PermutationGain(np.tile(matrix, (2, 2)), strategies=["channel_swap"], seconds=0.3)
+    panel.run()
+    panel.wait(60)
+    assert (panel._controls["row"].max, panel._controls["channel"].max) == (24, 32)
+    panel.row, panel.channel = 24, 32
+    left, right = (axes for axes in panel.order_figure.axes)
+    assert (left.get_xlim(), right.get_xlim(), left.get_ylim()) == ((31.5, 63.5), (31.5, 63.5), (47.5, 23.5))
+    assert panel._order_picture.text.startswith("matrix from row 24 and place 32 on")
+    first = panel._order_picture.areas[32 * 24]
+    assert first.key == f"24,{panel.best.order[32]}"

@@ -213,7 +213,7 @@ def test_data_that_do_not_reach_a_layer(batches):
     model.forward = lambda x: model["used"](x)
     panel = sl.widgets.PrunerComparison(model, batches, layer="other.weight", pruners=["wanda"])
     panel.wait(60)
-    assert panel.problem == "the calibration data did not reach the layer of 'other.weight'"
+    assert panel.problem == "wanda: the calibration data did not reach the layer of 'other.weight'"
 
 
 def test_padding_counts_for_nothing():

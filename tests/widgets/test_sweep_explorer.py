@@ -137,7 +137,7 @@ def test_a_filter_that_leaves_nothing_is_no_error(panel):
 
 
 def test_it_says_what_bars_are_where_there_are_any(panel):
-    said = "Bars: the mean over seeds and its 95% interval."
+    said = "Bars: the mean over seeds and its 95% interval, which may go on beyond the picture."
     assert panel._status.value.endswith(said)
     panel.x = "seed"
     assert said not in panel._status.value
@@ -147,7 +147,7 @@ def test_a_click_on_a_point_shows_its_trial(panel):
     panel.x = "seed"
     (area,) = [area for area in panel._picture.areas if area.text == "top1 96\nseed 1\npattern 2:4"]
     panel._picture._heard(None, {"choose": area.key})
-    assert panel.frame.iloc[panel.trial][["pattern", "seed"]].tolist() == ["2:4", 1]
+    assert panel.frame.loc[panel.trial][["pattern", "seed"]].tolist() == ["2:4", 1]
     assert "<th>top1</th><td>96</td>" in panel._details.value
     panel._picture._heard(None, {"choose": area.key})
     assert panel.trial == -1
@@ -243,3 +243,105 @@ def test_a_column_that_is_asked_for_waits_until_it_varies(tmp_path):
         sl.widgets.SweepExplorer(store, colour="patern")
     with pytest.raises(ValueError, match="unknown column for colour 'pattern'; valid:"):
         sl.widgets.SweepExplorer(sl.load(store).query("pattern == '2:4'"), colour="pattern")
+
+
+def test_a_filter_keeps_the_trial_that_is_chosen_or_drops_it(panel):
+    panel.x = "seed"
+    (chosen,) = panel.frame.index[(panel.frame["seed"] == 1) & (panel.frame["pattern"] == "2:4")]
+    panel.trial = int(chosen)
+    assert "<th>top1</th><td>96</td>" in panel._details.value
+    panel.query = "seed > 0"
+    assert panel.trial == panel._controls["trial"].value == chosen
+    assert "<th>top1</th><td>96</td>" in panel._details.value
+    (area,) = [area for area in panel._picture.areas if area.text.startswith("top1 96")]
+    assert area.key == panel._picture.shown["chosen"] == chosen
+    panel.query = "seed > 1"
+    assert panel.trial == panel._controls["trial"].value == -1
+    assert panel._details.value == ""
+    panel.query = ""
+    assert panel.trial == -1
+
+
+def test_trials_of_frames_put_together_are_told_apart(frame):
+    panel = sl.widgets.SweepExplorer(pd.concat([frame, frame.assign(top1=frame["top1"] - 50)]), x="seed")
+    (area,) = [area for area in panel._picture.areas if area.text.startswith("top1 46\n")]
+    panel._picture._heard(None, {"choose": area.key})
+    assert panel._details.value.count("<th>top1</th>") == 1
+    assert "<th>top1</th><td>46</td>" in panel._details.value
+
+
+def test_a_trial_that_failed_can_be_chosen_for_its_reason(panel):
+    labels = {label: number for label, number in panel._controls["trial"].options}
+    (label,) = [label for label in labels if "failed" in label]
+    assert label.endswith("failed, pattern 1:4, seed 2")
+    panel.trial = labels[label]
+    assert "no luck" in panel._details.value
+
+
+def test_the_trial_chosen_stays_so_while_others_are_put_before_it(tmp_path):
+    store = tmp_path / "sweep.sqlite"
+    sweep(store, seeds=(1,), pattern=["2:4"])
+    panel = sl.widgets.SweepExplorer(store)
+    panel.trial = 0
+    panel._all = panel._all.assign(key="other")  # what was first has gone
+    panel.refresh()
+    assert panel.trial == -1
+    panel.trial = 0
+    chosen, load = panel._all.loc[0, "key"], sl.load
+    sweep(store, seeds=(0, 1), pattern=["1:4"])
+    before = load(store)
+    assert (before["key"] == chosen).any()
+    panel.refresh()
+    assert panel._all.loc[panel.trial, "key"] == chosen
+
+
+def test_a_filter_finds_none_as_it_is_written():
+    frame = pd.DataFrame({"permutation": [None, "auto", "none"], "top1": [1.0, 2.0, 3.0]})
+    for query, kept in (
+        ("permutation == 'none'", [0, 2]),
+        ('permutation != "none"', [1]),
+        ("permutation.isna()", [0]),
+        ("permutation == 'none' and top1 < 2", [0]),
+    ):
+        assert logic.filtered(frame, query).index.tolist() == kept, query
+
+
+def test_a_filter_that_cannot_be_read_says_so_in_our_words(panel):
+    panel.query = "seed <"
+    assert panel.problem == (
+        "cannot filter by 'seed <': it is no expression, in which == compares, and words have quotes; "
+        "write e.g. pattern == '2:4' and seed < 2"
+    )
+    assert panel._controls["query"].placeholder == "pattern == '2:4' and seed < 2"
+    assert "numexpr" not in panel.problem
+
+
+def test_measured_numbers_are_told_apart_by_a_scale():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"seed": range(8), "top1": rng.random(8), "cost": [*rng.random(7), np.nan], "lr": [0.1, 0.2] * 4})
+    frame.attrs["inputs"] = ["seed", "lr"]
+    assert logic.name_columns(frame) == ["seed", "lr"]
+    assert logic.colour_columns(frame) == ["seed", "lr", "top1", "cost"]
+    figure = trials.trials(frame, View("seed", "top1", "cost"))
+    drawn, scale = figure.axes
+    assert not figure.legends
+    assert scale.get_title(loc="right") == "cost"
+    assert scale.get_ylim() == pytest.approx((frame["cost"].min(), frame["cost"].max()))
+    (dots,) = drawn.collections
+    assert len(np.unique(dots.get_facecolors(), axis=0)) == 8
+    assert dots.get_facecolors()[7][:3] == pytest.approx([0xBB / 255] * 3)  # no number, no colour
+    assert len(trials.trials(frame, View("seed", "top1", "lr")).legends) == 1
+
+
+def test_long_intervals_do_not_make_the_points_small():
+    frame = pd.DataFrame({"seed": [0, 1, 0, 1], "pattern": ["a", "a", "b", "b"], "top1": [91.0, 95.0, 93.0, 97.0]})
+    frame.attrs["inputs"] = ["seed", "pattern"]
+    (axes,) = trials.trials(frame, View("pattern", "top1")).axes
+    assert axes.containers[0].lines[2][0].get_segments()[0][1, 1] > 115
+    assert axes.get_ylim() == pytest.approx((88, 100))
+
+
+def test_what_rounding_leaves_of_nothing_is_nothing():
+    frame = pd.DataFrame({"change": [-1.9e-13, 0.0, 0.30000000000000004], "top1": [1.0, 2.0, 3.0]})
+    assert "<th>change</th><td>0</td>" in logic.trial_table(frame, 0)
+    assert trials.texts(frame["change"]).tolist() == ["0", "0", "0.3"]
