@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -54,7 +55,7 @@ class Forecast:
     pattern: str
 
     def __repr__(self) -> str:
-        return f"<Forecast: {self}>"
+        return f"<Forecast: {self.sentence}>"
 
     @property
     def sentence(self) -> str:
@@ -75,8 +76,10 @@ class Forecast:
         last = self.whole.to_dict("records")[-1]
         rest = self.rest[self.rest["batch"] == last["batch"]].nlargest(1, "share_percent")
         share = 100 - last["touched_percent"]
-        most = "" if rest.empty else f", most of it {rest['what'].iloc[0]}"
         at = f" at batch {last['batch']}" if len(self.whole) > 1 else ""
+        if share < 0.5:
+            return f"Hardly any of the time{at} is in what no sparse kernel takes. "
+        most = "" if rest.empty else f", most of it {rest['what'].iloc[0]}"
         return f"{share:.0f}% of the time{at} is in what no sparse kernel takes{most}. "
 
     def _called(self) -> str:
@@ -95,7 +98,7 @@ class Forecast:
         return roofline(self.frame)
 
     def __str__(self) -> str:
-        return self.sentence
+        return textwrap.fill(self.sentence, 100)
 
 
 def forecast(

@@ -34,7 +34,7 @@ def loss_by_layer(frame: pd.DataFrame) -> Figure:
         axes.set_xlim(left=0)
         axes.set_xlabel("magnitude lost, % of the layer's sum of |w|")
         axes.set_title("What each pattern takes from each layer")
-        figure.legend(title="kept", ncols=min(4, drawn["pattern"].nunique()), loc="outside lower center")
+        figure.legend(title="pattern", ncols=min(4, drawn["pattern"].nunique()), loc="outside lower center")
     return figure
 
 

@@ -70,8 +70,9 @@ def _draw(axes: Axes, rows: pd.DataFrame, frame: pd.DataFrame, spread: tuple[flo
     axes.plot(intensity, np.minimum(slope, frame.attrs["dense_rate"]), color="#333333", lw=1.4)
     roof = frame.attrs["sparse_rate"]
     axes.plot(intensity, np.minimum(slope, roof), color="#333333", lw=1.0, ls="--")
-    axes.text(spread[1], roof, "2:4 peak", ha="right", va="bottom", fontsize=7.5)
-    axes.text(spread[1], 0.88 * frame.attrs["dense_rate"], "dense peak", ha="right", va="top", fontsize=7.5)
+    beside: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "clip_on": True, "ha": "right", "fontsize": 7.5}
+    axes.text(0.99, roof, "2:4 peak", va="bottom", **beside)  # at the border, where a box is zoomed to, too
+    axes.text(0.99, 0.88 * frame.attrs["dense_rate"], "dense peak", va="top", **beside)
     for (_, colour, marker), chosen in zip(_KINDS, _by_kind(rows)):
         size = 12 + 9 * chosen["share_percent"].clip(upper=30)
         axes.vlines(chosen["intensity"], chosen["rate"], chosen["rate"] * chosen["speedup_upper"], color=colour, lw=1.2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 import matplotlib.ticker
@@ -16,6 +17,7 @@ from sparselab.plots.marks import Mark, column
 from sparselab.plots.style import COLOURS, Figure, style
 
 _MOST_BESIDE = 6  # bars whose names fit side by side, in two lines each
+_LINE = 14  # letters of a line of theirs
 _MOST_NAMED = 40  # bars whose names fit side by side, turned
 _MOST_APART = 100  # bars that have room between them
 _LONGEST = 22  # letters of a turned name
@@ -117,7 +119,7 @@ def _strip(layers: pd.Series[str], height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(6.4, inches), dpi=100)
     axes = figure.add_axes((0.09, below / inches, 0.9, height / inches))
     if few:
-        axes.set_xticks(range(len(names)), [_in_two_lines(name) for name in names])
+        axes.set_xticks(range(len(names)), _in_two_lines(names))
         axes.set_xlim(-0.5, _MOST_BESIDE - 0.5)
     else:
         axes.xaxis.set_major_locator(whole_numbers(_MOST_NAMED))
@@ -165,9 +167,28 @@ def _in_orange(drawn: pd.DataFrame, layer: str | None) -> str:
     return f" ({end_of(str(layer).removesuffix('.weight'), 32)} in orange)" if chosen else ""
 
 
-def _in_two_lines(name: str) -> str:
-    """``blocks.4.expand`` as ``blocks.4`` over ``expand``, each cut from the left where it is long."""
-    return "\n".join(end_of(line, 14) for line in name.rsplit(".", 1))
+def _in_two_lines(names: Sequence[str]) -> list[str]:
+    """``blocks.4.expand`` as ``blocks.4`` over ``expand``, each cut from the left where it is long.
+
+    All lose as many of their first parts, where these are alike, as the longest must.
+
+    >>> _in_two_lines(["features.blocks.11.project", "features.blocks.2.project"])
+    ['...blocks.11\\nproject', '...blocks.2\\nproject']
+    >>> _in_two_lines(["blocks.11.project", "head"])
+    ['blocks.11\\nproject', 'head']
+    """
+    parted = [name.rsplit(".", 1) for name in names]
+    upper = [parts[0].split(".") for parts in parted if len(parts) == 2]
+    alike = len(list(takewhile(lambda parts: len(set(parts)) == 1, zip(*upper))))
+    most = min([alike, *(len(parts) - 1 for parts in upper)])
+    lost = next((lost for lost in range(most) if all(len(_after(parts, lost)) <= _LINE for parts in upper)), most)
+    lines = [[_after(parts[0].split("."), lost), parts[1]] if len(parts) == 2 else parts for parts in parted]
+    return ["\n".join(end_of(line, _LINE) for line in each) for each in lines]
+
+
+def _after(parts: Sequence[str], lost: int) -> str:
+    """A name without so many of its first parts."""
+    return "..." * bool(lost) + ".".join(parts[lost:])
 
 
 _SAYS = {

@@ -78,7 +78,9 @@ def filtered(frame: pd.DataFrame, query: str) -> pd.DataFrame:
         raise ValueError(f"cannot filter by {query!r}: {_why_not(error)}; write e.g. {example(frame)}") from error
     # Not DataFrame.query: by a column of numbers it would look rows up.
     if not (isinstance(wanted, pd.Series) and pd.api.types.is_bool_dtype(wanted)):
-        raise ValueError(f"cannot filter by {query!r}: it does not say yes or no to every row; write e.g. {example(frame)}")
+        raise ValueError(
+            f"cannot filter by {query!r}: it does not say yes or no to every row; write e.g. {example(frame)}"
+        )
     kept = frame[wanted]
     kept.attrs = frame.attrs
     return kept

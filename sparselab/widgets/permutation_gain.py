@@ -350,6 +350,7 @@ class PermutationGain(WorkingPanel):
     def _show_search(self, job: Job) -> None:
         state, traces = state_of(job), list(self._traces)  # as they are now: the search goes on while this is drawn
         if not traces:  # not begun yet, or another layer was chosen meanwhile
+            self._traces_picture.clear()
             compiling = state == "Running" and not job.stopping
             self._status.value = "Compiling, once on this machine ..." if compiling else "Ready."
             return

@@ -271,7 +271,7 @@ def test_trials_of_frames_put_together_are_told_apart(frame):
 
 
 def test_a_trial_that_failed_can_be_chosen_for_its_reason(panel):
-    labels = {label: number for label, number in panel._controls["trial"].options}
+    labels = dict(panel._controls["trial"].options)
     (label,) = [label for label in labels if "failed" in label]
     assert label.endswith("failed, pattern 1:4, seed 2")
     panel.trial = labels[label]
@@ -318,7 +318,9 @@ def test_a_filter_that_cannot_be_read_says_so_in_our_words(panel):
 
 def test_measured_numbers_are_told_apart_by_a_scale():
     rng = np.random.default_rng(0)
-    frame = pd.DataFrame({"seed": range(8), "top1": rng.random(8), "cost": [*rng.random(7), np.nan], "lr": [0.1, 0.2] * 4})
+    frame = pd.DataFrame(
+        {"seed": range(8), "top1": rng.random(8), "cost": [*rng.random(7), np.nan], "lr": [0.1, 0.2] * 4}
+    )
     frame.attrs["inputs"] = ["seed", "lr"]
     assert logic.name_columns(frame) == ["seed", "lr"]
     assert logic.colour_columns(frame) == ["seed", "lr", "top1", "cost"]
