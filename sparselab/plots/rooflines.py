@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from sparselab.plots.columns import finite_rows, require_columns
 from sparselab.plots.marks import Mark, point
@@ -79,6 +80,10 @@ def _draw(axes: Axes, rows: pd.DataFrame, frame: pd.DataFrame, spread: tuple[flo
         axes.scatter(chosen["intensity"], chosen["rate"], s=size, color=colour, marker=marker, alpha=0.65, lw=0)
     axes.set_xscale("log")
     axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
     axes.set_xlim(*spread)
     axes.set_ylim(top=roof * 1.9)
 

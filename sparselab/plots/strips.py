@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from itertools import takewhile
 from typing import Any
 
 import matplotlib.ticker
@@ -123,7 +122,7 @@ def _strip(layers: pd.Series[str], height: float) -> tuple[Figure, Axes]:
         axes.set_xlim(-0.5, _MOST_BESIDE - 0.5)
     else:
         axes.xaxis.set_major_locator(whole_numbers(_MOST_NAMED))
-        axes.xaxis.set_major_formatter(_Names([end_of(name, _LONGEST) for name in names]))
+        axes.xaxis.set_major_formatter(_Names(cut_alike(names, _LONGEST)))
         axes.tick_params(axis="x", rotation=90, labelsize=8, length=2, pad=2)
         axes.set_xlim(-0.7, len(names) - 0.3)
     axes.grid(visible=False, axis="x")
@@ -170,25 +169,37 @@ def _in_orange(drawn: pd.DataFrame, layer: str | None) -> str:
 def _in_two_lines(names: Sequence[str]) -> list[str]:
     """``blocks.4.expand`` as ``blocks.4`` over ``expand``, each cut from the left where it is long.
 
-    All lose as many of their first parts, where these are alike, as the longest must.
-
-    >>> _in_two_lines(["features.blocks.11.project", "features.blocks.2.project"])
-    ['...blocks.11\\nproject', '...blocks.2\\nproject']
     >>> _in_two_lines(["blocks.11.project", "head"])
     ['blocks.11\\nproject', 'head']
     """
     parted = [name.rsplit(".", 1) for name in names]
-    upper = [parts[0].split(".") for parts in parted if len(parts) == 2]
-    alike = len(list(takewhile(lambda parts: len(set(parts)) == 1, zip(*upper))))
-    most = min([alike, *(len(parts) - 1 for parts in upper)])
-    lost = next((lost for lost in range(most) if all(len(_after(parts, lost)) <= _LINE for parts in upper)), most)
-    lines = [[_after(parts[0].split("."), lost), parts[1]] if len(parts) == 2 else parts for parts in parted]
+    upper = iter(cut_alike([parts[0] for parts in parted if len(parts) == 2], _LINE))
+    lines = [[next(upper), parts[1]] if len(parts) == 2 else parts for parts in parted]
     return ["\n".join(end_of(line, _LINE) for line in each) for each in lines]
 
 
-def _after(parts: Sequence[str], lost: int) -> str:
-    """A name without so many of its first parts."""
-    return "..." * bool(lost) + ".".join(parts[lost:])
+def cut_alike(names: Sequence[str], most: int) -> list[str]:
+    """``names``, cut from the left where they have more than ``most`` letters.
+
+    Those that are too long lose their first part, and so does all that begins like them, until they fit.
+
+    >>> cut_alike(["blocks.9.expand", "blocks.10.project", "head"], 15)
+    ['...9.expand', '...10.project', 'head']
+    """
+    parts, lost = [name.split(".") for name in names], [0] * len(names)
+
+    def text(place: int) -> str:
+        return "..." * bool(lost[place]) + ".".join(parts[place][lost[place] :])
+
+    def start(place: int) -> tuple[str, ...]:
+        return tuple(parts[place][: lost[place] + 1])
+
+    shortened = [place for place in range(len(names)) if len(parts[place]) > 1]
+    while starts := {start(place) for place in shortened if len(text(place)) > most}:
+        for place in shortened:
+            lost[place] += start(place) in starts
+        shortened = [place for place in shortened if lost[place] < len(parts[place]) - 1]
+    return [end_of(text(place), most) for place in range(len(names))]
 
 
 _SAYS = {

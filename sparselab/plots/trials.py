@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize, to_rgba
+from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgba
 from numpy.typing import NDArray
 from scipy.stats import t
 
@@ -18,6 +18,9 @@ from sparselab.plots.marks import point
 from sparselab.plots.strips import end_of
 from sparselab.plots.style import COLOURS, MARKERS, Figure, style
 
+_COLOURS = LinearSegmentedColormap.from_list(
+    "scale", [COLOURS[0], COLOURS[3], COLOURS[4]]
+)  # none that white, or black, hides
 MOST_PANELS = 9
 MOST_NAMES = 14
 NONE = "none"
@@ -107,7 +110,7 @@ class _Series:
             return cls(column or "", _codes(drawn, column, names), names, np.zeros(len(drawn)), None)
         values = drawn[column].to_numpy(np.float64, na_value=np.nan)
         known = values[np.isfinite(values)]
-        scale = ScalarMappable(Normalize(*((known.min(), known.max()) if len(known) else (0, 1))), "viridis")
+        scale = ScalarMappable(Normalize(*((known.min(), known.max()) if len(known) else (0, 1))), _COLOURS)
         return cls(column, np.zeros(len(drawn), np.int64), [""], values, scale)
 
     @property

@@ -76,6 +76,8 @@ def filtered(frame: pd.DataFrame, query: str) -> pd.DataFrame:
         wanted = asked.eval(query, engine="python")
     except Exception as error:
         raise ValueError(f"cannot filter by {query!r}: {_why_not(error)}; write e.g. {example(frame)}") from error
+    if isinstance(wanted, pd.DataFrame):
+        raise ValueError(f"cannot filter by {query!r}: = assigns, == compares; write e.g. {example(frame)}")
     # Not DataFrame.query: by a column of numbers it would look rows up.
     if not (isinstance(wanted, pd.Series) and pd.api.types.is_bool_dtype(wanted)):
         raise ValueError(
@@ -114,9 +116,9 @@ def _why_not(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def trial_labels(frame: pd.DataFrame) -> list[tuple[str, int]]:
-    """What a list says of each trial, and its number: the inputs that differ, and whether it failed."""
-    inputs = [name for name in frame.attrs.get("inputs", ()) if name in frame and frame[name].nunique(dropna=False) > 1]
+def trial_labels(frame: pd.DataFrame, every: pd.DataFrame) -> list[tuple[str, int]]:
+    """What a list says of each trial of ``frame``, and its number: the inputs that differ in ``every`` trial, and whether it failed."""
+    inputs = [name for name in every.attrs.get("inputs", ()) if name in every and every[name].nunique(dropna=False) > 1]
     parts = [[f"{name} {text}" for text in texts(frame[name])] for name in inputs]
     states = frame["state"] if "state" in frame else pd.Series("", frame.index)
     failed = ["failed" if state == "failed" else "" for state in states]

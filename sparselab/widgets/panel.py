@@ -26,6 +26,7 @@ _STYLE = """<style>
 .sparselab .jupyter-widgets.widget-tab > .widget-tab-contents { padding: 8px; background: var(--jp-layout-color0, transparent); }
 .sparselab .sparselab-numbers .widget-html-content { line-height: 1.5; color: var(--jp-content-font-color1, #111); }
 .sparselab .sparselab-numbers b { font-variant-numeric: tabular-nums; }
+.sparselab .sparselab-problem .widget-html-content { line-height: 1.5; }
 .sparselab .sparselab-problem { color: #B00020; font-weight: 600; }
 .sparselab .sparselab-numbers table { line-height: 1.25; border-spacing: 0 2px; }
 .sparselab .sparselab-numbers th { text-align: left; padding-right: 1em; }

@@ -26,6 +26,7 @@ from sparselab.widgets.picture import Picture
 
 _NONE = "(none)"
 _NO_TRIAL = [("(none: click a point)", -1)]
+_BARS = " Bars: the mean over seeds and its 95% interval, which may go on beyond the picture."
 _WIDTH = 640  # which a page that has less room makes smaller, and its texts stay readable
 
 
@@ -139,13 +140,13 @@ class SweepExplorer(Panel):
             "x": dropdown(description="Across", tooltip="Column of the horizontal axis", **plain),
             "colour": dropdown(description="Colour", tooltip="Column that colours points", **plain),
             "facet": dropdown(description="Panels", tooltip="Column with a panel for each value", **plain),
-            "query": ipywidgets.Text(description="Filter", **wide(layout={"width": "400px"})),
+            "query": ipywidgets.Text(description="Filter", **wide(layout={"width": "350px"})),
             "trial": dropdown(
                 options=_NO_TRIAL,
                 description="Trial",
                 tooltip="What is told in full: click a point, or choose here",
                 style=plain["style"],
-                layout={"width": "330px"},
+                layout={"width": "340px"},
             ),
             "width": ipywidgets.BoundedIntText(
                 min=300,
@@ -194,7 +195,7 @@ class SweepExplorer(Panel):
 
     def _offer_trials(self, frame: pd.DataFrame, chosen: int) -> None:
         """Let the trials of ``frame`` be chosen; the one that is stays so if it is among them."""
-        control, options = self._controls["trial"], [*_NO_TRIAL, *logic.trial_labels(frame)]
+        control, options = self._controls["trial"], [*_NO_TRIAL, *logic.trial_labels(frame, self._all)]
         self._links["trial"].unlink()  # a list that is changed chooses its first for a moment, which is nobody's choice
         if list(control.options) != options:
             control.options = options
@@ -227,28 +228,31 @@ class SweepExplorer(Panel):
         with self.problems_shown():
             frame = self.frame
             self._offer_trials(frame, self.trial)
-            failed = int((frame["state"] == "failed").sum()) if "state" in frame else 0
-            self._status.value = f"<b>{len(frame)}</b> of {len(self._all)} trials, {failed} failed."
-            for column in self._waiting:
-                self._status.value += f" {html.escape(column)} has one value so far: it is shown once it has more."
-            if frame.empty:
-                self._picture.clear()
-                self._details.value = ""
-                return
-            self._draw(frame)
+            has_bars = self._draw(frame)
+            self._status.value = self._counts(frame) + _BARS * has_bars
             self._details.value = logic.trial_table(frame, self.trial)
         if self.problem:
             self._picture.clear()
             self._status.value = self._details.value = ""
 
-    def _draw(self, frame: pd.DataFrame) -> None:
+    def _counts(self, frame: pd.DataFrame) -> str:
+        failed = int((frame["state"] == "failed").sum()) if "state" in frame else 0
+        waiting = (
+            f" {html.escape(column)} has one value so far: it is shown once it has more." for column in self._waiting
+        )
+        return f"<b>{len(frame)}</b> of {len(self._all)} trials, {failed} failed.{''.join(waiting)}"
+
+    def _draw(self, frame: pd.DataFrame) -> bool:
+        """Show the trials of ``frame``; whether there are bars."""
+        if frame.empty:
+            self._picture.clear()
+            return False
         width = self.width / 100
         figure = trials.trials(frame, self.view, chosen=self.trial, width=width)
         said = f"{self.y} against {self.x} of {len(figure.marks)} trials"
         figure.marks = [replace(mark, key=int(frame.index[int(mark.key)])) for mark in figure.marks]
         self._picture.show(figure, said, zoom="xy", of=(self.view, self.query, width), chosen=self.trial)
-        if any(axes.containers for axes in figure.axes):
-            self._status.value += " Bars: the mean over seeds and its 95% interval, which may go on beyond the picture."
+        return any(axes.containers for axes in figure.axes)
 
     def _choose(self, trial: Key) -> None:
         """A point is clicked; the one that is chosen already, and none is."""

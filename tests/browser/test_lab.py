@@ -153,6 +153,14 @@ def test_permutation_gain(lab):
     wait_for_text(page, panel, r"Stopped, 1 of 1", seconds=30)
     assert number(panel, r"Best: annealed_assignment\. .*efficacy ([\d.]+)\.") > 5
 
+    panel.get_by_label("optimal", exact=True).check()
+    panel.get_by_label("Seconds each").fill("1")
+    panel.get_by_label("Seconds each").press("Enter")
+    panel.get_by_role("button", name="Run").click()
+    panel.get_by_role("alert").get_by_text("optimal: strategy 'optimal' takes up to 64 channels").wait_for()
+    wait_for_text(page, panel, r"Done, 1 of 2")
+    assert "optimal" not in panel.locator("img").first.get_attribute("alt")
+
     panel.get_by_role("button", name="Save order").click()
     wait_for_text(page, panel, r"Saved in order\.json")
     window.assert_readable(panel)
@@ -189,6 +197,12 @@ def test_speed_forecast(lab):
     wait_for_text(page, panel, r"at batch 3000 the layers are bound by arithmetic")
     wait_for_other_picture(page, panel, before)
     assert panel.bounding_box()["height"] <= ROOM
+    panel.get_by_label("Precision").select_option("float8")
+    wait_for_text(page, panel, r"2:4 in float8 on NVIDIA H100")
+    panel.get_by_label("GPU").select_option("NVIDIA A10")
+    wait_for_text(page, panel, r"NVIDIA A10 has no sparse kernels for float8: float16 instead")
+    wait_for_text(page, panel, r"2:4 in float16 on NVIDIA A10")
+    assert panel.get_by_label("Precision").locator("option").all_inner_texts() == ["float16", "bfloat16", "int8"]
     window.assert_readable(panel)
     window.assert_quiet()
 
@@ -198,10 +212,9 @@ def test_pruner_comparison(lab):
     window.run_all()
     page, panel = window.page, window.widget()
     wait_for_text(page, panel, r"Done: 3 of 3 pruners")
-    panel.get_by_text("30 of 30").wait_for()
+    panel.get_by_text("30 in the list").wait_for()
     before = picture(panel)
-    panel.get_by_label("Find").fill("27.")
-    panel.get_by_label("Find").press("Enter")
+    panel.get_by_label("Find").press_sequentially("27")  # without Enter
     panel.get_by_text("1 of 30").wait_for()
     wait_for_other_picture(page, panel, before)
     assert "27.weight at 2:4" in panel.locator("img").first.get_attribute("alt")
@@ -238,7 +251,13 @@ def test_sweep_explorer(lab):
     assert tip(panel, 0).startswith("top1 95")
     frame.press("Enter")
     wait_for_text(page, panel, r"top1\s*95")
-    assert panel.get_by_label("Trial (or click").input_value() in ("0", "1")
+    chosen = panel.get_by_label("Trial").locator("option:checked").inner_text().replace("\xa0", " ")
+    assert re.fullmatch(r"\d+: pattern 2:4, rate 0\.[12], seed 0", chosen)
+    panel.get_by_label("Filter").fill("pattern == '2:4'")
+    panel.get_by_label("Filter").press("Enter")
+    wait_for_text(page, panel, r"10 of 20 trials")
+    assert panel.get_by_label("Trial").locator("option:checked").inner_text().replace("\xa0", " ") == chosen
+    wait_for_text(page, panel, r"top1\s*95")
     panel.get_by_label("Filter").fill("sed < 1")
     panel.get_by_label("Filter").press("Enter")
     panel.get_by_role("alert").get_by_text("cannot filter by 'sed < 1'").wait_for()

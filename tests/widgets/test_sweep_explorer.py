@@ -118,9 +118,12 @@ def test_filter(panel):
     assert panel._status.value.startswith("<b>2</b> of 6 trials, 0 failed.")
     panel.query = "sed < 2"
     assert panel.problem.startswith("cannot filter by 'sed < 2'")
-    for query in ("seed", "pattern = '2:4'"):  # a number is no answer, and = no question
+    for query, why in (
+        ("seed", "it does not say yes or no to every row"),
+        ("pattern = '2:4'", "= assigns, == compares"),
+    ):
         panel.query = query
-        assert panel.problem.startswith(f"cannot filter by {query!r}: it does not say yes or no to every row; write ")
+        assert panel.problem.startswith(f"cannot filter by {query!r}: {why}; write ")
     panel.query = ""
     assert panel.problem == ""
     assert len(panel.frame) == 6
