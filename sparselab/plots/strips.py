@@ -113,16 +113,17 @@ def _strip(layers: pd.Series[str], height: float) -> tuple[Figure, Axes]:
     """A figure whose axes are ``height`` inches high, with the names of ``layers`` below them."""
     names = [str(name).removesuffix(".weight") for name in layers]
     few = len(names) <= _MOST_BESIDE
-    below = 0.48 if few else 0.2 + 0.068 * min(_LONGEST, max(map(len, names)))
+    names = _in_two_lines(names) if few else cut_alike(names, _LONGEST)
+    below = 0.48 if few else 0.2 + 0.068 * max(map(len, names))
     inches = below + height + 0.27
     figure = Figure(figsize=(6.4, inches), dpi=100)
     axes = figure.add_axes((0.09, below / inches, 0.9, height / inches))
     if few:
-        axes.set_xticks(range(len(names)), _in_two_lines(names))
+        axes.set_xticks(range(len(names)), names)
         axes.set_xlim(-0.5, _MOST_BESIDE - 0.5)
     else:
         axes.xaxis.set_major_locator(whole_numbers(_MOST_NAMED))
-        axes.xaxis.set_major_formatter(_Names(cut_alike(names, _LONGEST)))
+        axes.xaxis.set_major_formatter(_Names(names))
         axes.tick_params(axis="x", rotation=90, labelsize=8, length=2, pad=2)
         axes.set_xlim(-0.7, len(names) - 0.3)
     axes.grid(visible=False, axis="x")

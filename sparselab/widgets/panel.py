@@ -141,7 +141,7 @@ def soon(call: Callable[[], None]) -> None:
         call()
 
 
-LONG = {"width": "440px", "max_width": "98%"}
+LONG = {"width": "500px", "max_width": "98%"}
 """The layout of a control that holds long names."""
 
 

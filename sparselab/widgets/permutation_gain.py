@@ -316,7 +316,7 @@ class PermutationGain(WorkingPanel):
         shown = {"Search": searched, "Weights": column(window, self._order_picture, self._consumers_picture)}
         if self._model is not None:
             saved = controls(self._save_all, self._network_file)
-            shown["Whole_network"] = column(self._layers_picture, self._layers_line, saved)
+            shown["All_layers"] = column(self._layers_picture, self._layers_line, saved)
         self._tabs = tabs(**shown)
         started = [self._run, *([] if self._model is None else [self._all]), self._stop, self._status]
         return [
@@ -332,7 +332,7 @@ class PermutationGain(WorkingPanel):
         if self._axes is None or name not in self._axes.named:
             return name.removesuffix(".weight")
         named = self._axes.named[name]
-        return f"axis {name} ({named.axis.size} channels, read by {len(named.readers)})"
+        return f"{name}  (axis of {named.axis.size} channels, read by {len(named.readers)})"
 
     def _choose(self, layer: Key) -> None:
         """A bar is clicked."""
@@ -340,12 +340,12 @@ class PermutationGain(WorkingPanel):
             self.layer = str(layer)
 
     def _save_clicked(self) -> None:
-        self._status.value = f"Saved in {html.escape(str(self.save(self._file.value)))}."
+        self._status.value = html.escape(_saved(self.save, self._file.value))
 
     def _save_network_clicked(self) -> None:
-        path = self.save_network(self._network_file.value)
+        said = _saved(self.save_network, self._network_file.value)
         left = "; ".join(f"{name}: {reason}" for name, reason in self._network.left_out.items())
-        self._status.value = html.escape(f"Saved in {path}." + (f" Left out are {left}." if left else ""))
+        self._status.value = html.escape(said + (f" Left out are {left}." if left else ""))
 
     def _show_search(self, job: Job) -> None:
         state, traces = state_of(job), list(self._traces)  # as they are now: the search goes on while this is drawn
@@ -414,7 +414,8 @@ class PermutationGain(WorkingPanel):
     def _show_layers(self, job: Job) -> None:
         state, found, frame = state_of(job), self._network, self.layers_frame
         now = f" Now {html.escape(found.doing)}." if state == "Running" and found.doing else ""
-        self._status.value = f"Whole network: {_doing(state, job, found.done, found.of)}{now}"
+        parts = "layers" if self._axes is None else "axes"
+        self._status.value = f"Whole network: {_doing(state, job, found.done, f'{found.of} {parts}')}{now}"
         self._save_all.disabled = state == "Running" or not found.plans
         if frame.empty:
             return
@@ -457,8 +458,14 @@ class PermutationGain(WorkingPanel):
         self._layers_line.value, self._save_all.disabled = "", True
 
 
-def _doing(state: str, job: Job, done: int, of: int) -> str:
+def _doing(state: str, job: Job, done: int, of: object) -> str:
     return f"{state}, {done} of {of}, {job.seconds:.1f} s."
+
+
+def _saved(save: Callable[[str], Path], file: str) -> str:
+    """Save, and say where, and whether something else was there."""
+    before = Path(file).is_file()
+    return f"Saved in {save(file)}{', in place of what was there' if before else ''}."
 
 
 def _choices(

@@ -135,7 +135,7 @@ def test_permutation_gain(lab):
     window = lab(width=900).open("03_channel_permutation.ipynb")
     window.run_all()
     page, panel = window.page, window.widget()
-    wait_for_text(page, panel, r"Whole network: Done, (\d+) of \1,")
+    wait_for_text(page, panel, r"Whole network: Done, (\d+) of \1 axes,")
     best = number(panel, r"efficacy ([\d.]+)\.")
     assert 5 < best < 60
 

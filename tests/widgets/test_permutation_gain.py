@@ -201,7 +201,7 @@ def test_the_order_of_an_axis_is_saved_as_a_plan_that_moves_the_network(residual
     panel = gain_of(residual, layer="stem.weight:0")
     assert panel.matrix.consumers == ("up.weight", "out.weight")
     assert "one order of 16 channels for 2 weights (up.weight, out.weight; 34 rows)" in panel._about.value
-    assert ("axis stem.weight:0 (16 channels, read by 2)", "stem.weight:0") in panel._controls["layer"].options
+    assert ("stem.weight:0  (axis of 16 channels, read by 2)", "stem.weight:0") in panel._controls["layer"].options
     panel.run()
     panel.wait(120)
     frame = panel.matrix.consumers_frame(panel.best).set_index("layer")
@@ -380,6 +380,16 @@ def test_a_strategy_that_fails_keeps_no_other_from_being_done(matrix):
     assert panel.problem.startswith("optimal:")
     assert (panel._traces_picture.shown, panel._order_picture.shown, panel.best) == ({}, {}, None)
     assert panel._save.disabled
+
+
+def test_saving_over_a_file_says_so(panel, tmp_path):
+    panel.run()
+    panel.wait(60)
+    panel._file.value = str(tmp_path / "order.json")
+    panel._save.click()
+    assert panel._status.value == f"Saved in {tmp_path / 'order.json'}."
+    panel._save.click()
+    assert panel._status.value == f"Saved in {tmp_path / 'order.json'}, in place of what was there."
 
 
 def test_with_no_strategy_ticked_there_is_nothing_to_run(panel):
