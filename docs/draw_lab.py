@@ -18,6 +18,8 @@ from typing import Any
 from PIL import Image
 from recipes import recipes
 
+from sparselab.plots.style import in_few_colours
+
 DOCS = Path(__file__).parent
 IMAGES = DOCS / "images"
 sys.path.insert(0, str(DOCS.parent / "tests" / "browser"))
@@ -149,7 +151,7 @@ def _frames(lab: LabPage, scene: Scene) -> Iterator[tuple[Image.Image, int]]:
 
 
 def _save_still(frame: Image.Image, path: Path) -> None:
-    frame.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    in_few_colours(frame).save(path, optimize=True)
 
 
 def _save_film(frames: list[tuple[Image.Image, int]], path: Path) -> None:

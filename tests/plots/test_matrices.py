@@ -78,3 +78,14 @@ def test_small_files_look_the_same():
         Image.open(full).convert("RGB"), int
     )
     assert np.abs(difference).mean() < 3
+
+
+def test_a_small_picture_has_the_colours_of_the_large_one():
+    weights = rng.standard_normal((96, 96)) ** 3
+    figure = matrices.mask_view(weights, rng.random((96, 96)) > 0.5, 4)
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=figure.dpi)
+    whole, small = (
+        np.asarray(Image.open(BytesIO(each)).convert("RGB"), int) for each in (buffer.getvalue(), style.to_png(figure))
+    )
+    assert np.abs(whole - small).max() <= 16
