@@ -132,7 +132,7 @@ def trial_table(frame: pd.DataFrame, row: Any) -> str:
         return ""
     inputs = frame.attrs.get("inputs", [])
     shown = frame.loc[row].drop(labels=list(_HIDDEN), errors="ignore")
-    values = {name: value for name, value in shown.items() if name in inputs or pd.notna(value)}
+    values = {name: value for name, value in shown.items() if name in inputs or (pd.notna(value) and value != "")}
     cells = "".join(
         f"<tr><th>{html.escape(str(k))}</th><td>{html.escape(_text(v))}</td></tr>" for k, v in values.items()
     )

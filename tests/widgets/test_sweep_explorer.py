@@ -223,11 +223,12 @@ def test_the_first_view_follows_the_inputs_that_vary_until_another_is_chosen(tmp
 
 
 def test_an_input_that_is_none_is_told():
-    frame = pd.DataFrame({"permutation": [None, "auto"], "note": [None, "x"], "top1": [1.0, 2.0]})
+    frame = pd.DataFrame({"permutation": [None, "auto"], "note": [None, "x"], "why": ["", "y"], "top1": [1.0, 2.0]})
     frame.attrs["inputs"] = ["permutation"]
     table = logic.trial_table(frame, 0)
     assert "<th>permutation</th><td>none</td>" in table
     assert "note" not in table
+    assert "why" not in table
 
 
 def test_a_column_that_is_asked_for_waits_until_it_varies(tmp_path):
