@@ -39,6 +39,7 @@ from sparselab.widgets.picture import Picture
 from sparselab.widgets.working import WorkingPanel, each_of, require_none_failed, state_of
 
 _MATRIX = "matrix"
+_NONE_TICKED = "No strategy is ticked."
 
 
 class PermutationGain(WorkingPanel):
@@ -396,8 +397,8 @@ class PermutationGain(WorkingPanel):
 
     def _ticked(self, _: Any) -> None:
         self._set_buttons()
-        if not self.running:
-            self._status.value = "Ready." if self.strategies else "No strategy is ticked."
+        if not self.running and (not self.strategies or self._status.value == _NONE_TICKED):
+            self._status.value = "Ready." if self.strategies else _NONE_TICKED
 
     def _set_buttons(self) -> None:
         super()._set_buttons()
