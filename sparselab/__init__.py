@@ -12,7 +12,19 @@ from typing import TYPE_CHECKING, Any
 from sparselab._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from sparselab import deploy, measures, plots, saliency, statistics, tasks, trackers, widgets
+    from sparselab import (
+        deploy,
+        masks,
+        measures,
+        metrics,
+        plots,
+        pruners,
+        saliency,
+        statistics,
+        tasks,
+        trackers,
+        widgets,
+    )
     from sparselab.core.patterns import Pattern
     from sparselab.deploy import load_into, save, to_semi_structured
     from sparselab.deploy.forecasting import Forecast, forecast
@@ -65,7 +77,10 @@ _HOMES = {
     "search_permutations": "sparselab.permutation",
     "to_semi_structured": "sparselab.deploy",
 }
-_MODULES = ("deploy", "measures", "plots", "saliency", "statistics", "tasks", "trackers", "widgets")
+_MODULES = (
+    *("deploy", "masks", "measures", "metrics", "plots", "pruners", "saliency", "statistics", "tasks", "trackers"),
+    "widgets",
+)
 
 __all__ = [
     "ASP",
@@ -90,10 +105,13 @@ __all__ = [
     "load_into",
     "magnitude_report",
     "mask_lora",
+    "masks",
     "measures",
+    "metrics",
     "permute",
     "plots",
     "prune",
+    "pruners",
     "recalibrate_batchnorm",
     "reconstruct",
     "saliency",

@@ -18,8 +18,8 @@ LISTED = re.findall(r"^(?:   |\.\. py:data:: )(sparselab\.[\w.]+)$", REFERENCE, 
 MODULES = [
     "sparselab",
     *(f"sparselab.{name}" for name in sparselab._MODULES),
-    *("sparselab.layerwise", "sparselab.masks", "sparselab.metrics", "sparselab.permutation", "sparselab.pruners"),
-    *("sparselab.sweeps", "sparselab.testing", "sparselab.training.schedules"),
+    *("sparselab.layerwise", "sparselab.permutation", "sparselab.sweeps", "sparselab.testing"),
+    "sparselab.training.schedules",
 ]
 
 

@@ -77,6 +77,15 @@ def require_some_values(layers: Iterable[ModelWeight]) -> None:
         raise ValueError(f"layer {found[0].name!r} is {why_unreadable(found[0].weight)}")
 
 
+def require_finite(layers: Iterable[ModelWeight], what: str) -> None:
+    """Raise ``ValueError`` naming the first of ``layers`` whose weight has a number that is not finite; ``what`` is arbitrary then."""
+    for layer in layers:
+        if not bool(layer.weight.detach().isfinite().all()):
+            raise ValueError(
+                f"layer {layer.name!r}: NaN or infinite weights: {what} would be arbitrary there; find where they diverged"
+            )
+
+
 def refuse_flattened(model: nn.Module) -> None:
     """Raise ``ValueError`` where FSDP1 has flattened weights."""
     if any(is_flattened(parameter) for parameter in model.parameters() if not nn.parameter.is_lazy(parameter)):

@@ -14,6 +14,7 @@ from torch import nn
 from sparselab.core.keywords import STRATEGY, instead
 from sparselab.core.layers import LayerWeight
 from sparselab.core.models import as_eager, unwrap
+from sparselab.core.readable import require_finite
 from sparselab.masks import AnyPattern, searched_pattern
 from sparselab.network.analysis import Analysis
 from sparselab.network.examples import examples_of
@@ -123,7 +124,8 @@ def permute(
 
     Raises ``ValueError`` for patterns that no order can be searched for, for names that match
     nothing, for outputs that the model does not return, for a list that could be one example as
-    well as several, and for a model that is masked already.
+    well as several, for a model that is masked already, and for weights and outputs that are
+    not finite. A model that cannot be traced is left as it is, which the report and the log say.
 
     >>> import torch
     >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
@@ -143,6 +145,7 @@ def permute(
         errors = ByErrors(chosen, moments)
     settings = SearchSettings(searched_pattern(pattern), strategy, saliency, seed, backend, errors, progress)
     layers = chosen_layers(inner, settings.pattern, include, exclude)
+    require_finite(layers, "an order")
     kind = as_orders(orders)
     examples = examples_of(example_inputs, inner) if kind.traces else []
 
@@ -150,6 +153,12 @@ def permute(
         return _found(inner, examples, reach, layers, settings, verify, strict)
 
     report = on_one_rank(lambda: kind(Request(inner, examples, layers, settings, verify, reach.choice, free)))
+    if report.untraceable:
+        _log.warning(
+            "channels are not permuted, since the model could not be traced on the example_inputs: %s. Pass what "
+            "model(...) takes: a tensor, a tuple of positional or a dict of keyword arguments",
+            report.untraceable,
+        )
     if report.refused:
         _log.warning("nothing was permuted: %s", report.refused)
     report.plan.apply(inner, optimizers)
@@ -179,6 +188,7 @@ def _found(
     verdict = None
     if verify and searches.orders:
         witness = Witness(model, examples, analysis.lowest, settings.seed, copied=verify is True, pick=reach.choice)
+        witness.require_finite()
         verdict = _verified(witness, analysis, searches.orders)
         if verdict.blamed and strict:
             raise RuntimeError(f"{len(verdict.blamed)} axes changed the model's outputs; the model is as it was")

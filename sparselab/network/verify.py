@@ -112,6 +112,16 @@ class Witness:
             )
             self.before = self._outputs()
 
+    def require_finite(self) -> None:
+        """Raise ``ValueError`` where an output on one of the examples has no finite value: it would prove nothing."""
+        for outputs in self.before[: self._given]:
+            for output in outputs or ():
+                if output.numel() and not bool(torch.isfinite(output).any()):
+                    raise ValueError(
+                        "an output of the model is NaN or infinite throughout on the example inputs, so that no order of "
+                        "channels could be verified: find where it diverges, or give other inputs"
+                    )
+
     @property
     def tolerance(self) -> float:
         """How much outputs may differ, relative to the largest, in a model that does not amplify rounding."""

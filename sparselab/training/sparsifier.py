@@ -17,7 +17,14 @@ from sparselab.core.keywords import PERMUTATION, instead
 from sparselab.core.layers import Custom, LayerWeight, Names, layer_weights
 from sparselab.core.models import as_eager, unwrap
 from sparselab.core.optimizers import innermost, lasting, levels, takes_hooks
-from sparselab.core.readable import refuse_flattened, require_some_values, shape_of, why_no_arithmetic, why_unreadable
+from sparselab.core.readable import (
+    refuse_flattened,
+    require_finite,
+    require_some_values,
+    shape_of,
+    why_no_arithmetic,
+    why_unreadable,
+)
 from sparselab.core.sharding import laid_out_like, local, reshard
 from sparselab.masks import AnyPattern
 from sparselab.permutation.strategy import Strategy
@@ -358,6 +365,8 @@ class Sparsifier:
     def finalize(self) -> None:
         """Leave a plain model: zeros stay in the weights, optimizer hooks and mask buffers go."""
         self._ready()
+        if self.weights.state is MaskState.DENSE and self.weights.layers and not self.weights.any_masked():
+            _log.warning("finalize(): compute() was never called, so nothing is pruned")
         self.weights.apply()
         self._prune_copies()
         self._hooks.clear()
@@ -465,7 +474,7 @@ class Sparsifier:
             return
         from sparselab.network.permuting import permute
 
-        _require_finite(layers)  # before anything moves: their masks would be refused afterwards
+        require_finite(layers, "a mask")  # before anything moves: their masks would be refused afterwards
         with self.weights.without_buffers():
             self.permutation_report = permute(
                 self.model,
@@ -483,12 +492,6 @@ class Sparsifier:
         self.weights.follow(self.permutation_report.plan)
         if self.permutation_report.own:
             self.weights.choose_in(self.permutation_report.own)
-        if self.permutation_report.untraceable:
-            _log.warning(
-                "channels are not permuted, since the model could not be traced on the example_inputs: %s. Pass what "
-                "model(...) takes: a tensor, a tuple of positional or a dict of keyword arguments",
-                self.permutation_report.untraceable,
-            )
 
     def _why_not_permuted(self, choice: Choice, pattern: str | None) -> str:
         """Why no order is to be searched at all, or nothing."""
@@ -505,15 +508,6 @@ class Sparsifier:
         rows = self.permutation_report.weights
         said = [f"{status}: {reason}" if reason else status for status, reason in zip(rows["status"], rows["reason"])]
         return dict(zip(rows["weight"], said))
-
-
-def _require_finite(layers: Iterable[LayerWeight]) -> None:
-    """Raise ``ValueError`` naming the first layer whose weight has a number that is not finite."""
-    for layer in layers:
-        if not bool(layer.weight.detach().isfinite().all()):
-            raise ValueError(
-                f"layer {layer.name!r}: NaN or infinite weights: a mask would be arbitrary there; find where they diverged"
-            )
 
 
 def _require_reach(outputs: Outputs | None, unreached: str) -> None:

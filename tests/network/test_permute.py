@@ -369,7 +369,7 @@ def test_weights_that_are_not_finite_are_named() -> None:
     with torch.no_grad():
         model.second.weight[0, 0, 0, 0] = float("nan")
     state = copy.deepcopy(model.state_dict())
-    with pytest.raises(ValueError, match=r"'second\.weight' are not all finite"):
+    with pytest.raises(ValueError, match=r"'second\.weight': NaN or infinite weights: an order would be arbitrary"):
         permute(model, x, strategy=FAST)
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items() if "second" not in key)
 
@@ -628,3 +628,27 @@ def test_the_search_in_turn_counts_its_time(monkeypatch):
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
     report = permute(model, torch.randn(3, 8), "m4n2_2d_best", verify=False)
     assert (report.frame.loc[report.frame["status"] != "pinned", "seconds"] >= 3600).all()
+
+
+def test_outputs_that_prove_nothing_are_refused() -> None:
+    model, x = net()
+    state = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match="NaN or infinite throughout on the example inputs"):
+        permute(model, torch.full_like(x, float("nan")), strategy=FAST)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def test_a_weight_that_is_not_finite_is_named_where_it_could_not_move(caplog) -> None:
+    model, x = net()
+    with torch.no_grad():
+        next(model.parameters())[0] = float("inf")
+    with pytest.raises(ValueError, match="NaN or infinite weights: an order would be arbitrary there"):
+        permute(model, x, strategy=FAST)
+
+
+def test_what_cannot_be_traced_is_in_the_log(caplog) -> None:
+    model, x = net()
+    report = permute(model, x[:, :1], strategy=FAST)
+    assert report.untraceable is not None
+    (said,) = [record.getMessage() for record in caplog.records if record.name.startswith("sparselab")]
+    assert said.startswith("channels are not permuted, since the model could not be traced on the example_inputs: ")
