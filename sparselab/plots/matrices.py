@@ -336,7 +336,7 @@ def training_curves(frame: pd.DataFrame) -> Figure:
 
 
 _OF_MASKS = {
-    "retained_percent": ("Retained magnitude", "% of the sum of |w|"),
+    "retained_percent": ("Retained magnitude", "% of the dense sum of |w|"),
     "flipped_percent": ("Mask entries that flip", "% at a recomputation"),
 }
 

@@ -86,7 +86,7 @@ class PruningRun:
         return {**DEFAULTS, **given}
 
     def check(self, trials: Iterable[Mapping[str, Any]]) -> None:
-        """Raises ``ValueError`` for unknown names, for objects that are none of the kind, and for a pruner beside a saliency."""
+        """Raises ``ValueError`` for unknown names, for objects that are none of the kind, for no schedule, and for a pruner beside a saliency."""
         resolve: Mapping[str, Callable[[Any], object]] = {
             "pattern": _check_pattern,
             "permutation": as_strategy,
@@ -98,6 +98,8 @@ class PruningRun:
         trials = list(trials)
         for trial in trials:
             require_own_scores(trial.get("pruner"), trial.get("saliency", "magnitude"))
+        if any(trial.get("schedule", "") is None for trial in trials):
+            raise ValueError("schedule=None: a network without masks is pattern=None; schedules are names, such as 'one_shot'")
         given = [(name, trial[name]) for trial in trials for name in resolve if trial.get(name) is not None]
         seen = {(name, spec if isinstance(spec, str) else id(spec)): spec for name, spec in given}
         for (name, _), spec in seen.items():

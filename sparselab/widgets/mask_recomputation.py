@@ -30,7 +30,7 @@ class MaskRecomputation(WorkingPanel):
     """Fine-tune the same dense network under two or three schedules; see how good it is, what masks retain, how many flip.
 
     ``task`` is a name (``"digits"``) or a ``Task``; its first two metrics are drawn. State: ``schedules`` (one to
-    four, as in ``Sparsifier(schedule=...)``), ``pattern``, ``steps``, ``seed``. ``run()`` starts in a thread, ``stop()``
+    four, as in ``Sparsifier(schedule=...)``; ``"none"`` trains the dense network on, without masks), ``pattern``, ``steps``, ``seed``. ``run()`` starts in a thread, ``stop()``
     ends it and keeps what was seen, ``wait()`` waits. ``frame`` is ``run, step, quantity, value``, ``figure`` its picture.
     The dense network is trained first where it is not kept already (``dense_baseline``), or is ``dense``.
     """
@@ -56,7 +56,7 @@ class MaskRecomputation(WorkingPanel):
         self._status, self._picture = numbers(), Picture()
         text = pattern_text(pattern)
         require_names("schedule", schedules, "sparselab.training.schedules.SCHEDULES")
-        for name in schedules:
+        for name in logic.masking(schedules):
             as_schedule(name)
         self._make_controls(text)
         self._fields = [
@@ -64,7 +64,7 @@ class MaskRecomputation(WorkingPanel):
                 value=schedule,
                 options=logic.SCHEDULE_CHOICES,
                 description=f"Schedule {number}",
-                placeholder="none",
+                placeholder="no third run" if number > 2 else "",
                 **wide(layout={"width": "320px", "max_width": "98%"}),
             )
             for number, schedule in enumerate([*schedules, *[""] * (3 - len(schedules))], 1)
@@ -133,6 +133,8 @@ class MaskRecomputation(WorkingPanel):
 
     def _typed(self, _: Any) -> None:
         self.schedules = tuple(field.value.strip() for field in self._fields if field.value.strip())
+        with self.problems_shown():
+            logic.require_schedules(self.schedules, self.pattern)
 
     def _fill_fields(self, _: Any) -> None:
         if self.schedules != tuple(field.value.strip() for field in self._fields if field.value.strip()):
@@ -142,7 +144,7 @@ class MaskRecomputation(WorkingPanel):
     def _show(self, job: Job) -> None:
         runs, state = list(self._runs), state_of(job)
         if not runs:
-            doing = "Training the dense network first, once" if job.running else "nothing trained"
+            doing = "training the dense network first, once" if job.running else "nothing trained"
             self._status.value = f"{state}: {doing}, {job.seconds:.1f} s."
             return
         frame = self.frame

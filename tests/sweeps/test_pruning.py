@@ -176,3 +176,8 @@ def test_pruners_are_inputs(tmp_path):
         sweep(pruner="magnitude", saliency="ria")
     without = sweep(steps=0, permutation=None)
     assert "pruner" not in without
+
+
+def test_no_schedule_is_refused_before_the_first_trial():
+    with pytest.raises(ValueError, match="schedule=None: a network without masks is pattern=None"):
+        sl.experiment("digits", schedule=[None, "one_shot"], pattern=["2:4"], progress=False)

@@ -550,11 +550,11 @@ def test_repr_says_what_it_is_and_where_it_stands():
 
 
 def test_finalize_without_masks_says_so(caplog):
-    sparsifier = Sparsifier(nn.Sequential(nn.Linear(8, 16)), "2:4", permutation=None)
+    sparsifier = sl.Sparsifier(nn.Sequential(nn.Linear(8, 16)), "2:4", permutation=None)
     sparsifier.finalize()
     assert "finalize(): compute() was never called, so nothing is pruned" in caplog.text
     caplog.clear()
-    sparsifier = Sparsifier(nn.Sequential(nn.Linear(8, 16)), "2:4", permutation=None)
+    sparsifier = sl.Sparsifier(nn.Sequential(nn.Linear(8, 16)), "2:4", permutation=None)
     sparsifier.compute()
     sparsifier.finalize()
     assert "never called" not in caplog.text

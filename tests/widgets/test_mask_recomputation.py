@@ -119,3 +119,26 @@ def test_done_is_said_when_all_is_drawn(panel, monkeypatch):
     assert panel._status.value.startswith("Done")
     assert said
     assert not any(text.startswith("Done") for text in said)
+
+
+def test_runs_are_told_by_one_reference_and_beside_a_run_without_masks():
+    panel = sl.widgets.MaskRecomputation("digits", "1:4", schedules=["none", "one_shot", "gradual,0,8"], steps=12)
+    panel.run()
+    panel.wait(300)
+    assert panel.problem == ""
+    assert panel._status.value.startswith("Done: run 3 of 3, step 12 of 12")
+    frame = panel.frame
+    last = frame[frame["quantity"] == "retained_percent"].groupby("run")["value"].last()
+    assert set(last.index) == {"one_shot", "gradual,0,8"}
+    assert (last < 60).all()  # of the dense weights: three quarters are gone, whatever is stored of them
+    assert set(frame.loc[frame["run"] == "none", "quantity"]) >= {"top1", "loss"}
+    top1 = frame[frame["quantity"] == "top1"].groupby("run")["value"].first()
+    assert top1["none"] > top1["one_shot"]
+
+
+def test_what_no_schedule_is_is_said_as_it_is_typed():
+    panel = sl.widgets.MaskRecomputation("digits", schedules=["one_shot", "recompute,every=5"])
+    panel._fields[0].value = "recompute,evry=5"
+    assert "evry" in panel.problem
+    panel._fields[0].value = "none"
+    assert panel.problem == ""
