@@ -146,7 +146,7 @@ class _Series:
 def is_named(frame: pd.DataFrame, column: str) -> bool:
     """Whether the values of ``column`` are told apart one by one: names, and inputs and whole numbers that are few."""
     values = frame[column]
-    if not _has_places(values):
+    if not has_places(values):
         return True
     known = values.dropna().to_numpy(np.float64)
     whole = bool((known == np.round(known)).all())
@@ -205,7 +205,7 @@ def _drawable(frame: pd.DataFrame, view: View) -> pd.DataFrame:
 
 def _placed(frame: pd.DataFrame, view: View) -> NDArray[np.bool_]:
     """Which rows have a place."""
-    needed = [view.x, view.y] if _has_places(frame[view.x]) else [view.y]
+    needed = [view.x, view.y] if has_places(frame[view.x]) else [view.y]
     return frame[needed].notna().all(axis=1).to_numpy()
 
 
@@ -296,13 +296,13 @@ def _columns(width: float, panels: int) -> int:
 
 
 def _across(values: pd.Series[Any]) -> tuple[NDArray[np.float64], list[str] | None]:
-    if _has_places(values):
+    if has_places(values):
         return values.to_numpy(np.float64), None
     codes, names = pd.factorize(texts(values))
     return codes.astype(np.float64), list(names)
 
 
-def _has_places(values: pd.Series[Any]) -> bool:
+def has_places(values: pd.Series[Any]) -> bool:
     """Whether they are numbers, which lie where they are."""
     return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
 

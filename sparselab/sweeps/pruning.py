@@ -99,7 +99,9 @@ class PruningRun:
         for trial in trials:
             require_own_scores(trial.get("pruner"), trial.get("saliency", "magnitude"))
         if any(trial.get("schedule", "") is None for trial in trials):
-            raise ValueError("schedule=None: a network without masks is pattern=None; schedules are names, such as 'one_shot'")
+            raise ValueError(
+                "schedule=None: a network without masks is pattern=None; schedules are names, such as 'one_shot'"
+            )
         given = [(name, trial[name]) for trial in trials for name in resolve if trial.get(name) is not None]
         seen = {(name, spec if isinstance(spec, str) else id(spec)): spec for name, spec in given}
         for (name, _), spec in seen.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ import traitlets
 from sparselab.core.layers import LayerWeight
 from sparselab.masks import calculator
 from sparselab.masks.eligibility import why_not
-from sparselab.widgets.panel import LONG, wide
+from sparselab.widgets.panel import LONG, as_problem, wide
 
 FEW = 24
 """So many names are looked through without a search."""
@@ -145,9 +144,9 @@ class PatternChooser(ipywidgets.HBox):
         if not change["new"].strip():
             return
         try:
-            self.value = change["new"].strip()
+            self.value = change["new"].replace(" ", "")
         except ValueError as error:
-            self._problem.value = f'<span role="alert">{html.escape(str(error))}</span>'
+            self._problem.value = as_problem(str(error))
         else:
             self._field.value = ""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from sparselab.plots.trials import MOST_NAMES, NONE, View, is_named, text_of, texts
+from sparselab.plots.trials import MOST_NAMES, NONE, View, has_places, is_named, text_of, texts
 
 _HIDDEN = ("traceback", "versions", "key")
 
@@ -67,13 +67,14 @@ def first_view(frame: pd.DataFrame) -> View:
 def filtered(frame: pd.DataFrame, query: str) -> pd.DataFrame:
     """The rows for which ``query`` (pandas: ``pattern == "2:4" and seed < 3``) is true; all for an empty one.
 
-    Where a query has ``"none"``, it finds what was ``None``, which pictures and tables call so.
+    Where a query has ``"none"``, or ``None``, it finds what was ``None``, which pictures and tables call ``none``.
     """
     if not query.strip():
         return frame
-    asked = _with_none(frame) if re.search(r"""(['"])none\1""", query) else frame
+    expression = re.sub(r"([=!]=\s*)@?None\b", r"\1'none'", query)
+    asked = _with_none(frame) if re.search(r"""(['"])none\1""", expression) else frame
     try:
-        wanted = asked.eval(query, engine="python")
+        wanted = asked.eval(expression, engine="python")
     except Exception as error:
         raise ValueError(f"cannot filter by {query!r}: {_why_not(error)}; write e.g. {example(frame)}") from error
     if isinstance(wanted, pd.DataFrame):
@@ -95,11 +96,13 @@ def example(frame: pd.DataFrame) -> str:
     "pattern == '2:4' and seed < 1"
     """
     parts: dict[bool, str] = {}
-    for name in across_columns(frame):
-        values = frame[name].dropna()
-        numbers = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
-        if name.isidentifier() and not name.startswith("state") and len(values):
-            parts.setdefault(numbers, f"{name} < {values.max():.4g}" if numbers else f"{name} == {values.iloc[0]!r}")
+    are_numbers = {name: has_places(frame[name]) for name in across_columns(frame)}
+    # That none can be asked for is worth saying.
+    for name in sorted(are_numbers, key=lambda name: are_numbers[name] or not frame[name].isna().any()):
+        values, numbers = frame[name], are_numbers[name]
+        if name.isidentifier() and not name.startswith(("state", "error")) and values.notna().any():
+            first = f"{name} == {NONE!r}" if values.isna().any() else f"{name} == {values.iloc[0]!r}"
+            parts.setdefault(numbers, f"{name} < {values.max():.4g}" if numbers else first)
     return " and ".join(parts.values()) or "state == 'done'"
 
 
@@ -136,7 +139,9 @@ def trial_table(frame: pd.DataFrame, row: Any) -> str:
     cells = "".join(
         f"<tr><th>{html.escape(str(k))}</th><td>{html.escape(_text(v))}</td></tr>" for k, v in values.items()
     )
-    return f"<table>{cells}</table>"
+    trace = str(frame.loc[row].get("traceback") or "")
+    more = f"<details><summary>traceback</summary><pre>{html.escape(trace)}</pre></details>" if trace else ""
+    return f"<table>{cells}</table>{more}"
 
 
 def changed(store: Path) -> float:

@@ -100,6 +100,11 @@ class Panel(ipywidgets.VBox):
         return bundle
 
 
+def as_problem(text: str) -> str:
+    """``text`` as a line says it that something is wrong."""
+    return f'<span class="sparselab-problem" role="alert">{html.escape(text)}</span>'
+
+
 def controls(*widgets: ipywidgets.Widget) -> ipywidgets.HBox:
     """Controls side by side, going on in another line where there is no more room."""
     box = ipywidgets.HBox(widgets)

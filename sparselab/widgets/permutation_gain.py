@@ -21,6 +21,7 @@ from sparselab.core.models import as_eager
 from sparselab.core.patterns import Pattern
 from sparselab.core.registry import unknown_name
 from sparselab.masks import AnyPattern, searched_pattern
+from sparselab.masks.eligibility import why_not
 from sparselab.network.named_axes import NetworkAxes
 from sparselab.network.outputs import Outputs
 from sparselab.network.plan import Plan
@@ -31,10 +32,10 @@ from sparselab.plots.marks import Key
 from sparselab.plots.style import Figure
 from sparselab.saliency import ModelSaliency
 from sparselab.widgets import searches as logic
-from sparselab.widgets.choosing import LayerChooser, PatternChooser, Ticks
+from sparselab.widgets.choosing import LayerChooser, PatternChooser, Ticks, layer_labels
 from sparselab.widgets.job import Job
 from sparselab.widgets.layers import choosable_layers, first_choice, require_names
-from sparselab.widgets.panel import column, controls, numbers, pictures, tabs, wide
+from sparselab.widgets.panel import as_problem, column, controls, in_words, numbers, pictures, tabs, wide
 from sparselab.widgets.picture import Picture
 from sparselab.widgets.working import WorkingPanel, each_of, require_none_failed, state_of
 
@@ -90,12 +91,15 @@ class PermutationGain(WorkingPanel):
         if self._model is not None and example_inputs is not None:
             self._axes = NetworkAxes.of(self._model, example_inputs, outputs=outputs, unreached=unreached)
         self._matrices = _choices(model_or_matrix, saliency, self._axes)
+        self._layers = {} if self._model is None else choosable_layers(self._model)
+        self._fits = True
         self._matrix: tuple[tuple[str, str], logic.Matrix] | None = None
         self._traces: list[logic.Trace] = []
         self._network = logic.NetworkSearch()
         self._network_job: Job | None = None
         first = layer or (_MATRIX if self._model is None else first_choice(choosable_layers(self._model), pattern))
         self._about, self._status, self._best_line, self._layers_line = (numbers() for _ in range(4))
+        self._saved, self._network_saved = numbers(), numbers()
         self._traces_picture, self._groups_picture, self._order_picture = (Picture() for _ in range(3))
         self._consumers_picture, self._layers_picture = Picture(self._choose), Picture(self._choose)
         self._make_controls(list(self._matrices), pattern, strategies)
@@ -207,8 +211,8 @@ class PermutationGain(WorkingPanel):
             raise ValueError("no strategy is chosen: tick at least one")
         for name in self.strategies:
             STRATEGIES.resolve(name)
+        self._require_groups()
         matrix, pattern = self.matrix, self.pattern
-        matrix.problem.check(pattern)
         self._clear_search()
         traces = self._traces
         names, seconds, seed = self.strategies, self.seconds or None, self.seed
@@ -270,7 +274,7 @@ class PermutationGain(WorkingPanel):
         return str(proposal["value"])
 
     def _make_controls(self, layers: list[str], pattern: str, strategies: Sequence[str]) -> None:
-        names = {name: self._label(name) for name in layers}
+        names = self._labels(pattern)
         self._controls: dict[str, ipywidgets.Widget] = {
             "layer": LayerChooser(names, "Layer or axis" if self._axes else "Layer", tooltip="What to permute"),
             "pattern": PatternChooser(logic.PATTERNS, pattern, _searched_text),
@@ -303,20 +307,22 @@ class PermutationGain(WorkingPanel):
             (self._run, self.run),
             (self._stop, self.stop),
             (self._all, self.run_layers),
-            (self._save, self._save_clicked),
-            (self._save_all, self._save_network_clicked),
         ):
             press.on_click(self._answering(action))
+        self._save.on_click(lambda _: _say_saved(self._saved, self.save, self._file.value))
+        self._save_all.on_click(lambda _: self._save_network_clicked())
 
     def _parts(self) -> list[ipywidgets.Widget]:
         wanted = ("layer", "pattern", "seconds", "seed")
         searched = column(
-            pictures(self._traces_picture, self._groups_picture), self._best_line, controls(self._save, self._file)
+            pictures(self._traces_picture, self._groups_picture),
+            self._best_line,
+            controls(self._save, self._file, self._saved),
         )
         window = controls(self._controls["row"], self._controls["channel"])
         shown = {"Search": searched, "Weights": column(window, self._order_picture, self._consumers_picture)}
         if self._model is not None:
-            saved = controls(self._save_all, self._network_file)
+            saved = controls(self._save_all, self._network_file, self._network_saved)
             shown["All_layers"] = column(self._layers_picture, self._layers_line, saved)
         self._tabs = tabs(**shown)
         started = [self._run, *([] if self._model is None else [self._all]), self._stop, self._status]
@@ -329,24 +335,37 @@ class PermutationGain(WorkingPanel):
             self._tabs,
         ]
 
-    def _label(self, name: str) -> str:
-        if self._axes is None or name not in self._axes.named:
-            return name.removesuffix(".weight")
-        named = self._axes.named[name]
-        return f"{name}  (axis of {named.axis.size} channels, read by {len(named.readers)})"
+    def _labels(self, pattern: str) -> dict[str, str]:
+        """What the list says of each layer and axis."""
+        named = {} if self._axes is None else self._axes.named
+        layers = layer_labels(self._layers, pattern)
+        axes = {
+            name: f"{name}  (axis of {each.axis.size} channels, read by {len(each.readers)})"
+            for name, each in named.items()
+        }
+        return {name: name for name in self._matrices} | layers | axes
+
+    def _require_groups(self) -> None:
+        """Raise ``ValueError`` where the pattern cannot prune what is chosen."""
+        layer, (_, m) = self._layers.get(self.layer), Pattern.parse(self.pattern).require_nm("this widget")
+        channels = self.matrix.weights.shape[1]
+        if layer is not None and (reason := why_not(layer.module, layer.attribute, self.pattern)):
+            raise ValueError(f"{self.layer} cannot be pruned to {self.pattern}: {reason}")
+        if channels % m:
+            raise ValueError(
+                f"{self.layer} cannot be pruned to {self.pattern}: {channels} channels are no multiple of {m}"
+            )
+        self.matrix.problem.check(self.pattern)
 
     def _choose(self, layer: Key) -> None:
         """A bar is clicked."""
         with self.problems_shown():
             self.layer = str(layer)
 
-    def _save_clicked(self) -> None:
-        self._status.value = html.escape(_saved(self.save, self._file.value))
-
     def _save_network_clicked(self) -> None:
-        said = _saved(self.save_network, self._network_file.value)
-        left = "; ".join(f"{name}: {reason}" for name, reason in self._network.left_out.items())
-        self._status.value = html.escape(said + (f" Left out are {left}." if left else ""))
+        _say_saved(self._network_saved, self.save_network, self._network_file.value)
+        if left := "; ".join(f"{name}: {reason}" for name, reason in self._network.left_out.items()):
+            self._network_saved.value += html.escape(f" Left out are {left}.")
 
     def _show_search(self, job: Job) -> None:
         state, traces = state_of(job), list(self._traces)  # as they are now: the search goes on while this is drawn
@@ -404,6 +423,7 @@ class PermutationGain(WorkingPanel):
         super()._set_buttons()
         for button in self._starters:
             button.disabled = button.disabled or not self.strategies
+        self._run.disabled = self._run.disabled or not self._fits
 
     def _fit_window(self) -> None:
         """Let the window go to the last row and channel; both move at once, for one redraw."""
@@ -438,35 +458,46 @@ class PermutationGain(WorkingPanel):
         self._about.value, self._status.value = "", "Ready."
         self._fit_window()
         if change["name"] == "pattern":
+            self._controls["layer"].relabel(self._labels(self.pattern))
             self._forget_network()
         elif not self.layers_frame.empty:
             self._layers_picture.show(self.layers_figure, self._layers_picture.text, zoom="x", of=self.pattern)
         with self.problems_shown():
             self._about.value = html.escape(self.matrix.about)
-            self.matrix.problem.check(self.pattern)
+            self._require_groups()
+        self._fits = not self.problem
+        self._set_buttons()
+        if not self._fits:
+            self._status.value = ""
 
     def _clear_search(self) -> None:
         """Nothing is found."""
         self._traces = []
         self._save.disabled = True
-        self._best_line.value = ""
+        self._best_line.value = self._saved.value = ""
         for picture in (self._traces_picture, self._groups_picture, self._consumers_picture, self._order_picture):
             picture.clear()
 
     def _forget_network(self) -> None:
         self._network = logic.NetworkSearch()
         self._layers_picture.clear()
-        self._layers_line.value, self._save_all.disabled = "", True
+        self._layers_line.value = self._network_saved.value = ""
+        self._save_all.disabled = True
 
 
 def _doing(state: str, job: Job, done: int, of: object) -> str:
     return f"{state}, {done} of {of}, {job.seconds:.1f} s."
 
 
-def _saved(save: Callable[[str], Path], file: str) -> str:
-    """Save, and say where, and whether something else was there."""
-    before = Path(file).is_file()
-    return f"Saved in {save(file)}{', in place of what was there' if before else ''}."
+def _say_saved(line: ipywidgets.HTML, save: Callable[[str], Path], file: str) -> None:
+    """Save, and say beside the button where, and whether something else was there, or why not."""
+    before, folder = Path(file).is_file(), Path(file).expanduser().parent
+    try:
+        if not folder.is_dir():
+            raise ValueError(f"not saved: there is no folder {folder}")
+        line.value = html.escape(f"Saved in {save(file)}{', in place of what was there' if before else ''}.")
+    except (ValueError, OSError) as error:
+        line.value = as_problem(in_words(error))
 
 
 def _choices(

@@ -97,7 +97,9 @@ class Training:
         sparsifier = pruning.sparsifier(self.task, model)
         run.trackers = {"task": Watch(self.task, model, run, self.check, self.every)}
         if sparsifier is not None:
-            run.dense_total = sum(float(dense.get_parameter(name).detach().double().abs().sum()) for name in sparsifier.masks)
+            run.dense_total = sum(
+                float(dense.get_parameter(name).detach().double().abs().sum()) for name in sparsifier.masks
+            )
             run.trackers |= {
                 "churn": MaskChurnTracker(sparsifier),
                 "magnitude": MagnitudeTracker(sparsifier, self.every),

@@ -139,9 +139,21 @@ def test_a_pattern_that_no_order_is_judged_by_is_not_taken(panel):
 
 def test_channels_that_do_not_divide_say_so():
     panel = sl.widgets.PermutationGain(np.ones((4, 6), np.float32))
-    assert "6 channels do not divide into groups of 4" in panel.problem
-    panel._run.click()
-    assert "6 channels do not divide" in panel.problem
+    said = "matrix cannot be pruned to 2:4: 6 channels are no multiple of 4"
+    assert (panel.problem, panel._status.value, panel._run.disabled) == (said, "", True)
+    with pytest.raises(ValueError, match=said):
+        panel.run()
+    panel.pattern = "1:2"
+    assert (panel.problem, panel._status.value, panel._run.disabled) == ("", "Ready.", False)
+
+
+def test_layers_that_the_pattern_cannot_prune_are_marked():
+    panel = sl.widgets.PermutationGain(nn.Sequential(nn.Linear(16, 10), nn.Linear(10, 3)), layer="1.weight")
+    assert ("1  (3 x 10, not to 2:4)", "1.weight") in panel._controls["layer"].options
+    assert panel.problem == "1.weight cannot be pruned to 2:4: 10 input channels are not a multiple of 4"
+    panel.pattern = "1:2"
+    assert ("1  (3 x 10)", "1.weight") in panel._controls["layer"].options
+    assert panel.problem == ""
 
 
 def test_every_layer_of_a_network():
@@ -316,10 +328,11 @@ def test_an_order_that_nothing_can_follow_is_not_saved():
     panel.run()
     panel.wait(60)
     panel._save.click()
-    assert panel.problem == (
+    assert (
         "an order of 0.weight by itself makes no plan: its weight is also 1.weight, whose layer has the same order then. "
         "Give example_inputs=, and choose the axis"
-    )
+    ) in panel._saved.value
+    assert 'role="alert"' in panel._saved.value
 
 
 def test_the_whole_network_obeys_the_seconds(residual, monkeypatch):
@@ -387,9 +400,15 @@ def test_saving_over_a_file_says_so(panel, tmp_path):
     panel.wait(60)
     panel._file.value = str(tmp_path / "order.json")
     panel._save.click()
-    assert panel._status.value == f"Saved in {tmp_path / 'order.json'}."
+    assert panel._saved.value == f"Saved in {tmp_path / 'order.json'}."
     panel._save.click()
-    assert panel._status.value == f"Saved in {tmp_path / 'order.json'}, in place of what was there."
+    assert panel._saved.value == f"Saved in {tmp_path / 'order.json'}, in place of what was there."
+    panel._file.value = str(tmp_path / "nowhere" / "order.json")
+    panel._save.click()
+    assert f"not saved: there is no folder {tmp_path / 'nowhere'}" in panel._saved.value
+    panel.run()
+    assert panel._saved.value == ""
+    panel.wait(60)
 
 
 def test_with_no_strategy_ticked_there_is_nothing_to_run(panel):

@@ -306,8 +306,23 @@ def test_a_filter_finds_none_as_it_is_written():
         ('permutation != "none"', [1]),
         ("permutation.isna()", [0]),
         ("permutation == 'none' and top1 < 2", [0]),
+        ("permutation == None", [0, 2]),
+        ("permutation != @None", [1]),
     ):
         assert logic.filtered(frame, query).index.tolist() == kept, query
+
+
+def test_the_example_of_a_filter_asks_for_none_where_it_can():
+    frame = pd.DataFrame({"pattern": ["1:4", "2:4"], "permutation": [None, "auto"], "top1": [1.0, 2.0]})
+    assert logic.example(frame) == "permutation == 'none' and top1 < 2"
+
+
+def test_a_trial_that_failed_tells_its_traceback(frame):
+    failed = frame.reset_index(drop=True).query("state == 'failed'").index[0]
+    table = logic.trial_table(frame.reset_index(drop=True), failed)
+    assert "<summary>traceback</summary>" in table
+    assert "raise ValueError" in table
+    assert "<summary>" not in logic.trial_table(frame.reset_index(drop=True), 0)
 
 
 def test_a_filter_that_cannot_be_read_says_so_in_our_words(panel):
