@@ -88,7 +88,7 @@ class Forecast:
             return ""
         return (
             "Called one by one from Python, with nothing kept between calls, sparse layers were measured to wait "
-            f"for the host: then as low as {first['host_speedup_lower']:.1g} at batch {first['batch']}."
+            f"for the host: then {_at_least(first['host_speedup_lower'])} times the dense speed at batch {first['batch']}."
         )
 
     def plot(self) -> Figure:
@@ -99,6 +99,15 @@ class Forecast:
 
     def __str__(self) -> str:
         return textwrap.fill(self.sentence, 100)
+
+
+def _at_least(speedup: float) -> str:
+    """A speed-up that was measured at the least, in words.
+
+    >>> _at_least(0.31), _at_least(6e-5)
+    ('as low as 0.3', 'less than 0.01')
+    """
+    return f"as low as {speedup:.1g}" if speedup >= 0.01 else "less than 0.01"
 
 
 def forecast(

@@ -218,7 +218,8 @@ def _draw_sizes(axes: Axes, weights: NDArray[Any], mask: NDArray[np.bool_]) -> N
         axes.set_xlim(-reach, reach)
     axes.yaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
     axes.set(title="Kept and pruned weights", xlabel="weight", ylabel="how many, stacked")
-    axes.legend(loc="upper right", handlelength=1.2)
+    axes.set_ylim(top=1.22 * float((counts[bins:] + counts[:bins]).max()))  # a line of room for the legend
+    axes.legend(loc="upper right", handlelength=1.2, ncols=2, borderaxespad=0.0, columnspacing=1.0)
 
 
 def order_view(
@@ -268,9 +269,10 @@ def running_searches(frame: pd.DataFrame, bound: float | None = None) -> Figure:
     with style():
         figure = Figure(figsize=(5.6, 2.8), dpi=100)
         axes = figure.add_axes((0.1, 0.17, 0.48, 0.72))
+        start = _decade_below(frame.loc[frame["seconds"] > 0, "seconds"])
         for number, (strategy, rows) in enumerate(frame.groupby("strategy", sort=False)):
             colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-            seconds, last = rows["seconds"].clip(lower=1e-2), float(rows["efficacy"].iloc[-1])
+            seconds, last = rows["seconds"].clip(lower=start), float(rows["efficacy"].iloc[-1])
             axes.step(seconds, rows["efficacy"], where="post", color=colour, lw=1.6)
             axes.plot(
                 seconds.iloc[-1:], [last], marker, color=colour, ms=6, label=f"{end_of(str(strategy), 20)}: {last:.1f}"
@@ -278,12 +280,12 @@ def running_searches(frame: pd.DataFrame, bound: float | None = None) -> Figure:
             text = f"{strategy}\nefficacy {last:.2f} after {float(rows['seconds'].iloc[-1]):.2f} s"
             figure.marks.append(point(axes, float(seconds.iloc[-1]), last, text, str(strategy)))
         for strategy, rows in frame.groupby("strategy", sort=False):
-            figure.marks += _on_the_way(axes, str(strategy), rows)
+            figure.marks += _on_the_way(axes, str(strategy), rows, start)
         if bound is not None:
             axes.axhline(bound, color="#666666", lw=1, ls="--", label=f"upper bound: {bound:.1f}")
         axes.set_ylim(top=max(1.0, axes.get_ylim()[1]))  # at the start, before anything is found, too
         axes.set_xscale("log")
-        axes.set_xlim(1e-2, 1.5 * max(0.1, float(frame["seconds"].max())))
+        axes.set_xlim(start, 1.5 * max(10 * start, float(frame["seconds"].max())))
         axes.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
         axes.set(xlabel="seconds", ylabel="efficacy, % of the way to the ideal", title="What each search has found")
@@ -291,12 +293,17 @@ def running_searches(frame: pd.DataFrame, bound: float | None = None) -> Figure:
     return figure
 
 
-def _on_the_way(axes: Axes, strategy: str, rows: pd.DataFrame) -> Iterator[Mark]:
+def _decade_below(seconds: pd.Series[float]) -> float:
+    """The power of ten below all of ``seconds``, where their logarithmic axis begins; a hundredth where there are none."""
+    return 10.0 ** np.floor(np.log10(max(1e-4, float(seconds.min())))) if len(seconds) else 1e-2
+
+
+def _on_the_way(axes: Axes, strategy: str, rows: pd.DataFrame, start: float) -> Iterator[Mark]:
     """Marks of what a search had found by when, few enough to go through by keys."""
     found = rows.iloc[1:-1]
     for at, best in found.iloc[:: -(-len(found) // _MOST_ON_THE_WAY) or 1][["seconds", "efficacy"]].to_numpy().tolist():
         text = f"{strategy}\nefficacy {best:.2f} after {at:.2f} s"
-        yield point(axes, max(at, 1e-2), best, text, f"{strategy} at {at}", radius=5.0)
+        yield point(axes, max(at, start), best, text, f"{strategy} at {at}", radius=5.0)
 
 
 _MOST_ON_THE_WAY = 30

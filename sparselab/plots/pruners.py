@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from sparselab.plots.columns import finite_rows
@@ -79,17 +80,17 @@ def _mark(axes: Axes, place: Any, row: pd.Series[Any]) -> Mark:
 
 
 def _draw_bars(axes: Axes, values: pd.Series[float], ends: pd.Series[float], colour: str, form: str) -> None:
-    """Bars with their numbers behind them, from ``ends`` on."""
+    """Bars, which reach to the largest of ``ends`` at most, and their numbers in a column behind them."""
     places = np.arange(len(values))
     axes.barh(places, values, color=colour, height=0.62, alpha=0.55)
-    for place, value, end in zip(places, values, ends):
-        axes.annotate(
-            form.format(value), (end, place), (4, 0), textcoords="offset points", va="center", color="#000000"
-        )
+    for place, value in zip(places, values):  # in a column, so that none is taken for what a mark beside it stands at
+        beside = axes.get_yaxis_transform()
+        axes.text(0.99, float(place), form.format(value), transform=beside, ha="right", va="center", color="#000000")
     axes.set_xlim(0, 1.45 * (float(ends.max()) or 1.0))
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
-    axes.locator_params(axis="x", nbins=4)
+    marks = np.asarray(MaxNLocator(4).tick_values(0, float(ends.max()) or 1.0))
+    axes.set_xticks(marks[marks <= 1.1 * (float(ends.max()) or 1.0)])  # behind the bars begins the next panel's
 
 
 def pruner_windows(

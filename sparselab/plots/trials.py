@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgba
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 from scipy.stats import t
 
@@ -71,6 +72,8 @@ def trials(frame: pd.DataFrame, view: View, *, chosen: Any = None, width: float 
                 axes.set_title(_title(view.facet, facets[number], axes.get_position().width * figure.get_figwidth()))
             if names is not None:
                 _name_places(axes, names, turned)
+            else:
+                _mark_places(axes, across, len(facets))
         _limit_height(panels[0], heights)
         if view.facet is None:
             panels[0].set_title(f"{view.y} against {view.x}, {len(drawn)} trials")
@@ -78,7 +81,7 @@ def trials(frame: pd.DataFrame, view: View, *, chosen: Any = None, width: float 
         if series.told_by_names:
             _draw_legend(figure, panels[0], series.column, legend[1])
         elif series.scale is not None:
-            _draw_scale(figure, panels, series.scale, series.column)
+            _draw_scale(figure, panels, series)
         if chosen in drawn.index:
             at = drawn.index.get_loc(chosen)
             panels[panel[at]].plot(across[at], heights[at], "o", ms=14, mfc="none", mec="#000000", mew=1.6)
@@ -221,6 +224,19 @@ def _name_places(axes: Axes, names: list[str], turned: bool) -> None:
     axes.set_xlim(-0.5, len(names) - 0.5)
 
 
+def _mark_places(axes: Axes, across: NDArray[Any], panels: int) -> None:
+    """Marks of numbers, few enough for panels beside each other; by their logarithm where they span decades."""
+    if across.min() > 0 and across.max() >= _DECADES * across.min():
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(4 if panels > 1 else 8, prune="both" if panels > 1 else None))
+
+
+_DECADES = 50  # times as large as the smallest: what is tried so far apart is tried by factors
+
+
 def _fit(names: list[str], width: float, panels: int) -> bool:
     """Whether names can stand side by side below each of ``panels`` in a figure so wide."""
     room = (width - _LEFT - _RIGHT) / _columns(width, panels) / len(names)
@@ -249,13 +265,16 @@ def _draw_legend(figure: Figure, panel: Axes, title: str, columns: int) -> None:
     )
 
 
-def _draw_scale(figure: Figure, panels: list[Axes], scale: ScalarMappable, title: str) -> None:
+def _draw_scale(figure: Figure, panels: list[Axes], series: _Series) -> None:
     """What the colours stand for, to the right of all panels."""
-    width = figure.get_figwidth()
+    assert series.scale is not None
+    width, title = figure.get_figwidth(), series.column
     low = min(axes.get_position().y0 for axes in panels)
     high = max(axes.get_position().y1 for axes in panels)
     place = figure.add_axes((1 - (_SCALE - 0.12) / width, low, 0.13 / width, high - low))
-    figure.colorbar(scale, cax=place)
+    figure.colorbar(series.scale, cax=place)
+    if not np.isfinite(series.values).all():
+        place.set_xlabel("grey: none", fontsize=8)
     place.set_title(title if len(title) <= 12 else end_of(title, 22), fontsize=8, loc="right")
 
 

@@ -139,9 +139,16 @@ def trial_table(frame: pd.DataFrame, row: Any) -> str:
     cells = "".join(
         f"<tr><th>{html.escape(str(k))}</th><td>{html.escape(_text(v))}</td></tr>" for k, v in values.items()
     )
-    trace = str(frame.loc[row].get("traceback") or "")
+    trace = frame.loc[row].get("traceback", "")
+    trace = trace if isinstance(trace, str) else ""
     more = f"<details><summary>traceback</summary><pre>{html.escape(trace)}</pre></details>" if trace else ""
     return f"<table>{cells}</table>{more}"
+
+
+def planned(frame: pd.DataFrame) -> int:
+    """How many trials the sweep of ``frame`` has when it is done, the last one of a store; 0 where nothing says so."""
+    sweeps = frame.attrs.get("sweeps", [])
+    return int(sweeps[0].get("trials", 0)) if len(sweeps) == 1 else 0
 
 
 def changed(store: Path) -> float:

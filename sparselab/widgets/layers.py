@@ -90,15 +90,6 @@ def choosable_layers(model: nn.Module) -> dict[str, LayerWeight]:
     return layers
 
 
-def single_channel_layers(model: nn.Module) -> int:
-    """How many layers have one input channel, as depthwise convolutions do: no pattern has anything to choose there."""
-    return sum(
-        layer.weight.shape[layer.channel_dim] == 1
-        for layer in layer_weights(model)
-        if why_unreadable(layer.weight, layer.module) is None
-    )
-
-
 def first_choice(layers: dict[str, LayerWeight], pattern: str) -> str:
     """The largest layer that ``pattern`` can prune, or the largest."""
     fitting = {name: layer for name, layer in layers.items() if why_not(layer.module, layer.attribute, pattern) is None}

@@ -223,8 +223,9 @@ class MagnitudeLoss(Panel):
                 f"{whole['eligible_layers']} of {whole['layers']} layers can be pruned, holding "
                 f"{100 * whole['eligible_weights'] / max(1, whole['weights']):.1f} % of the weights."
             )
-            if (alone := logic.single_channel_layers(self._model)) > 0:
-                self._whole.value += f" {alone} with one input channel are not in the list."
+            left_out = report.loc[~report["layer"].isin(self._layers), "reason"].value_counts()
+            said = "; ".join(f"{count} for {reason}" for reason, count in left_out.items())
+            self._whole.value += f" Not in the list: {html.escape(said)}." if said else ""
             if whole["eligible_layers"]:
                 text = f"Magnitude lost by every layer under {self.pattern}"
                 self._strip.show(self.loss_figure, text, zoom="x", of=self._key, chosen=self.layer)

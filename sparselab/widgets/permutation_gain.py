@@ -132,8 +132,8 @@ class PermutationGain(WorkingPanel):
 
     @property
     def layers_frame(self) -> pd.DataFrame:
-        """One row per layer of what ``run_layers`` has searched: lost before, after, ideal (percent), efficacy."""
-        return pd.DataFrame(list(self._network.rows), columns=list(logic.LAYER_COLUMNS))
+        """One row per layer of what ``run_layers`` has searched: lost before, after, ideal (percent), efficacy, saliency."""
+        return self._network.frame
 
     @property
     def matrix(self) -> logic.Matrix:
@@ -440,12 +440,13 @@ class PermutationGain(WorkingPanel):
         self._save_all.disabled = state == "Running" or not found.plans
         if frame.empty:
             return
-        means = frame[["lost_percent", "permuted_lost_percent"]].mean()
+        shares = frame["total"] / frame["total"].sum()
+        lost, permuted = (float((frame[name] * shares).sum()) for name in ("lost_percent", "permuted_lost_percent"))
         how = "orders shared as sl.permute does" if self._axes else "each by itself, so at most"
         so_far = " so far" if found.done < found.of else ""  # a layer that is still to come counts as it is
         self._layers_line.value = (
-            f"Mean of {len(frame)} layers, {how}: lost <b>{means['lost_percent']:.2f} %</b> as trained, "
-            f"<b>{means['permuted_lost_percent']:.2f} %</b> permuted{so_far}."
+            f"{len(frame)} layers together, {how}: lost <b>{lost:.2f} %</b> as trained, "
+            f"<b>{permuted:.2f} %</b> permuted{so_far}."
         )
         text = "Points of its magnitude that every layer loses less, the largest gain first"
         self._layers_picture.show(self.layers_figure, text, zoom="x", of=self.pattern, chosen=self.layer)

@@ -209,7 +209,7 @@ class PrunerComparison(WorkingPanel):
         doing = f", now {self._doing}" if state == "Running" and self._doing else ""
         self._status.value = html.escape(
             f"{state}: {len(found)} of {len(self.pruners)} pruners{doing}, {job.seconds:.1f} s; inputs of the layer: "
-            f"{statistics.done} of {len(statistics.batches)} batches seen."
+            f"{statistics.done} of {len(statistics.batches)} batches seen, on which errors are measured, too."
         )
 
     def _draw(self, found: Sequence[logic.PrunedLayer]) -> None:

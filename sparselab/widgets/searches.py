@@ -264,6 +264,11 @@ class NetworkSearch:
     left_out: dict[str, str] = field(default_factory=dict)
 
     @property
+    def frame(self) -> pd.DataFrame:
+        """A row for each layer: ``LAYER_COLUMNS``, and ``total``, its saliency."""
+        return pd.DataFrame(list(self.rows), columns=[*LAYER_COLUMNS, "total"])
+
+    @property
     def plan(self) -> Plan:
         """What was found so far, in one plan."""
         moves = tuple(move for plan in self.plans for move in plan.moves)
@@ -295,7 +300,8 @@ def search_layers(
         check()
         result = trace.result
         assert result is not None
-        found.rows.append(_layer_row(layer.name, matrix.total, result.baseline, result.retained, result.ideal))
+        row = _layer_row(layer.name, matrix.total, result.baseline, result.retained, result.ideal)
+        found.rows.append(row | {"total": matrix.total})
         if (reason := why_no_plan(model, layer)) is None:
             found.plans.append(matrix.plan(result.order))
         else:
@@ -325,7 +331,8 @@ def search_axes(
     retained = dict(baseline)
 
     def row(name: str) -> dict[str, Any]:
-        return _layer_row(name, total[name], baseline[name], retained[name], ideal[name])
+        found = _layer_row(name, total[name], baseline[name], retained[name], ideal[name])
+        return found | {"total": total[name]}
 
     found.rows[:], found.of = map(row, places), len(axes.named)
     for found.done, name in enumerate(axes.named):

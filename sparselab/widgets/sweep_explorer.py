@@ -46,7 +46,7 @@ class SweepExplorer(Panel):
     facet = traitlets.Unicode("")
     query = traitlets.Unicode("")
     trial = traitlets.Int(-1, min=-1)
-    width = traitlets.Int(_WIDTH, min=300, max=2000)
+    width = traitlets.Int(_WIDTH, min=300, max=1000)
     live = traitlets.Bool(True)
 
     def __init__(
@@ -150,7 +150,7 @@ class SweepExplorer(Panel):
             ),
             "width": ipywidgets.BoundedIntText(
                 min=300,
-                max=2000,
+                max=1000,
                 step=100,
                 description="Width",
                 tooltip="Of the picture, in pixels",
@@ -240,7 +240,9 @@ class SweepExplorer(Panel):
         waiting = (
             f" {html.escape(column)} has one value so far: it is shown once it has more." for column in self._waiting
         )
-        return f"<b>{len(frame)}</b> of {len(self._all)} trials, {failed} failed.{''.join(waiting)}"
+        planned = logic.planned(self._all)
+        done = f" done so far, of {planned}" if planned > len(self._all) else ""
+        return f"<b>{len(frame)}</b> of {len(self._all)} trials{done}, {failed} failed.{''.join(waiting)}"
 
     def _draw(self, frame: pd.DataFrame) -> bool:
         """Show the trials of ``frame``; whether there are bars."""

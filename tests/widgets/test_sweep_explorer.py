@@ -366,3 +366,20 @@ def test_what_rounding_leaves_of_nothing_is_nothing():
     frame = pd.DataFrame({"change": [-1.9e-13, 0.0, 0.30000000000000004], "top1": [1.0, 2.0, 3.0]})
     assert "<th>change</th><td>0</td>" in logic.trial_table(frame, 0)
     assert trials.texts(frame["change"]).tolist() == ["0", "0", "0.3"]
+
+
+def test_numbers_that_are_tried_by_factors_lie_by_their_logarithm():
+    frame = pd.DataFrame({"lr": [1e-4, 1e-3, 1e-2], "top1": [1.0, 2.0, 3.0]})
+    assert trials.trials(frame, View("lr", "top1")).axes[0].get_xscale() == "log"
+    assert trials.trials(frame, View("top1", "lr")).axes[0].get_xscale() == "linear"
+    assert trials.trials(frame.assign(lr=[0.0, 1e-3, 1.0]), View("lr", "top1")).axes[0].get_xscale() == "linear"
+
+
+def test_how_many_trials_are_planned_is_said(tmp_path):
+    store = tmp_path / "sweep.sqlite"
+    sweep(store)
+    panel = sl.widgets.SweepExplorer(store)
+    assert panel._status.value.startswith("<b>6</b> of 6 trials, 1 failed.")
+    panel._all = panel._all.iloc[:4]
+    panel._redraw()
+    assert panel._status.value.startswith("<b>4</b> of 4 trials done so far, of 6, ")
