@@ -58,12 +58,13 @@ def pruner_bars(frame: pd.DataFrame) -> Figure:
             drawn["mask_error_percent"], places - 0.4, places + 0.4, color=COLOURS[1], lw=2, label="mask alone"
         )
         _draw_bars(change, drawn["change_percent"], drawn["change_percent"], COLOURS[2], "{:.3g}")
-        _draw_bars(seconds, drawn["seconds"], drawn["seconds"], "#666666", "{:.2g}")
+        unit, times = ("ms", 1e3 * drawn["seconds"]) if drawn["seconds"].max() < 1 else ("seconds", drawn["seconds"])
+        _draw_bars(seconds, times, times, "#666666", "{:.2g}")
         error.set_yticks(places, [_start_of(str(name), 16) for name in drawn["pruner"]])
         error.set_ylim(len(drawn) - 0.4, -0.6)
         error.set(title="Reconstruction error", xlabel="%; orange: by the mask alone")
         change.set(title="Change of kept", xlabel="% of their norm")
-        seconds.set(title="Time", xlabel="seconds")
+        seconds.set(title="Time", xlabel=unit)
         figure.marks = [_mark(axes, place, row) for place, row in drawn.iterrows() for axes in sides]
     return figure
 
@@ -89,7 +90,7 @@ def _draw_bars(axes: Axes, values: pd.Series[float], ends: pd.Series[float], col
     axes.set_xlim(0, 1.45 * (float(ends.max()) or 1.0))
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
-    marks = np.asarray(MaxNLocator(4).tick_values(0, float(ends.max()) or 1.0))
+    marks = np.asarray(MaxNLocator(3).tick_values(0, float(ends.max()) or 1.0))
     axes.set_xticks(marks[marks <= 1.1 * (float(ends.max()) or 1.0)])  # behind the bars begins the next panel's
 
 

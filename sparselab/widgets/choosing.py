@@ -11,7 +11,7 @@ import traitlets
 from sparselab.core.layers import LayerWeight
 from sparselab.masks import calculator
 from sparselab.masks.eligibility import why_not
-from sparselab.widgets.panel import LONG, as_problem, wide
+from sparselab.widgets.panel import LONG, as_problem, numbers, wide
 
 FEW = 24
 """So many names are looked through without a search."""
@@ -121,7 +121,7 @@ class PatternChooser(ipywidgets.HBox):
             description="or type",
             **wide(layout={"width": "190px"}),
         )
-        self._problem = ipywidgets.HTML()
+        self._problem = numbers()
         super().__init__([self._list, self._field, self._problem])
         self.add_class("sparselab-controls")
         traitlets.link((self._list, "value"), (self, "value"))
