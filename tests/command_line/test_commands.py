@@ -132,6 +132,21 @@ def test_a_sweep_from_a_file_and_its_report(tmp_path, capsys):
     assert "- failed 4 times: ValueError: three" in text
 
 
+def test_why_trials_failed_is_said_once(tmp_path, capsys, caplog):
+    (tmp_path / "broken.py").write_text(TASK.replace("trial.x == 3", "trial.x").replace('"three"', "str(trial.x)"))
+    file, store = tmp_path / "sweep.toml", tmp_path / "sweep.sqlite"
+    file.write_text('task = "broken:double"\nx = [0, 1]\n')
+    code, output = run(capsys, "experiment", file, "--no-progress")
+    assert code == 1
+    assert output.out.endswith(f"1 of 2 trials done, 1 failed; kept in {store}\nfailed once: ValueError: 1\n")
+    file.write_text('task = "broken:double"\nx = [0, 1, 2]\n')
+    code, output = run(capsys, "experiment", file, "--no-progress")
+    assert output.out.endswith(f"failed once: ValueError: 1 (and 1 other error: sparselab report {store})\n")
+    assert "trials failed" not in caplog.text
+    run(capsys, "experiment", file, "--no-progress", "--json")  # has no line for it
+    assert "2 of 3 trials failed, the first with ValueError: 1" in caplog.text
+
+
 def test_sweep_files_that_are_wrong(tmp_path, capsys):
     file = tmp_path / "sweep.toml"
     (tmp_path / "own.py").write_text(TASK)
