@@ -48,6 +48,15 @@ def test_search_files(weights, capsys):
         assert rows["(2:4 as it is)"]["magnitude"] == pytest.approx(wanted.baseline)
 
 
+def test_search_says_where_it_wrote(weights, capsys, monkeypatch):
+    monkeypatch.chdir(weights)
+    for out in ("order.npy", "plain"):
+        code, output = run(capsys, "search", "w.npy", "--strategy", "channel_swap", "--out", out, "--no-progress")
+        file = f"{out.removesuffix('.npy')}.npy"
+        assert (code, output.out.splitlines()[-1]) == (0, f"written to {file}")
+        assert sorted(np.load(file)) == list(range(16))
+
+
 def test_search_the_papers_listing(capsys):
     rows = search(capsys, "--channels", 64, "--filters", 128, "--seed", 1)
     values = [row["magnitude"] for row in rows.values()]
@@ -75,6 +84,8 @@ def test_search_says_what_is_wrong(weights, capsys):
         (["nothing.npy"], "no such file"),
         (["objects.npy"], "not unpickled"),
         (["evil.pt"], "not unpickled"),
+        (["w.npy", "--channels", "8"], "--filters and --channels are of the random matrix"),
+        (["w.npy", "--pattern", "2:3"], "pad the scores with zero columns to 18\n"),
         (["w.npy", "--out", "/no/such/folder/order.npy"], "there is no folder /no/such/folder"),
     ):
         code, output = run(capsys, "search", weights / arguments[0], *arguments[1:])
