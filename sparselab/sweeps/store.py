@@ -102,8 +102,11 @@ class Store:
         if not create and not self.path.exists():
             raise FileNotFoundError(f"no such store: {self.path}")
         if self.path.is_dir():
-            saved = ", but a model: sl.load_into reads what sl.save wrote" if is_artefact(self.path) else ""
-            raise ValueError(f"{self.path} is a folder, and no store of sparselab, which is one file{saved}")
+            if is_artefact(self.path):
+                raise ValueError(
+                    f"{self.path} has a model that sl.save wrote, no store of a sweep: read it by sl.load_into"
+                )
+            raise ValueError(f"{self.path} is a folder; a store of a sweep is one file")
         if create:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         try:

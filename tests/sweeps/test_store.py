@@ -57,7 +57,7 @@ def test_a_transaction_that_fails_leaves_nothing(tmp_path):
 def test_files_that_are_no_stores(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such store"):
         Store(tmp_path / "nothing.sqlite", create=False)
-    with pytest.raises(ValueError, match=r"is a folder, and no store of sparselab, which is one file$"):
+    with pytest.raises(ValueError, match="is a folder; a store of a sweep is one file"):
         Store(tmp_path)
     with pytest.raises(ValueError, match="is a folder"):
         Store(tmp_path, create=False)
@@ -126,5 +126,5 @@ def test_a_store_from_before_tasks_spoke_of_their_quantities(tmp_path):
 
 def test_a_saved_model_is_no_store(tmp_path):
     sl.save(torch.nn.Linear(8, 8), tmp_path / "saved", pattern=None)
-    with pytest.raises(ValueError, match=r"is a folder, .*, but a model: sl.load_into reads what sl.save wrote"):
+    with pytest.raises(ValueError, match="saved has a model that sl.save wrote, no store of a sweep: read it by sl"):
         sl.load(tmp_path / "saved")
