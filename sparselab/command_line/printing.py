@@ -100,7 +100,7 @@ class _Column:
     def _cut(self, text: str, limit: int) -> str:
         """A layer is known by the end of its name, anything else by its beginning."""
         if self.name == "layer" and len(text) > limit:
-            return f"...{text[len(text) - limit + 3 :]}"
+            return f"...{text[len(text) - limit + 3 :].lstrip('.')}"
         return _cut(text, limit)
 
 
