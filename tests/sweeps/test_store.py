@@ -126,5 +126,5 @@ def test_a_store_from_before_tasks_spoke_of_their_quantities(tmp_path):
 
 def test_a_saved_model_is_no_store(tmp_path):
     sl.save(torch.nn.Linear(8, 8), tmp_path / "saved", pattern=None)
-    with pytest.raises(ValueError, match="saved has a model that sl.save wrote, no store of a sweep: read it by sl"):
+    with pytest.raises(ValueError, match=r"saved has a model that sl.save wrote, no store of a sweep: read it by sl"):
         sl.load(tmp_path / "saved")
