@@ -8,14 +8,14 @@ from fnmatch import fnmatchcase
 
 import pandas as pd
 
-from sparselab.command_line.printing import print_frame
+from sparselab.command_line.printing import print_frame, print_table
 
 EMBEDDINGS = ("*embed*", "*wte*", "*wpe*")
 """What embeddings are called, which no multiplication reads: they stay dense in every recipe."""
 
 
-_SHOWN = ("layer", "shape", "density", "violations", "is_sparse", "kernel", "reason")
-"""What a table for readers has room for; as JSON there is all of it."""
+_SHOWN = ("layer", "is_sparse", "density", "kernel", "shape", "reason")
+"""What a table for readers has room for; as JSON there is all of it. The reason counts the violations."""
 
 
 def audit(options: Namespace) -> int:
@@ -30,8 +30,10 @@ def audit(options: Namespace) -> int:
         raise ValueError(
             f"{options.file} has no weight that --include and --exclude leave; it has {', '.join(frame['layer'][:5])}"
         )
-    print_frame(judged if options.json else judged[list(_SHOWN)], options.json)
-    if not options.json:
+    if options.json:
+        print_frame(judged, as_json=True)
+    else:
+        print_table(judged[list(_SHOWN)], always=("layer", "is_sparse"), wrapped="reason")
         names = f" (left out: {', '.join(chosen[left_out]['layer'])})" if left_out.any() else ""
         print(f"{int(judged['is_sparse'].sum())} of {len(judged)} weights are {options.pattern}{names}")
     return 0 if judged["is_sparse"].all() else 1

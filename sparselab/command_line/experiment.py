@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import tomllib
 from argparse import Namespace
+from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pandas as pd
 
 from sparselab.command_line.models import function_of
 from sparselab.command_line.printing import print_frame
-from sparselab.command_line.report import summary
+from sparselab.command_line.report import failures_of, print_summary
 from sparselab.sweeps import experiment
 
 
@@ -23,7 +25,7 @@ def run_sweep(options: Namespace) -> int:
     file = Path(options.file)
     arguments = read_sweep(file)
     store = Path(options.store) if options.store else file.with_suffix(".sqlite")
-    with _workers(options.workers) as executor:
+    with _workers(options.workers) as executor, _said_here(not options.json):
         frame: pd.DataFrame = experiment(
             **arguments,
             executor=executor,
@@ -32,13 +34,37 @@ def run_sweep(options: Namespace) -> int:
             retry_failed=options.retry_failed,
             progress=options.progress,
         )
-    print_frame(frame if options.json else summary(frame), options.json)
     failed = int((frame["state"] == "failed").sum())
-    if not options.json:
+    if options.json:
+        print_frame(frame, as_json=True)
+    else:
+        print_summary(frame)
         print(f"{len(frame) - failed} of {frame.attrs['trials']} trials done, {failed} failed; kept in {store}")
+        _print_failures(failures_of(frame), store)
     if frame.attrs["interrupted"]:
         return 130
     return 1 if failed else 0
+
+
+def _print_failures(failures: list[str], store: Path) -> None:
+    """The most frequent failure, and how many others there are."""
+    if failures:
+        others = len(failures) - 1
+        more = f" (and {others} other error{'s' * (others > 1)}: sparselab report {store})" if others else ""
+        print(failures[0] + more)
+
+
+@contextmanager
+def _said_here(said: bool) -> Iterator[None]:
+    """Keep from the log what this command says itself, if it does."""
+    log = logging.getLogger("sparselab.sweeps")
+    before = log.level
+    if said:
+        log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def read_sweep(file: Path) -> dict[str, Any]:

@@ -217,8 +217,8 @@ def _add_search(commands: Any) -> None:
     search.add_argument("--strategy", action="append", help="name with options; may be given again (default: auto)")
     search.add_argument("--out", help="write the best order there, as .npy")
     search.add_argument("--seed", type=int, default=1, help="of the search and of the random matrix (default: 1)")
-    search.add_argument("--channels", type=int, default=384, help="of the random matrix (default: 384)")
-    search.add_argument("--filters", type=int, default=96, help="rows of the random matrix (default: 96)")
+    search.add_argument("--channels", type=int, help="of the random matrix (default: 384)")
+    search.add_argument("--filters", type=int, help="rows of the random matrix (default: 96)")
     search.add_argument(
         "--unstructured",
         type=float,

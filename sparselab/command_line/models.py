@@ -84,7 +84,9 @@ class NamedModel:
             return cls(_made(options), None, out)
         if options.state is not None:
             raise ValueError(f"--state is for module:function; {options.model!r} is read as a folder of transformers")
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if out.exists() and not out.is_dir():
+            raise ValueError(f"--out {out} is a file: {options.model} is written as a folder, name a new one")
+        if out.exists() and any(out.iterdir()):
             raise ValueError(f"--out {out} is there already: name a new folder")
         return cls(*_pretrained(Path(options.model)), out)
 

@@ -36,14 +36,18 @@ def prune(options: Namespace) -> int:
 
 
 def permute(options: Namespace) -> int:
-    """Put the channels of a model in orders that let the pattern keep more of it, and write it; 1 if none moved."""
+    """Put the channels of a model in orders that let the pattern keep more of it, and write it.
+
+    Where none moved the answer is 1 and nothing is written.
+    """
+    from sparselab.core.batches import calibration_batches
     from sparselab.network.examples import as_example
     from sparselab.network.permuting import permute as permuted
 
     named = NamedModel.of(options)
     if options.examples < 1:
         raise ValueError(f"--examples {options.examples}: the model is traced on 1 batch or more")
-    batches = named.batches(options)
+    batches = calibration_batches(named.batches(options), "to trace the model on")
     if options.examples > len(batches):
         raise ValueError(f"--examples {options.examples}: more than there are batches ({len(batches)})")
     report = permuted(
@@ -58,14 +62,18 @@ def permute(options: Namespace) -> int:
         unreached=options.unreached,
         progress=options.progress,
     )
-    named.save()
-    if options.plan:
+    moved = len(report.plan) > 0
+    if moved:
+        named.save()
+    if moved and options.plan:
         report.plan.save(options.plan)
     if options.json:
         print_frame(report.frame, as_json=True)
+    elif not moved:
+        print(f"{report}\nnothing written")
     else:
         print(f"{report}\nwritten to {named.out}" + (f", the plan to {options.plan}" if options.plan else ""))
-    return 0 if len(report.plan) else 1
+    return 0 if moved else 1
 
 
 def _outputs(options: Namespace) -> list[str | int] | None:

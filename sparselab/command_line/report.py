@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from sparselab import plots
-from sparselab.command_line.printing import print_frame
+from sparselab.command_line.printing import Spread, print_frame, print_table
 from sparselab.plots.comparisons import FINETUNED
 from sparselab.reproduce.section import Section, markdown_table
 from sparselab.sweeps import history, load
@@ -20,9 +21,11 @@ def report(options: Namespace) -> int:
     """Say what a store holds: means over seeds, failures, and with ``--out`` a folder with tables and figures."""
     frame = load(options.store)
     table = summary(frame)
-    print_frame(table, options.json)
-    failures = [f"failed {count} times: {error}" for error, count in frame["error"].dropna().value_counts().items()]
-    if not options.json:
+    failures = failures_of(frame)
+    if options.json:
+        print_frame(table, as_json=True)
+    else:
+        print_summary(frame)
         print(f"{len(frame)} trials, {len(frame) - int((frame['state'] == 'failed').sum())} done", *failures, sep="\n")
     if options.out:
         folder = Path(options.out)
@@ -57,6 +60,28 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     for name in by:
         table[name] = table[name].astype(object).where(table[name].notna(), "none")
     return table.dropna(axis=1, how="all")
+
+
+def print_summary(frame: pd.DataFrame) -> None:
+    """``summary`` for readers: mean and deviation in one cell, what the sweep is about first, as far as it has room."""
+    table = summary(frame)
+    if table.empty:  # a sweep stopped in its first trial
+        return
+    said = [quantity["name"] for quantity in frame.attrs["quantities"]]
+    metrics = [name for name in dict.fromkeys([*said, *frame.attrs["metrics"]]) if name in table]
+    inputs = [str(name) for name in table][: list(table).index("trials")]
+    shown = table[[*inputs, "trials", "failed"]].copy()
+    for name in metrics:
+        deviations = table.get(f"{name}_std", [math.nan] * len(table))
+        shown[name] = pd.Series([Spread(*pair) for pair in zip(table[name], deviations, strict=True)], dtype=object)
+    varying = [name for name in inputs if table[name].nunique(dropna=False) > 1]
+    print_table(shown, always=[*varying, *metrics[:1]])
+
+
+def failures_of(frame: pd.DataFrame) -> list[str]:
+    """What trials failed of and how often, the most frequent first."""
+    counts = frame["error"].dropna().value_counts().items()
+    return [f"failed {'once' if count == 1 else f'{count} times'}: {error}" for error, count in counts]
 
 
 def _figures(frame: pd.DataFrame) -> tuple[dict[str, Any], list[str]]:

@@ -21,6 +21,8 @@ from sparselab.masks import create_mask
 from sparselab.permutation import SearchProblem, SearchResult, search_permutation
 from sparselab.permutation.probes import intermediate_orders, minimum_sparsity, prune_smallest
 
+_FILTERS, _CHANNELS = 96, 384  # of the random matrix, where nothing else is asked for
+
 
 def search(options: Namespace) -> int:
     """Search orders for a matrix from a file or a random one.
@@ -43,7 +45,8 @@ def search(options: Namespace) -> int:
     results = [_searcher(options, name)(matrix) for name in strategies]
     best = max(results, key=lambda result: result.retained)
     if options.out:
-        np.save(options.out, best.order)
+        out = Path(options.out if options.out.endswith(".npy") else f"{options.out}.npy")  # as numpy calls it
+        np.save(out, best.order)
     frame = pd.concat([_reference_rows(matrix, options.pattern), _rows(results)], ignore_index=True)
     if options.intermediate_steps:
         problem = SearchProblem.from_matrix(np.abs(matrix))
@@ -54,6 +57,8 @@ def search(options: Namespace) -> int:
             row = {"strategy": f"step {number} to {best.strategy}", "magnitude": retained, "efficacy": efficacy}
             frame = pd.concat([frame, pd.DataFrame([{**row, "order": order.tolist()}])], ignore_index=True)
     print_frame(frame, options.json)
+    if options.out and not options.json:
+        print(f"written to {out}")
     return 0
 
 
@@ -99,7 +104,11 @@ def _matrix(options: Namespace) -> np.ndarray[Any, Any]:
     """The weight matrix to search: of a file, or random as in the paper's listing."""
     if options.file is None:
         np.random.seed(options.seed)  # noqa: NPY002 (the paper's numbers are those of this generator)
-        return np.random.rand(options.filters, options.channels)  # noqa: NPY002
+        filters = _FILTERS if options.filters is None else options.filters
+        channels = _CHANNELS if options.channels is None else options.channels
+        return np.random.rand(filters, channels)  # noqa: NPY002
+    if options.filters is not None or options.channels is not None:
+        raise ValueError(f"--filters and --channels are of the random matrix; {options.file} is searched as it is")
     weight = read_weight(Path(options.file), options.tensor)
     return to_matrix(weight.float()).numpy()
 

@@ -58,7 +58,7 @@ class Pattern:
         if isinstance(pattern, Pattern):
             return pattern
         if not isinstance(pattern, str):
-            raise _no_pattern(pattern)
+            raise no_pattern(pattern)
         text = pattern.strip()
         if match := _NM.fullmatch(text):
             return cls.nm(int(match[1]), int(match[2]))
@@ -111,7 +111,9 @@ class Pattern:
         return f"{self.n}:{self.m}" if self.calculator == "1d" else f"m{self.m}n{self.n}_{self.calculator}"
 
 
-def _no_pattern(given: object) -> ValueError:
+def no_pattern(given: object, or_what: str = "") -> ValueError:
+    """The error that says that ``given`` is no pattern; ``or_what`` is taken beside texts."""
     if isinstance(given, type):
         return ValueError(f"pattern={given.__name__} is a class: give an object of it, {given.__name__}(...)")
-    return ValueError(f"a pattern is a text such as '2:4', got {reprlib.repr(given)} ({type(given).__name__})")
+    kind = type(given).__name__
+    return ValueError(f"a pattern is a text such as '2:4'{or_what}, got {reprlib.repr(given)} ({kind})")

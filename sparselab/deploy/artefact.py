@@ -62,6 +62,9 @@ class Artefact:
             sum(file["bytes"] for file in content["files"].values()),
         )
 
+    def __repr__(self) -> str:
+        return f"<Artefact: {self}>"
+
     def __str__(self) -> str:
         dense = int(self.frame["dense_bytes"].sum())
         share = f", {self.bytes / dense:.3f} of the {dense:,} that its tensors have dense" if dense else ""

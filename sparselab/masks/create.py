@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from sparselab import saliency as saliency_module
-from sparselab.core.patterns import Pattern
+from sparselab.core.patterns import Pattern, no_pattern
 from sparselab.core.readable import why_unreadable
 from sparselab.core.registry import Registry, unknown_name
 from sparselab.core.sharding import is_sharded
@@ -55,7 +55,7 @@ def calculator(pattern: AnyPattern) -> MaskCalculator:
         return completed(pattern)
     if isinstance(pattern, str) and pattern.partition(",")[0].strip() in CALCULATORS:
         return completed(CALCULATORS.resolve(pattern))
-    parsed = Pattern.parse(pattern)  # type: ignore[arg-type]
+    parsed = _parsed(pattern)
     cls = CALCULATORS.get(parsed.calculator)
     sizes = [size for size in (parsed.v, parsed.n, parsed.m) if size is not None]
     options: list[int] | list[float] = sizes or [parsed.density]
@@ -77,7 +77,7 @@ def searched_pattern(pattern: AnyPattern) -> Pattern:
     """
     own = is_calculator(pattern) or (isinstance(pattern, str) and pattern.partition(",")[0].strip() in CALCULATORS)
     if not own:
-        return Pattern.parse(pattern)  # type: ignore[arg-type]
+        return _parsed(pattern)
     masks = calculator(pattern)
     if masks.searched_as is None:
         raise ValueError(
@@ -85,6 +85,13 @@ def searched_pattern(pattern: AnyPattern) -> Pattern:
             "another for it. Leave the channels as they are, or give the pattern to search orders for"
         )
     return Pattern.parse(masks.searched_as)
+
+
+def _parsed(pattern: object) -> Pattern:
+    """The pattern of what is no mask calculator, though it might have been one."""
+    if not isinstance(pattern, (str, Pattern)):
+        raise no_pattern(pattern, " or a mask calculator, an object with `multiples` that is called on scores")
+    return Pattern.parse(pattern)
 
 
 _OPTIONS = {1: "a density, e.g. 'row,0.5'", 2: "N and M, e.g. 'm4n2_1d'", 3: "V, N and M, e.g. '64:2:8'"}

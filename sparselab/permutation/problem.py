@@ -138,14 +138,15 @@ class SearchProblem:
         found: dict[int, _Consumer] = {}
         for number, term in enumerate(self.terms):
             key = id(term.saliency)
+            where = f"term {number}: " if len(self.terms) > 1 else ""
             known = found.get(key)
             signed = term.moments is not None
-            saliency = known.saliency if known else _as_scores(term.saliency, f"term {number}", signed)
-            columns = _as_columns(term.columns, self.size, saliency.shape[1], f"term {number}")
+            saliency = known.saliency if known else _as_scores(term.saliency, where, signed)
+            columns = _as_columns(term.columns, self.size, saliency.shape[1], where)
             if known is None:
-                found[key] = _Consumer(saliency, (columns,), _as_weight(term.weight, number), term.moments)
+                found[key] = _Consumer(saliency, (columns,), _as_weight(term.weight, where), term.moments)
                 if term.moments is not None:
-                    term.moments.check(saliency.shape[0], saliency.shape[1], f"term {number}")
+                    term.moments.check(saliency.shape[0], saliency.shape[1], where)
             elif known.weight != term.weight:
                 raise ValueError(
                     f"term {number} shares its saliency with a term of weight {known.weight}, not {term.weight}"
@@ -172,18 +173,18 @@ class SearchProblem:
         if self.by_errors and not isinstance(judge, AlongChannels):
             raise ValueError(f"errors judge masks along the channels, '{judge.n}:{judge.m}', not 2d masks")
         m, multiple = judge.m, judge.row_multiple
+        others = ", or leave this consumer out" if len(self.consumers) > 1 else ""
         for consumer in self.consumers:
             rows, channels = consumer.saliency.shape
             if channels % m:
                 padded = -(-channels // m) * m
                 raise ValueError(
                     f"{channels} channels do not divide into groups of {m}: pad the scores with zero columns to "
-                    f"{padded}, or leave this consumer out"
+                    f"{padded}{others}"
                 )
             if rows % multiple:
                 raise ValueError(
-                    f"{rows} rows do not divide into blocks of {multiple}: pad the scores with rows of zeros, or leave "
-                    "this consumer out"
+                    f"{rows} rows do not divide into blocks of {multiple}: pad the scores with rows of zeros{others}"
                 )
         return judge
 
@@ -269,7 +270,7 @@ def fills_groups(columns: NDArray[np.int64], m: int) -> bool:
     return size % m == 0 and start % m == 0 and bool((columns == np.arange(start, start + size)).all())
 
 
-def _as_scores(saliency: torch.Tensor | Matrix, what: str, signed: bool = False) -> Matrix:
+def _as_scores(saliency: torch.Tensor | Matrix, where: str, signed: bool = False) -> Matrix:
     if isinstance(saliency, torch.Tensor):
         tensor = saliency.detach().cpu()
         array: Matrix = (tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()).numpy()
@@ -278,34 +279,34 @@ def _as_scores(saliency: torch.Tensor | Matrix, what: str, signed: bool = False)
         if array.dtype not in (np.float32, np.float64):
             array = array.astype(np.float32 if array.dtype == np.float16 else np.float64)
     if array.ndim != 2:
-        raise ValueError(f"{what}: the scores must be a matrix (rows, channels), got shape {array.shape}")
+        raise ValueError(f"{where}the scores must be a matrix (rows, channels), got shape {array.shape}")
     if array.size > MAX_ELEMENTS:
         raise ValueError(
-            f"{what}: {array.size} scores are more than the limit of {MAX_ELEMENTS}: search a sample of the rows"
+            f"{where}{array.size} scores are more than the limit of {MAX_ELEMENTS}: search a sample of the rows"
         )
     if array.size and not (
         (signed or array.min() >= 0) and np.isfinite(array.sum(dtype=np.float64))
     ):  # NaN fails the first
-        raise ValueError(f"{what}: scores must be non-negative and finite, and so must their sum")
+        raise ValueError(f"{where}scores must be non-negative and finite, and so must their sum")
     return array
 
 
-def _as_columns(columns: Any, size: int, channels: int, what: str) -> NDArray[np.int64]:
+def _as_columns(columns: Any, size: int, channels: int, where: str) -> NDArray[np.int64]:
     index = np.asarray(columns)
     if index.shape != (size,) or not np.issubdtype(index.dtype, np.integer):
         raise ValueError(
-            f"{what}: columns must be {size} integers, one per unit, got {index.dtype} of shape {index.shape}"
+            f"{where}columns must be {size} integers, one per unit, got {index.dtype} of shape {index.shape}"
         )
     if index.min() < 0 or index.max() >= channels:
-        raise ValueError(f"{what}: column {index.max()} is outside the {channels} columns of the scores")
+        raise ValueError(f"{where}column {index.max()} is outside the {channels} columns of the scores")
     if len(np.unique(index)) != size:
-        raise ValueError(f"{what}: columns name a column twice")
+        raise ValueError(f"{where}columns name a column twice")
     return index.astype(np.int64)
 
 
-def _as_weight(weight: float, number: int) -> float:
+def _as_weight(weight: float, where: str) -> float:
     if not 0 <= weight < np.inf:
-        raise ValueError(f"term {number}: weight must be non-negative and finite, got {weight}")
+        raise ValueError(f"{where}weight must be non-negative and finite, got {weight}")
     return float(weight)
 
 

@@ -75,15 +75,15 @@ class RowMoments:
         """Those of some columns of the matrix."""
         return replace(self, matrices=self.matrices[:, index][:, :, index], energies=self.energies[:, index])
 
-    def check(self, rows: int, channels: int, what: str) -> None:
-        """Raise ``ValueError`` unless they belong to a matrix ``(rows, channels)``."""
+    def check(self, rows: int, channels: int, where: str) -> None:
+        """Raise ``ValueError``, which begins with ``where``, unless they belong to a matrix ``(rows, channels)``."""
         kinds = len(self.matrices)
         if self.matrices.shape != (kinds, channels, channels) or self.energies.shape != (kinds, channels):
             raise ValueError(
-                f"{what}: second moments of shape {self.matrices.shape} do not belong to {channels} channels"
+                f"{where}second moments of shape {self.matrices.shape} do not belong to {channels} channels"
             )
         if self.of.shape != (rows,) or (rows and not 0 <= self.of.min() <= self.of.max() < kinds):
-            raise ValueError(f"{what}: the moments' rows, {self.of.shape}, are not those of the matrix, {rows}")
+            raise ValueError(f"{where}the moments' rows, {self.of.shape}, are not those of the matrix, {rows}")
 
     def scales(self) -> Doubles:
         """``(k, channels)``: with its entries times these, the forms of a row have diagonals of 1."""

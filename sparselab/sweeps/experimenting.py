@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, nullcontext
@@ -28,6 +29,8 @@ from sparselab.sweeps.runners import Runner, runner
 from sparselab.sweeps.store import Outcome, Record, Store, temporary_path
 from sparselab.sweeps.trial import Trial
 from sparselab.sweeps.worker import versions
+
+_log = logging.getLogger("sparselab.sweeps")
 
 _KNOWN_INPUTS = ("seed", "threads")  # every trial's, whatever its task
 
@@ -70,9 +73,9 @@ def experiment(
     ``traceback`` and ``key``. ``attrs`` says how it was made, which column is what, and in ``quantities`` which way is
     better; the first of them is the headline, which figures draw and the progress bar shows.
 
-    A trial that raises is a row with ``state="failed"``. Each is seeded with its ``seed`` and runs
-    on ``inputs["threads"]`` threads, else on as many as torch has here, so that the same seed gives
-    the same row wherever and in whatever order trials run. ``executor`` is anything with
+    A trial that raises is a row with ``state="failed"``, and a warning in the log at the end says of the first why.
+    Each is seeded with its ``seed`` and runs on ``inputs["threads"]`` threads, else on as many as torch has here, so
+    that the same seed gives the same row wherever and in whatever order trials run. ``executor`` is anything with
     ``submit``: a spawned process pool, loky, Dask, Slurm through submitit (``docs/scaling.md``);
     ``None`` runs here, one after the other.
 
@@ -119,11 +122,14 @@ def experiment(
     def run(stopping: Stopping) -> bool:
         alone = ProcessPoolExecutor(1, mp_context=get_context("spawn")) if background and executor is None else None
         with closing(bar), Store(path) as opened, alone or nullcontext():
-            return _run(
+            interrupted = _run(
                 *(sweep, opened, alone or executor, stopping, bar),
                 resume=resume,
                 retry_failed=retry_failed,
             )
+            bar.close()  # the warning would stand in its line
+            _log_failures(sweep.jobs, opened)
+            return interrupted
 
     def frame(interrupted: bool) -> pd.DataFrame:
         attrs = {**made, "store": str(path.resolve()), "interrupted": interrupted}
@@ -231,6 +237,20 @@ def _run(
         )
         raise
     return stopping()
+
+
+def _log_failures(jobs: Sequence[Job], store: Store) -> None:
+    """Say once of what trials failed: nobody may look at the column."""
+    states = store.states(job.key for job in jobs)
+    failed = [job.key for job in jobs if states.get(job.key) == "failed"]
+    errors = [record.outcome.error or "" for record in store.records(failed)]
+    if errors:
+        others = sum(error != errors[0] for error in errors)
+        _log.warning(
+            "%d of %d trials failed, the first with %s%s; the columns `error` and `traceback` have all",
+            *(len(errors), len(jobs), errors[0]),
+            f" ({others} with another error)" if others else "",
+        )
 
 
 def _waiting(jobs: Iterable[Job], settled: set[str], store: Store, replace: bool) -> Iterator[Job]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from sparselab.core.artefacts import is_artefact
 from sparselab.core.fingerprint import Cell
 from sparselab.core.paths import as_path
 from sparselab.metrics.metric import Quantity
@@ -93,13 +94,19 @@ class Store:
     """An open store; a context manager. Several processes of one machine may have the same file open.
 
     ``create=False`` raises ``FileNotFoundError`` where there is no file. Raises ``ValueError`` for a file that is not a
-    store, or one that a newer version wrote. A committed trial outlives the death of the process and of the machine.
+    store, for a folder, and for a store that a newer version wrote. A committed trial outlives the death of the process and of the machine.
     """
 
     def __init__(self, path: str | Path, *, create: bool = True) -> None:
         self.path = as_path(path, "a store")
         if not create and not self.path.exists():
             raise FileNotFoundError(f"no such store: {self.path}")
+        if self.path.is_dir():
+            if is_artefact(self.path):
+                raise ValueError(
+                    f"{self.path} has a model that sl.save wrote, no store of a sweep: read it by sl.load_into"
+                )
+            raise ValueError(f"{self.path} is a folder; a store of a sweep is one file")
         if create:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         try:

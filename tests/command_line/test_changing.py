@@ -109,6 +109,8 @@ def test_a_folder_of_transformers(tmp_path, capsys):
     assert float((loaded.model.layers[1].mlp.down_proj.weight == 0).double().mean()) == 0.5
     assert main([*words, "--windows", "4"]) == 2
     assert "is there already: name a new folder" in capsys.readouterr().err
+    assert main([*words[:-1], str(tmp_path / "text.txt")]) == 2
+    assert "text.txt is a file: " in capsys.readouterr().err
 
 
 def test_a_module_is_taken_as_the_function_that_makes_it_is(mine, capsys):
@@ -168,6 +170,21 @@ def test_more_examples_than_there_are_are_refused(mine, capsys):
     words = ["permute", f"{mine}:make_model", "--data", f"{mine}:batches", "--out", "x.pt", "--examples", "2"]
     assert main(words) == 2
     assert "--examples 2: more than there are batches (1)" in capsys.readouterr().err
+
+
+def test_no_batches_are_refused(mine, capsys):
+    with open(f"{mine}.py", "a") as module:
+        module.write("\ndef none():\n    return []\n")
+    for command, what_for in (("permute", "to trace the model on"), ("prune", "to calibrate on")):
+        assert main([command, f"{mine}:make_model", "--data", f"{mine}:none", "--out", "x.pt"]) == 2
+        assert f"no batch {what_for}: the iterable was empty" in capsys.readouterr().err
+
+
+def test_where_nothing_was_permuted_nothing_is_written(mine, tmp_path, capsys):
+    words = ["permute", f"{mine}:make_model", "--data", f"{mine}:batches", "--out", "x.pt", "--plan", "plan.json"]
+    assert main([*words, "--pattern", "2:3", "--no-progress"]) == 1
+    assert capsys.readouterr().out.endswith("\nnothing written\n")
+    assert not [file.name for file in tmp_path.iterdir() if file.name in ("x.pt", "plan.json")]
 
 
 def test_version_and_help_say_what_there_is(capsys):

@@ -48,6 +48,15 @@ def test_search_files(weights, capsys):
         assert rows["(2:4 as it is)"]["magnitude"] == pytest.approx(wanted.baseline)
 
 
+def test_search_says_where_it_wrote(weights, capsys, monkeypatch):
+    monkeypatch.chdir(weights)
+    for out in ("order.npy", "plain"):
+        code, output = run(capsys, "search", "w.npy", "--strategy", "channel_swap", "--out", out, "--no-progress")
+        file = f"{out.removesuffix('.npy')}.npy"
+        assert (code, output.out.splitlines()[-1]) == (0, f"written to {file}")
+        assert sorted(np.load(file)) == list(range(16))
+
+
 def test_search_the_papers_listing(capsys):
     rows = search(capsys, "--channels", 64, "--filters", 128, "--seed", 1)
     values = [row["magnitude"] for row in rows.values()]
@@ -75,6 +84,8 @@ def test_search_says_what_is_wrong(weights, capsys):
         (["nothing.npy"], "no such file"),
         (["objects.npy"], "not unpickled"),
         (["evil.pt"], "not unpickled"),
+        (["w.npy", "--channels", "8"], "--filters and --channels are of the random matrix"),
+        (["w.npy", "--pattern", "2:3"], "pad the scores with zero columns to 18\n"),
         (["w.npy", "--out", "/no/such/folder/order.npy"], "there is no folder /no/such/folder"),
     ):
         code, output = run(capsys, "search", weights / arguments[0], *arguments[1:])
@@ -130,6 +141,21 @@ def test_a_sweep_from_a_file_and_its_report(tmp_path, capsys):
     assert text.startswith("## Sweep")
     assert "| double | 1 | none | 2 | 0 | 2.5 | 0.70711 |" in text
     assert "- failed 4 times: ValueError: three" in text
+
+
+def test_why_trials_failed_is_said_once(tmp_path, capsys, caplog):
+    (tmp_path / "broken.py").write_text(TASK.replace("trial.x == 3", "trial.x").replace('"three"', "str(trial.x)"))
+    file, store = tmp_path / "sweep.toml", tmp_path / "sweep.sqlite"
+    file.write_text('task = "broken:double"\nx = [0, 1]\n')
+    code, output = run(capsys, "experiment", file, "--no-progress")
+    assert code == 1
+    assert output.out.endswith(f"1 of 2 trials done, 1 failed; kept in {store}\nfailed once: ValueError: 1\n")
+    file.write_text('task = "broken:double"\nx = [0, 1, 2]\n')
+    code, output = run(capsys, "experiment", file, "--no-progress")
+    assert output.out.endswith(f"failed once: ValueError: 1 (and 1 other error: sparselab report {store})\n")
+    assert "trials failed" not in caplog.text
+    run(capsys, "experiment", file, "--no-progress", "--json")  # has no line for it
+    assert "2 of 3 trials failed, the first with ValueError: 1" in caplog.text
 
 
 def test_sweep_files_that_are_wrong(tmp_path, capsys):

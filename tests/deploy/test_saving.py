@@ -300,3 +300,9 @@ def test_files_are_safetensors_of_every_dtype_written_one_tensor_at_a_time(tmp_p
         assert torch.equal(bits(found[name]), bits(tensor))
     with pytest.raises(ValueError, match="unknown dtype, of 'q',"):
         write_safetensors(tmp_path / "b", [Planned("q", torch.complex128, (1,), tuple)])
+
+
+def test_an_artefact_is_one_line(tmp_path):
+    saved = sl.save(nn.Linear(16, 16), tmp_path / "saved", pattern=None)
+    assert repr(saved) == f"<Artefact: {saved}>"
+    assert len(repr(saved).splitlines()) == 1

@@ -7,7 +7,7 @@ import torch
 
 import sparselab as sl
 from sparselab.core.patterns import Pattern
-from sparselab.masks import CALCULATORS, MaskCalculator, Violations, calculator
+from sparselab.masks import CALCULATORS, MaskCalculator, Violations, calculator, searched_pattern
 from sparselab.masks.one_d import OneD
 from sparselab.ops import masks as ops
 
@@ -351,3 +351,12 @@ def test_a_depthwise_layer_is_not_emptied_by_rows_of_one():
     assert int((model[1].weight != 0).sum()) == 16
     with pytest.raises(ValueError, match=r"'row,0.5': a row of 1 at a density of 0.5 keeps nothing; give wider rows"):
         sl.create_mask(torch.ones(8, 1), "row,0.5")
+
+
+@pytest.mark.parametrize("take", [lambda what: sl.create_mask(torch.ones(4, 4), what), searched_pattern])
+def test_what_is_no_pattern_hears_of_calculators(take):
+    for what in (lambda scores: scores > 0, (2, 4)):
+        with pytest.raises(
+            ValueError, match=r"text such as '2:4' or a mask calculator, .*, got .* \((function|tuple)\)"
+        ):
+            take(what)

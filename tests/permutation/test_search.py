@@ -396,3 +396,16 @@ def test_what_a_result_says_of_itself_fits_a_line():
     assert repr(result).startswith(said)
     assert len(repr(result)) < 120
     assert repr(SearchProblem.from_matrix(listed(64, 64))) == "SearchProblem(size=64)"
+
+
+def test_one_term_is_not_counted():
+    spoilt = np.array([[1.0, np.nan, 0, 0]])
+    with pytest.raises(ValueError, match=r"^scores must be non-negative and finite"):
+        sl.search_permutation(spoilt)
+    good = Term(np.ones((2, 4)), np.arange(4))
+    with pytest.raises(ValueError, match=r"^term 1: scores must be non-negative and finite"):
+        SearchProblem((good, Term(spoilt, np.arange(4))), 4)
+    odd = Term(np.ones((2, 6)), np.arange(4))
+    for terms, ending in (((odd,), "to 8$"), ((good, odd), "to 8, or leave this consumer out$")):
+        with pytest.raises(ValueError, match=ending):
+            SearchProblem(terms, 4).check("2:4")

@@ -3,6 +3,7 @@ import contextlib
 import random
 import signal
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -54,6 +55,28 @@ def test_types():
     assert frame["pattern"].tolist() == ["1:4", "1:4"]
     assert frame["pair"].tolist() == [(1, 2)] * 2
     assert frame["none"].isna().all()
+
+
+def test_failures_are_in_the_log_once(caplog):
+    def task(trial):
+        if trial.x:
+            raise ValueError("three" if trial.x < 3 else "four")
+        return {"y": 1}
+
+    def said(**options):
+        caplog.clear()
+        sweep(task, **options)
+        return [record.getMessage() for record in caplog.records if record.name == "sparselab.sweeps"]
+
+    columns = "the columns `error` and `traceback` have all"
+    assert said(x=[0, 1]) == [f"1 of 2 trials failed, the first with ValueError: three; {columns}"]
+    assert said(x=[0, 1, 2, 3]) == [
+        f"3 of 4 trials failed, the first with ValueError: three (1 with another error); {columns}"
+    ]
+    assert said(x=[0]) == []
+    caplog.clear()
+    sweep(task, x=[0, 1], background=True, executor=ThreadPoolExecutor(1)).wait()
+    assert "1 of 2 trials failed" in caplog.text
 
 
 def test_a_failure_is_a_row():

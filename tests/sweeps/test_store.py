@@ -3,7 +3,9 @@ import sqlite3
 import threading
 
 import pytest
+import torch
 
+import sparselab as sl
 from sparselab.metrics import Quantity
 from sparselab.sweeps.store import Outcome, Record, Series, Store
 
@@ -55,8 +57,10 @@ def test_a_transaction_that_fails_leaves_nothing(tmp_path):
 def test_files_that_are_no_stores(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such store"):
         Store(tmp_path / "nothing.sqlite", create=False)
-    with pytest.raises(OSError, match="cannot be opened as a store"):
+    with pytest.raises(ValueError, match="is a folder; a store of a sweep is one file"):
         Store(tmp_path)
+    with pytest.raises(ValueError, match="is a folder"):
+        Store(tmp_path, create=False)
     (tmp_path / "text.sqlite").write_text("x,y\n1,2\n" * 100)
     with pytest.raises(ValueError, match="is not a store of sparselab"):
         Store(tmp_path / "text.sqlite")
@@ -118,3 +122,9 @@ def test_a_store_from_before_tasks_spoke_of_their_quantities(tmp_path):
     with Store(path) as store:
         assert store.quantities() == {"fn": said.quantities}
         assert [row.key for row in store.records()] == ["a", "b"]
+
+
+def test_a_saved_model_is_no_store(tmp_path):
+    sl.save(torch.nn.Linear(8, 8), tmp_path / "saved", pattern=None)
+    with pytest.raises(ValueError, match=r"saved has a model that sl.save wrote, no store of a sweep: read it by sl"):
+        sl.load(tmp_path / "saved")
