@@ -73,7 +73,8 @@ def experiment(
     ``traceback`` and ``key``. ``attrs`` says how it was made, which column is what, and in ``quantities`` which way is
     better; the first of them is the headline, which figures draw and the progress bar shows.
 
-    A trial that raises is a row with ``state="failed"``, and a warning in the log at the end says of the first why.
+    A trial that raises is a row with ``state="failed"``, and the log says at the end of the first why (a warning
+    where all of them failed).
     Each is seeded with its ``seed`` and runs on ``inputs["threads"]`` threads, else on as many as torch has here, so
     that the same seed gives the same row wherever and in whatever order trials run. ``executor`` is anything with
     ``submit``: a spawned process pool, loky, Dask, Slurm through submitit (``docs/scaling.md``);
@@ -240,13 +241,14 @@ def _run(
 
 
 def _log_failures(jobs: Sequence[Job], store: Store) -> None:
-    """Say once of what trials failed: nobody may look at the column."""
+    """Say once of what trials failed: nobody may look at the column. Where all did, it is a warning."""
     states = store.states(job.key for job in jobs)
     failed = [job.key for job in jobs if states.get(job.key) == "failed"]
     errors = [record.outcome.error or "" for record in store.records(failed)]
     if errors:
         others = sum(error != errors[0] for error in errors)
-        _log.warning(
+        _log.log(
+            logging.WARNING if len(errors) == len(jobs) else logging.INFO,
             "%d of %d trials failed, the first with %s%s; the columns `error` and `traceback` have all",
             *(len(errors), len(jobs), errors[0]),
             f" ({others} with another error)" if others else "",

@@ -1,5 +1,6 @@
 # ruff: noqa: NPY002 (the generators that a trial seeds are the global ones)
 import contextlib
+import logging
 import random
 import signal
 import warnings
@@ -58,6 +59,8 @@ def test_types():
 
 
 def test_failures_are_in_the_log_once(caplog):
+    caplog.set_level(logging.INFO, "sparselab.sweeps")
+
     def task(trial):
         if trial.x:
             raise ValueError("three" if trial.x < 3 else "four")
@@ -73,7 +76,10 @@ def test_failures_are_in_the_log_once(caplog):
     assert said(x=[0, 1, 2, 3]) == [
         f"3 of 4 trials failed, the first with ValueError: three (1 with another error); {columns}"
     ]
+    assert {record.levelno for record in caplog.records if record.name == "sparselab.sweeps"} == {logging.INFO}
     assert said(x=[0]) == []
+    assert said(x=[1]) == [f"1 of 1 trials failed, the first with ValueError: three; {columns}"]
+    assert {record.levelno for record in caplog.records if record.name == "sparselab.sweeps"} == {logging.WARNING}
     caplog.clear()
     sweep(task, x=[0, 1], background=True, executor=ThreadPoolExecutor(1)).wait()
     assert "1 of 2 trials failed" in caplog.text
