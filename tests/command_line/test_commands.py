@@ -154,8 +154,9 @@ def test_why_trials_failed_is_said_once(tmp_path, capsys, caplog):
     code, output = run(capsys, "experiment", file, "--no-progress")
     assert output.out.endswith(f"failed once: ValueError: 1 (and 1 other error: sparselab report {store})\n")
     assert "trials failed" not in caplog.text
+    file.write_text('task = "broken:double"\nx = [1, 2]\n')
     run(capsys, "experiment", file, "--no-progress", "--json")  # has no line for it
-    assert "2 of 3 trials failed, the first with ValueError: 1" in caplog.text
+    assert "2 of 2 trials failed, the first with ValueError: 1" in caplog.text
 
 
 def test_sweep_files_that_are_wrong(tmp_path, capsys):
