@@ -59,7 +59,7 @@ def pruner_bars(frame: pd.DataFrame) -> Figure:
         )
         _draw_bars(change, drawn["change_percent"], drawn["change_percent"], COLOURS[2], "{:.3g}")
         unit, times = ("ms", 1e3 * drawn["seconds"]) if drawn["seconds"].max() < 1 else ("seconds", drawn["seconds"])
-        _draw_bars(seconds, times, times, "#666666", "{:.2g}")
+        _draw_bars(seconds, times, times, "#666666", "{:.3g}")
         error.set_yticks(places, [_start_of(str(name), 16) for name in drawn["pruner"]])
         error.set_ylim(len(drawn) - 0.4, -0.6)
         error.set(title="Reconstruction error", xlabel="%; orange: by the mask alone")
@@ -87,7 +87,7 @@ def _draw_bars(axes: Axes, values: pd.Series[float], ends: pd.Series[float], col
     for place, value in zip(places, values):  # in a column, so that none is taken for what a mark beside it stands at
         beside = axes.get_yaxis_transform()
         axes.text(0.99, float(place), form.format(value), transform=beside, ha="right", va="center", color="#000000")
-    axes.set_xlim(0, 1.45 * (float(ends.max()) or 1.0))
+    axes.set_xlim(0, 1.6 * (float(ends.max()) or 1.0))
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     marks = np.asarray(MaxNLocator(3).tick_values(0, float(ends.max()) or 1.0))
