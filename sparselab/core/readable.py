@@ -80,7 +80,8 @@ def require_some_values(layers: Iterable[ModelWeight]) -> None:
 def require_finite(layers: Iterable[ModelWeight], what: str) -> None:
     """Raise ``ValueError`` naming the first of ``layers`` whose weight has a number that is not finite; ``what`` is arbitrary then."""
     for layer in layers:
-        if not bool(layer.weight.detach().isfinite().all()):
+        weight = layer.weight.detach()
+        if why_no_arithmetic(weight) is None and not bool(weight.isfinite().all()):
             raise ValueError(
                 f"layer {layer.name!r}: NaN or infinite weights: {what} would be arbitrary there; find where they diverged"
             )

@@ -224,7 +224,7 @@ class MagnitudeLoss(Panel):
                 f"{100 * whole['eligible_weights'] / max(1, whole['weights']):.1f} % of the weights."
             )
             left_out = report.loc[~report["layer"].isin(self._layers), "reason"].value_counts()
-            said = "; ".join(f"{count} for {reason}" for reason, count in left_out.items())
+            said = "; ".join(f"{count} ({reason})" for reason, count in left_out.items())
             self._whole.value += f" Not in the list: {html.escape(said)}." if said else ""
             if whole["eligible_layers"]:
                 text = f"Magnitude lost by every layer under {self.pattern}"

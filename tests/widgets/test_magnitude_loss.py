@@ -211,3 +211,13 @@ def test_a_plugins_calculator_with_options_can_be_chosen(model, monkeypatch):
     assert lost + other == pytest.approx(panel.frame.set_index("layer")["total"]["0.weight"])
     with pytest.raises(ValueError, match="option of mask calculator 'checkers' 'begin'"):
         panel.pattern = "checkers,begin=1"
+
+
+def test_layers_that_are_not_in_the_list_are_counted_with_the_reason():
+    model = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 1), nn.Conv2d(6, 6, 1))
+    panel = sl.widgets.MagnitudeLoss(model)
+    panel._job.wait(60)
+    assert panel._whole.value.endswith("Not in the list: 1 (depthwise: 1 input channel, nothing to choose from).")
+    assert ("2  (6 x 6 x 1 x 1, not to 2:4)", "2.weight") in panel._controls["layer"].options
+    panel.pattern = "1:2"
+    assert ("2  (6 x 6 x 1 x 1)", "2.weight") in panel._controls["layer"].options
