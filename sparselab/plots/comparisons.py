@@ -50,9 +50,9 @@ def accuracy_bars(frame: pd.DataFrame, value: str | None = None, *, by: Sequence
         left, right = _room(means - halves.fillna(0), means + halves.fillna(0), dense)
         axes.set_xlim(left, right)
         begins = f"\n(the axis begins at {left:.4g})" if left else ""
-        axes.set_xlabel(
-            (f"mean and 95% interval over {count} {what}" if count > 1 else "one seed, no interval") + begins
-        )
+        over = f"mean and 95% interval over {count} {what}" if count > 1 else "one seed, no interval"
+        missing = len(frame) - len(drawn)
+        axes.set_xlabel(over + (f"; {missing} trials without a value left out" if missing else "") + begins)
         axes.set_title(_directed(columns.quantity(frame, value)))
     return figure
 

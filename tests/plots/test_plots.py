@@ -171,6 +171,10 @@ def test_the_number_of_seeds_is_not_that_of_trials():
     assert "over 3 trials" in labels[0]
     assert "over 2 seeds" in labels[1]
     assert "one seed, no interval" in plots.accuracy_bars(frame.head(1)).axes[0].get_xlabel()
+    assert "left out" not in plots.accuracy_bars(frame).axes[0].get_xlabel()
+    value = next(name for name in frame if name.startswith("finetuned"))
+    frame.loc[frame.index[0], value] = np.nan
+    assert "; 1 trials without a value left out" in plots.accuracy_bars(frame).axes[0].get_xlabel()
 
 
 def test_loss_by_layer_draws_what_magnitude_report_returns():
