@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from sparselab.plots.columns import quantity, require_columns
-from sparselab.plots.marks import Mark, point
+from sparselab.plots.marks import Mark, column, point
 from sparselab.plots.strips import end_of
 from sparselab.plots.style import COLOURS, MARKERS, Figure, style
 
@@ -75,7 +75,7 @@ def weight_sizes(weights: NDArray[Any], mask: NDArray[np.bool_]) -> Figure:
     with style():
         figure = Figure(figsize=(3.1, 3.1), dpi=100)
         axes = figure.add_axes((0.2, 0.16, 0.77, 0.75))
-        _draw_sizes(axes, weights, mask)
+        figure.marks = _draw_sizes(axes, weights, mask)
     return figure
 
 
@@ -204,7 +204,8 @@ def draw_window(
     axes.set(title="Window: pruned weights faint, dotted", xlabel="input channel")
 
 
-def _draw_sizes(axes: Axes, weights: NDArray[Any], mask: NDArray[np.bool_]) -> None:
+def _draw_sizes(axes: Axes, weights: NDArray[Any], mask: NDArray[np.bool_]) -> list[Mark]:
+    """Draw them, and a mark for each bin."""
     bins, top = 80, float(max(weights.max(), -weights.min())) or 1.0
     flat, kept = weights.ravel(), mask.ravel()
     index = np.minimum((flat + top) * (bins / (2 * top)), bins - 1).astype(np.uint8)
@@ -220,6 +221,13 @@ def _draw_sizes(axes: Axes, weights: NDArray[Any], mask: NDArray[np.bool_]) -> N
     axes.set(title="Kept and pruned weights", xlabel="weight", ylabel="how many, stacked")
     axes.set_ylim(top=1.22 * float((counts[bins:] + counts[:bins]).max()))  # a line of room for the legend
     axes.legend(loc="upper right", handlelength=1.2, ncols=2, borderaxespad=0.0, columnspacing=1.0)
+    shown = range(filled[0], filled[-1] + 1) if len(filled) else range(0)
+    half = (edges[1] - edges[0]) / 2
+    said = {
+        place: f"From {edges[place]:.3g} to {edges[place + 1]:.3g}\nkept {counts[bins + place]:,}\npruned {counts[place]:,}"
+        for place in shown
+    }
+    return [column(axes, float(edges[place]) + half, text, place, half=half) for place, text in said.items()]
 
 
 def order_view(

@@ -106,9 +106,13 @@ def _by_kind(rows: pd.DataFrame) -> tuple[pd.DataFrame, ...]:
     return rows[taken], rows[depthwise], rows[~taken & ~depthwise]
 
 
+def _layers(count: int) -> str:
+    return "1 layer" if count == 1 else f"{count} layers"
+
+
 def _legend(rows: pd.DataFrame) -> list[Line2D]:
     return [
-        Line2D([], [], color=colour, marker=marker, ls="", label=f"{label} ({chosen['layer'].nunique()} layers)")
+        Line2D([], [], color=colour, marker=marker, ls="", label=f"{label} ({_layers(chosen['layer'].nunique())})")
         for (label, colour, marker), chosen in zip(_KINDS, _by_kind(rows))
         if len(chosen)
     ]

@@ -51,14 +51,17 @@ def loss_strip(frame: pd.DataFrame, layer: str | None = None, title: str = "Lost
 def gain_strip(frame: pd.DataFrame, layer: str | None = None) -> Figure:
     """Percentage points that an order wins back in every layer, the largest gain first, the ideal as the limit.
 
-    ``frame`` has ``layer, lost_percent, permuted_lost_percent, ideal_lost_percent``. The key of a bar is its layer.
+    ``frame`` has ``layer, lost_percent, permuted_lost_percent, ideal_lost_percent``; a layer without the second of them
+    (not searched yet) is left out. The key of a bar is its layer.
     """
     require_columns(frame, ("layer", "lost_percent", "permuted_lost_percent", "ideal_lost_percent"), "gain_strip")
     points = {
         "gained": frame["lost_percent"] - frame["permuted_lost_percent"],
         "limit": frame["lost_percent"] - frame["ideal_lost_percent"],
     }
-    drawn = frame.assign(**points).sort_values("gained", ascending=False, kind="stable").reset_index(drop=True)
+    drawn = frame.assign(**points).dropna(subset=["gained"])
+    require_columns(drawn, (), "gain_strip")
+    drawn = drawn.sort_values("gained", ascending=False, kind="stable").reset_index(drop=True)
     with style():
         figure, axes = _strip(drawn["layer"], height=1.6)
         _draw_bars(axes, drawn, "gained", layer)

@@ -85,7 +85,7 @@ def trials(frame: pd.DataFrame, view: View, *, chosen: Any = None, width: float 
         if chosen in drawn.index:
             at = drawn.index.get_loc(chosen)
             panels[panel[at]].plot(across[at], heights[at], "o", ms=14, mfc="none", mec="#000000", mew=1.6)
-        places, said = np.flatnonzero(_placed(frame, view)), _trial_texts(drawn, view)
+        places, said = np.flatnonzero(placed(frame, view)), _trial_texts(drawn, view)
         figure.marks = [
             point(panels[number], float(x), float(y), text, int(place))
             for number, x, y, text, place in zip(panel, across, heights, said, places)
@@ -199,14 +199,14 @@ def _settings(frame: pd.DataFrame) -> NDArray[np.int64]:
 def _drawable(frame: pd.DataFrame, view: View) -> pd.DataFrame:
     """The rows that have a place; ``ValueError`` where there is none, or no height."""
     require_columns(frame, view.columns, "trials")
-    drawn = frame[_placed(frame, view)]
+    drawn = frame[placed(frame, view)]
     require_columns(drawn, (), f"trials with {view.x} and {view.y}")
     if not pd.api.types.is_numeric_dtype(drawn[view.y]):
         raise ValueError(f"trials: {view.y!r} has no numbers, and only numbers have a height")
     return drawn
 
 
-def _placed(frame: pd.DataFrame, view: View) -> NDArray[np.bool_]:
+def placed(frame: pd.DataFrame, view: View) -> NDArray[np.bool_]:
     """Which rows have a place."""
     needed = [view.x, view.y] if has_places(frame[view.x]) else [view.y]
     return frame[needed].notna().all(axis=1).to_numpy()

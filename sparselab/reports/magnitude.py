@@ -113,12 +113,16 @@ def _matrix_shape(layer: ModelWeight) -> tuple[float, float]:
 
 
 def _kept(layer: LayerWeight, weight: Tensor, scores: Tensor, calculate: MaskCalculator) -> tuple[float, float]:
-    """The saliency that the mask retains, and that the best share of every row would."""
+    """The saliency that the mask retains, and the ideal: that of the best share of every row, or of a freer mask itself."""
     try:
         mask = create_mask(weight, calculate, channel_dim=layer.channel_dim, saliency=scores)
     except ValueError as error:
         raise ValueError(f"layer {layer.name!r}: {error}") from error
-    return measures.retained(scores, mask), measures.ideal(to_matrix(scores, layer.channel_dim), calculate.density)
+    retained, of_rows = (
+        measures.retained(scores, mask),
+        measures.ideal(to_matrix(scores, layer.channel_dim), calculate.density),
+    )
+    return retained, max(retained, of_rows)
 
 
 def _whole_model(frame: pd.DataFrame) -> dict[str, float]:

@@ -29,7 +29,8 @@ def height_columns(frame: pd.DataFrame) -> list[str]:
 def name_columns(frame: pd.DataFrame) -> list[str]:
     """Columns with values few enough to be told apart one by one, in panels for each; those with one value say nothing."""
     inputs = frame.attrs.get("inputs", [])
-    few = [str(name) for name in frame if name not in _HIDDEN and 1 < frame[name].nunique(dropna=False) <= MOST_NAMES]
+    hidden = (*_HIDDEN, "state", "error")  # what failed has no place, whatever it is told apart by
+    few = [str(name) for name in frame if name not in hidden and 1 < frame[name].nunique(dropna=False) <= MOST_NAMES]
     few = [name for name in few if is_named(frame, name)]
     return [name for name in few if name in inputs] + [name for name in few if name not in inputs]
 

@@ -25,6 +25,8 @@ from sparselab.widgets.job import Job
 from sparselab.widgets.panel import Panel, column, controls, in_words, numbers, pictures, soon, wide
 from sparselab.widgets.picture import Picture
 
+_ALONE = "one input channel, whose weights no window compares"
+
 
 class MagnitudeLoss(Panel):
     """Choose a layer, a pattern and a saliency; see the weights that stay and go, and what every layer loses.
@@ -158,6 +160,8 @@ class MagnitudeLoss(Panel):
     def _choose(self, layer: Key) -> None:
         """A bar is clicked; one of a layer that cannot be looked at says so and changes nothing."""
         with self.problems_shown():
+            if layer not in self._layers:
+                raise ValueError(f"{layer} is not in the list: {_ALONE}")
             self.layer = str(layer)
 
     def _look_at(self, place: Key) -> None:
@@ -223,7 +227,7 @@ class MagnitudeLoss(Panel):
                 f"{whole['eligible_layers']} of {whole['layers']} layers can be pruned, holding "
                 f"{100 * whole['eligible_weights'] / max(1, whole['weights']):.1f} % of the weights."
             )
-            left_out = report.loc[~report["layer"].isin(self._layers), "reason"].value_counts()
+            left_out = report.loc[~report["layer"].isin(self._layers), "reason"].replace("", _ALONE).value_counts()
             said = "; ".join(f"{count} ({reason})" for reason, count in left_out.items())
             self._whole.value += f" Not in the list: {html.escape(said)}." if said else ""
             if whole["eligible_layers"]:

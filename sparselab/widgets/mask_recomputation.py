@@ -117,7 +117,8 @@ class MaskRecomputation(WorkingPanel):
 
             require_none_failed(each_of(names, train, job.check))
 
-        self._start(work, self._show, interval=0.5)
+        asked = logic.Asked(len(names), steps, pattern)
+        self._start(work, lambda job: self._show(job, asked), interval=0.5)
 
     def _make_controls(self, pattern: str) -> None:
         narrow = {"width": "150px"}
@@ -141,7 +142,7 @@ class MaskRecomputation(WorkingPanel):
             for field, value in zip(self._fields, [*self.schedules, *[""] * len(self._fields)]):
                 field.value = value
 
-    def _show(self, job: Job) -> None:
+    def _show(self, job: Job, asked: logic.Asked) -> None:
         runs, state = list(self._runs), state_of(job)
         if not runs:
             doing = "training the dense network first, once" if job.running else "nothing trained"
@@ -153,6 +154,6 @@ class MaskRecomputation(WorkingPanel):
             figure = matrices.training_curves(frame)
             self._picture.show(figure, f"Training under several schedules: {reached}", zoom="xy")
         self._status.value = (
-            f"{state}: run {len(runs)} of {len(self.schedules)}, step {runs[-1].steps} of {self.steps}, "
-            f"{job.seconds:.1f} s. {html.escape(f'{label}: {reached}')}."
+            f"{state}: run {len(runs)} of {asked.runs}, step {runs[-1].steps} of {asked.steps}, {job.seconds:.1f} s at "
+            f"{html.escape(asked.pattern)}. {html.escape(f'{label}: {reached}')}."
         )

@@ -440,6 +440,7 @@ class PermutationGain(WorkingPanel):
         self._save_all.disabled = state == "Running" or not found.plans
         if frame.empty:
             return
+        frame = frame.assign(permuted_lost_percent=frame["permuted_lost_percent"].fillna(frame["lost_percent"]))
         shares = frame["total"] / frame["total"].sum()
         lost, permuted = (float((frame[name] * shares).sum()) for name in ("lost_percent", "permuted_lost_percent"))
         how = "orders shared as sl.permute does" if self._axes else "each by itself, so at most"
@@ -524,7 +525,12 @@ def _choices(
 
 def _searched_text(pattern: AnyPattern) -> str:
     """The text of a pattern that orders are searched for. Raises ``ValueError`` for another."""
-    chosen = searched_pattern(pattern)
+    try:
+        chosen = searched_pattern(pattern)
+    except ValueError as error:
+        raise ValueError(
+            f"no orders are searched for {pattern!r}: write N:M, e.g. '2:4', or masks both ways, e.g. 'm4n2_2d_best'"
+        ) from error
     judge_of(chosen)
     return str(chosen)
 

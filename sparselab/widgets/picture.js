@@ -121,8 +121,9 @@ class View {
     return place < 0 && this.areas.length ? 0 : place;
   }
 
+  /** Of what is seen to the picture's own pixels. (The width of an image element is that of what is seen.) */
   get scale() {
-    return this.image.clientWidth / this.image.width || 1;
+    return this.image.clientWidth / this.model.get("shown").width || 1;
   }
 
   /** Where a pointer is, in the picture's own pixels. */

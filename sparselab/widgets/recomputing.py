@@ -42,6 +42,15 @@ class Run:
     steps: int = 0
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What was asked for when the runs began; what is chosen meanwhile is for the next ones."""
+
+    runs: int
+    steps: int
+    pattern: str
+
+
 class Watch(Tracker):
     """Measures the task every ``every`` steps, and calls ``check`` at each step, which may end the run."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -328,11 +329,12 @@ def search_axes(
     report = report[report["eligible"]].set_index("layer")
     total, baseline, ideal = (report[name].to_dict() for name in ("total", "retained", "ideal"))
     places = {str(name): place for place, name in enumerate(report.index)}
-    retained = dict(baseline)
+    retained, searched = dict(baseline), set[str]()
 
     def row(name: str) -> dict[str, Any]:
-        found = _layer_row(name, total[name], baseline[name], retained[name], ideal[name])
-        return found | {"total": total[name]}
+        found = _layer_row(name, total[name], baseline[name], retained[name], ideal[name]) | {"total": total[name]}
+        # Of a layer that is still to come nobody knows whether there is anything to win.
+        return found if name in searched else found | {"permuted_lost_percent": math.nan, "efficacy": math.nan}
 
     found.rows[:], found.of = map(row, places), len(axes.named)
     for found.done, name in enumerate(axes.named):
@@ -347,5 +349,7 @@ def search_axes(
         before, after = (matrix.problem.retained_each(order, pattern) for order in (None, trace.result.order))
         for consumer, old, new in zip(matrix.consumers, before, after, strict=True):
             retained[consumer] += new - old
+            searched.add(consumer)
             found.rows[places[consumer]] = row(consumer)
-    found.done = found.of
+    searched |= set(places)  # the others stand in no order that could be changed
+    found.rows[:], found.done = map(row, places), found.of

@@ -229,7 +229,8 @@ class SweepExplorer(Panel):
             frame = self.frame
             self._offer_trials(frame, self.trial)
             has_bars = self._draw(frame)
-            self._status.value = self._counts(frame) + _BARS * has_bars
+            nowhere = f" None of them has {html.escape(self.y)}, and a place." if self._nowhere(frame) else ""
+            self._status.value = self._counts(frame) + _BARS * has_bars + nowhere
             self._details.value = logic.trial_table(frame, self.trial)
         if self.problem:
             self._picture.clear()
@@ -244,9 +245,13 @@ class SweepExplorer(Panel):
         done = f" done so far, of {planned}" if planned > len(self._all) else ""
         return f"<b>{len(frame)}</b> of {len(self._all)} trials{done}, {failed} failed.{''.join(waiting)}"
 
+    def _nowhere(self, frame: pd.DataFrame) -> bool:
+        """Whether there are trials, and none can be drawn: all of them failed, say."""
+        return len(frame) > 0 and not trials.placed(frame, self.view).any()
+
     def _draw(self, frame: pd.DataFrame) -> bool:
         """Show the trials of ``frame``; whether there are bars."""
-        if frame.empty:
+        if frame.empty or self._nowhere(frame):
             self._picture.clear()
             return False
         width = self.width / 100

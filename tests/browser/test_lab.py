@@ -131,6 +131,38 @@ def test_a_picture_answers_pointer_and_keyboard(lab):
     window.assert_quiet()
 
 
+def ringed(panel, key):
+    """Where the ring stands once ``key`` is pressed: its middle, in parts of the picture."""
+    frame = panel.locator(".sparselab-frame").last
+    frame.press(key)
+    ring, image = frame.locator(".sparselab-ring").bounding_box(), frame.locator("img").bounding_box()
+    return [
+        (ring[side] + ring[length] / 2 - image[side]) / image[length]
+        for side, length in (("x", "width"), ("y", "height"))
+    ]
+
+
+def test_places_are_the_same_in_a_picture_that_has_been_made_smaller(lab):
+    window = lab(width=1440, height=900).open("sweep.ipynb")
+    window.run_all()
+    page, panel = window.page, window.widget()
+    wait_for_text(page, panel, r"20 of 20 trials")
+    frame = panel.locator(".sparselab-frame").last
+    whole = {key: ringed(panel, key) for key in ("Home", "End")}
+    assert frame.locator("img").bounding_box()["width"] == 640
+    page.set_viewport_size({"width": 800, "height": 900})
+    page.wait_for_function("() => document.querySelector('.sparselab-frame img').clientWidth < 500")
+    for key, place in whole.items():
+        assert ringed(panel, key) == pytest.approx(place, abs=0.01)
+    said = tip(panel, 0)
+    box = frame.locator("img").bounding_box()
+    frame.blur()
+    frame.hover(position={"x": box["width"] * whole["End"][0], "y": box["height"] * whole["End"][1]})
+    assert tip(panel, 0) == said
+    assert panel.evaluate("panel => panel.scrollWidth <= panel.clientWidth")
+    window.assert_quiet()
+
+
 def test_permutation_gain(lab):
     window = lab(width=900).open("03_channel_permutation.ipynb")
     window.run_all()

@@ -1,3 +1,4 @@
+import re
 import threading
 from dataclasses import dataclass
 
@@ -221,3 +222,23 @@ def test_layers_that_are_not_in_the_list_are_counted_with_the_reason():
     assert ("2  (6 x 6 x 1 x 1, not to 2:4)", "2.weight") in panel._controls["layer"].options
     panel.pattern = "1:2"
     assert ("2  (6 x 6 x 1 x 1)", "2.weight") in panel._controls["layer"].options
+
+
+def test_a_bar_of_a_layer_that_no_window_shows_says_why():
+    model = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 1))
+    panel = sl.widgets.MagnitudeLoss(model, "unstructured,0.5")
+    panel._job.wait(60)
+    assert "Not in the list: 1 (one input channel, whose weights no window compares)." in panel._whole.value
+    assert (panel.frame["ideal"] >= panel.frame["retained"]).all()
+    panel._strip._heard(None, {"choose": "0.weight"})
+    assert panel.problem == "0.weight is not in the list: one input channel, whose weights no window compares"
+    assert panel.layer == "1.weight"
+
+
+def test_the_sizes_of_weights_are_told():
+    rng = np.random.default_rng(0)
+    weights, mask = rng.standard_normal((40, 40)), rng.random((40, 40)) > 0.5
+    marks = matrices.weight_sizes(weights, mask).marks
+    said = [list(map(int, re.findall(r"(?:kept|pruned) (\d+)", mark.text))) for mark in marks]
+    assert sum(kept for kept, _ in said) == mask.sum()
+    assert sum(pruned for _, pruned in said) == (~mask).sum()

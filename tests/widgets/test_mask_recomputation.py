@@ -142,3 +142,13 @@ def test_what_no_schedule_is_is_said_as_it_is_typed():
     assert "evry" in panel.problem
     panel._fields[0].value = "none"
     assert panel.problem == ""
+
+
+def test_what_is_chosen_after_a_run_is_not_said_of_it():
+    panel = sl.widgets.MaskRecomputation("digits", "1:4", schedules=["one_shot", "recompute,every=5"], steps=6)
+    panel.run()
+    panel.wait(300)
+    panel.pattern, panel.steps, panel.schedules = "2:4", 99, ("one_shot",)
+    panel._job._refresh()
+    assert panel._status.value.startswith("Done: run 2 of 2, step 6 of 6, ")
+    assert " s at 1:4. " in panel._status.value

@@ -9,7 +9,7 @@ from torch import nn
 pytest.importorskip("ipywidgets", reason="needs the extra 'lab'")
 import sparselab as sl
 from sparselab.permutation import warm_up
-from sparselab.plots import matrices
+from sparselab.plots import matrices, strips
 from sparselab.widgets import searches as logic
 
 
@@ -431,3 +431,29 @@ def test_the_window_goes_through_the_weights(matrix):
     assert panel._order_picture.text.startswith("matrix from row 24 and place 32 on")
     first = panel._order_picture.areas[32 * 24]
     assert first.key == f"24,{panel.best.order[32]}"
+
+
+def test_layers_that_are_still_to_come_have_no_gain(residual):
+    from sparselab.network.named_axes import NetworkAxes
+
+    axes, found = NetworkAxes.of(residual, torch.randn(2, 8)), logic.NetworkSearch()
+
+    def stop_after_one():
+        if found.plans:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        logic.search_axes(axes, "2:4", "random", found, stop_after_one)
+    known = found.frame["permuted_lost_percent"].notna()
+    assert 0 < known.sum() < len(known)
+    assert len(strips.gain_strip(found.frame).marks) == known.sum()
+    found = logic.NetworkSearch()
+    logic.search_axes(axes, "2:4", "random", found, lambda: None)
+    assert found.frame["permuted_lost_percent"].notna().all()
+
+
+def test_what_orders_are_not_searched_for_is_told_what_they_are_for():
+    with pytest.raises(
+        ValueError, match=r"no orders are searched for '2;4': write N:M, e\.g\. '2:4', or masks both ways"
+    ):
+        sl.widgets.PermutationGain(np.ones((4, 8), np.float32), "2;4")

@@ -383,3 +383,11 @@ def test_how_many_trials_are_planned_is_said(tmp_path):
     panel._all = panel._all.iloc[:4]
     panel._redraw()
     assert panel._status.value.startswith("<b>4</b> of 4 trials done so far, of 6, ")
+
+
+def test_trials_that_all_failed_are_no_error(panel):
+    panel.query = "state == 'failed'"
+    assert panel.problem == ""
+    assert panel._status.value == "<b>1</b> of 6 trials, 1 failed. None of them has top1, and a place."
+    assert panel._picture.shown == {}
+    assert len(panel._controls["trial"].options) == 2
