@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pandas as pd
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from sparselab.plots.columns import finite_rows, require_columns
-from sparselab.plots.style import COLOURS, MARKERS, Figure, cycle, looks, style
+from sparselab.plots.style import COLOURS, MARKERS, Figure, cycle, looks, plain_numbers, style
 
 
 def loss_by_layer(frame: pd.DataFrame) -> Figure:
@@ -93,8 +93,7 @@ def error_by_layer(frame: pd.DataFrame) -> Figure:
             axes.set_xlabel("layer" if alone else "block")
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda percent, _: f"{percent:g}"))
-            axes.yaxis.set_minor_formatter(NullFormatter())
+            plain_numbers(axes.yaxis)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         sides[0].set_ylabel("reconstruction error, %")
         if not alone:

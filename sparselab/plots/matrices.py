@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sparselab.plots.columns import quantity, require_columns
 from sparselab.plots.marks import Mark, column, point
 from sparselab.plots.strips import end_of
-from sparselab.plots.style import COLOURS, MARKERS, Figure, style
+from sparselab.plots.style import COLOURS, MARKERS, Figure, plain_numbers, style
 
 
 def mask_view(
@@ -278,6 +278,7 @@ def running_searches(frame: pd.DataFrame, bound: float | None = None) -> Figure:
         figure = Figure(figsize=(5.6, 2.8), dpi=100)
         axes = figure.add_axes((0.1, 0.17, 0.48, 0.72))
         start = _decade_below(frame.loc[frame["seconds"] > 0, "seconds"])
+        on_the_way: list[Mark] = []
         for number, (strategy, rows) in enumerate(frame.groupby("strategy", sort=False)):
             colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
             seconds, last = rows["seconds"].clip(lower=start), float(rows["efficacy"].iloc[-1])
@@ -287,15 +288,14 @@ def running_searches(frame: pd.DataFrame, bound: float | None = None) -> Figure:
             )
             text = f"{strategy}\nefficacy {last:.2f} after {float(rows['seconds'].iloc[-1]):.2f} s"
             figure.marks.append(point(axes, float(seconds.iloc[-1]), last, text, str(strategy)))
-        for strategy, rows in frame.groupby("strategy", sort=False):
-            figure.marks += _on_the_way(axes, str(strategy), rows, start)
+            on_the_way += _on_the_way(axes, str(strategy), rows, start)
+        figure.marks += on_the_way  # by keys the ends come first
         if bound is not None:
             axes.axhline(bound, color="#666666", lw=1, ls="--", label=f"upper bound: {bound:.1f}")
         axes.set_ylim(top=max(1.0, axes.get_ylim()[1]))  # at the start, before anything is found, too
         axes.set_xscale("log")
         axes.set_xlim(start, 1.5 * max(10 * start, float(frame["seconds"].max())))
-        axes.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+        plain_numbers(axes.xaxis)
         axes.set(xlabel="seconds", ylabel="efficacy, % of the way to the ideal", title="What each search has found")
         axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.02), title="strategy: efficacy", alignment="left")
     return figure

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator
 
 from sparselab.plots.columns import finite_rows, require_columns
 from sparselab.plots.marks import Mark, point
-from sparselab.plots.style import COLOURS, MARKERS, Figure, style
+from sparselab.plots.style import COLOURS, MARKERS, Figure, plain_numbers, style
 
 _KINDS = (
     ("a sparse kernel takes it", COLOURS[0], MARKERS[0]),
@@ -82,8 +82,7 @@ def _draw(axes: Axes, rows: pd.DataFrame, frame: pd.DataFrame, spread: tuple[flo
     axes.set_yscale("log")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_formatter(NullFormatter())
+        plain_numbers(axis)
     axes.set_xlim(*spread)
     axes.set_ylim(top=roof * 1.9)
 

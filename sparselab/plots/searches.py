@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator
 
 from sparselab.plots.columns import finite_rows, require_columns
-from sparselab.plots.style import COLOURS, MARKERS, Figure, cycle, looks, style
+from sparselab.plots.style import COLOURS, MARKERS, Figure, cycle, looks, plain_numbers, style
 
 
 def search_pareto(frame: pd.DataFrame) -> Figure:
@@ -92,8 +92,7 @@ def _draw_strategies(axes: Axes, rows: pd.DataFrame, look_of: dict[str, dict[str
         axes.set_ylim(bottom=lowest - 0.4 * (highest - lowest))
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(_ticks_of_seconds(*axes.get_xlim()))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    plain_numbers(axes.xaxis)
 
 
 def search_traces(frame: pd.DataFrame) -> Figure:

@@ -10,6 +10,8 @@ from typing import Any
 
 import matplotlib as mpl
 import matplotlib.figure
+from matplotlib.axis import Axis
+from matplotlib.ticker import FuncFormatter, NullFormatter
 from PIL import Image
 
 from sparselab.plots.marks import Mark
@@ -60,10 +62,8 @@ def to_png(figure: matplotlib.figure.Figure) -> bytes:
 
 def in_few_colours(picture: Image.Image) -> Image.Image:
     """``picture`` in 256 colours, chosen so that the rarest of its own has one near it, too: a weight may be all that has it."""
-    method = (
-        Image.Quantize.MAXCOVERAGE
-    )  # the usual one gives the colours to what covers most, and a dark purple turns black
-    return picture.convert("RGB").quantize(256, method=method, dither=Image.Dither.NONE)
+    # The usual method gives the colours to what covers most, and a dark purple turns black.
+    return picture.convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
 
 
 @contextmanager
@@ -71,6 +71,12 @@ def style() -> Iterator[None]:
     """Figures made inside are in the project's style."""
     with mpl.rc_context(_STYLE):
         yield
+
+
+def plain_numbers(axis: Axis) -> None:
+    """Numbers at the marks of a logarithmic ``axis`` as they are, and none at the small marks between them."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def cycle(values: tuple[str, ...]) -> Iterator[str]:

@@ -10,18 +10,17 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgba
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from scipy.stats import t
 
 from sparselab.plots.columns import require_columns
 from sparselab.plots.marks import point
 from sparselab.plots.strips import end_of
-from sparselab.plots.style import COLOURS, MARKERS, Figure, style
+from sparselab.plots.style import COLOURS, MARKERS, Figure, plain_numbers, style
 
-_COLOURS = LinearSegmentedColormap.from_list(
-    "scale", [COLOURS[0], COLOURS[3], COLOURS[4]]
-)  # none that white, or black, hides
+# None that white, or black, hides.
+_COLOURS = LinearSegmentedColormap.from_list("scale", [COLOURS[0], COLOURS[3], COLOURS[4]])
 MOST_PANELS = 9
 MOST_NAMES = 14
 NONE = "none"
@@ -228,8 +227,7 @@ def _mark_places(axes: Axes, across: NDArray[Any], panels: int) -> None:
     """Marks of numbers, few enough for panels beside each other; by their logarithm where they span decades."""
     if across.min() > 0 and across.max() >= _DECADES * across.min():
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        plain_numbers(axes.xaxis)
     else:
         axes.xaxis.set_major_locator(MaxNLocator(4 if panels > 1 else 8, prune="both" if panels > 1 else None))
 

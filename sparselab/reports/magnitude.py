@@ -118,11 +118,8 @@ def _kept(layer: LayerWeight, weight: Tensor, scores: Tensor, calculate: MaskCal
         mask = create_mask(weight, calculate, channel_dim=layer.channel_dim, saliency=scores)
     except ValueError as error:
         raise ValueError(f"layer {layer.name!r}: {error}") from error
-    retained, of_rows = (
-        measures.retained(scores, mask),
-        measures.ideal(to_matrix(scores, layer.channel_dim), calculate.density),
-    )
-    return retained, max(retained, of_rows)
+    retained = measures.retained(scores, mask)
+    return retained, max(retained, measures.ideal(to_matrix(scores, layer.channel_dim), calculate.density))
 
 
 def _whole_model(frame: pd.DataFrame) -> dict[str, float]:

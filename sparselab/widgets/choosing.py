@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import ipywidgets
@@ -25,6 +26,16 @@ def matching(names: Iterable[str], sought: str) -> list[str]:
     """
     words = sought.lower().split()
     return [name for name in names if all(word in name.lower() for word in words)]
+
+
+@contextmanager
+def unlinked(link: traitlets.link) -> Iterator[None]:
+    """While it lasts, nobody hears of a list whose options change: it chooses its first for a moment, which is nobody's choice."""
+    link.unlink()
+    try:
+        yield
+    finally:
+        link.link()
 
 
 class LayerChooser(ipywidgets.HBox):
@@ -80,10 +91,9 @@ class LayerChooser(ipywidgets.HBox):
         if list(self._list.options) == self._options(names):
             self._list.value = chosen
             return
-        self._link.unlink()  # a list that is changed chooses its first for a moment, which is nobody's choice
-        self._list.options = self._options(names)
-        self._list.value = chosen
-        self._link.link()
+        with unlinked(self._link):
+            self._list.options = self._options(names)
+            self._list.value = chosen
 
     def _say(self, count: int) -> None:
         every = len(self._labels)
@@ -96,6 +106,23 @@ class LayerChooser(ipywidgets.HBox):
 
     def _options(self, names: Iterable[str]) -> list[tuple[str, str]]:
         return [(self._labels[name], name) for name in names]
+
+
+def window_fields(steps: tuple[int, int], along: str) -> dict[str, ipywidgets.Widget]:
+    """Fields for the first ``row`` and ``channel`` of a window, called ``along`` there, which ``steps`` move by its size."""
+    says = {"row": "Window: row", "channel": along}
+    return {
+        name: ipywidgets.BoundedIntText(
+            min=0, max=0, step=step, description=says[name], **wide(layout={"width": "160px"})
+        )
+        for name, step in zip(says, steps)
+    }
+
+
+def fit_window(fields: Mapping[str, ipywidgets.Widget], shape: tuple[int, int], window: tuple[int, int]) -> None:
+    """Let a ``window`` of so many rows and channels go to the last ones of a matrix of ``shape``."""
+    for name, of, seen in zip(("row", "channel"), shape, window):
+        fields[name].max = max(0, of - seen)
 
 
 class PatternChooser(ipywidgets.HBox):

@@ -16,11 +16,7 @@ _HIDDEN = ("traceback", "versions", "key")
 
 def height_columns(frame: pd.DataFrame) -> list[str]:
     """Columns of numbers that differ: the headline of the sweep, what else it measured, what it was given."""
-    numbers = [
-        str(name)
-        for name in frame
-        if pd.api.types.is_numeric_dtype(frame[name]) and not pd.api.types.is_bool_dtype(frame[name])
-    ]
+    numbers = [str(name) for name in frame if has_places(frame[name])]
     inputs, said = frame.attrs.get("inputs", []), [each["name"] for each in frame.attrs.get("quantities", [])]
     differ = [name for name in numbers if frame[name].nunique() > 1] or numbers
     return sorted(differ, key=lambda name: (name in inputs, name not in said[:1]))
@@ -140,10 +136,9 @@ def trial_table(frame: pd.DataFrame, row: Any) -> str:
     cells = "".join(
         f"<tr><th>{html.escape(str(k))}</th><td>{html.escape(_text(v))}</td></tr>" for k, v in values.items()
     )
-    trace = frame.loc[row].get("traceback", "")
-    trace = trace if isinstance(trace, str) else ""
-    more = f"<details><summary>traceback</summary><pre>{html.escape(trace)}</pre></details>" if trace else ""
-    return f"<table>{cells}</table>{more}"
+    trace = frame.loc[row].get("traceback")
+    more = f"<details><summary>traceback</summary><pre>{html.escape(str(trace))}</pre></details>"
+    return f"<table>{cells}</table>{more if pd.notna(trace) and trace else ''}"
 
 
 def planned(frame: pd.DataFrame) -> int:

@@ -90,6 +90,12 @@ def choosable_layers(model: nn.Module) -> dict[str, LayerWeight]:
     return layers
 
 
+def matrix_shape(layer: LayerWeight) -> tuple[int, int]:
+    """Rows and channels of the weight of ``layer`` as a matrix."""
+    channels = layer.weight.shape[layer.channel_dim]
+    return layer.weight.numel() // channels, channels
+
+
 def first_choice(layers: dict[str, LayerWeight], pattern: str) -> str:
     """The largest layer that ``pattern`` can prune, or the largest."""
     fitting = {name: layer for name, layer in layers.items() if why_not(layer.module, layer.attribute, pattern) is None}

@@ -20,7 +20,7 @@ from sparselab.plots.style import Figure
 from sparselab.reports import Counted, magnitude_report
 from sparselab.saliency import ModelSaliency
 from sparselab.widgets import layers as logic
-from sparselab.widgets.choosing import LayerChooser, PatternChooser, layer_labels
+from sparselab.widgets.choosing import LayerChooser, PatternChooser, fit_window, layer_labels
 from sparselab.widgets.job import Job
 from sparselab.widgets.panel import Panel, column, controls, in_words, numbers, pictures, soon, wide
 from sparselab.widgets.picture import Picture
@@ -173,12 +173,8 @@ class MagnitudeLoss(Panel):
 
     def _fit_sliders(self) -> None:
         """Let the window go to the layer's last row and channel; both move at once, for one redraw."""
-        layer = self._layers[self.layer]
-        channels = layer.weight.shape[layer.channel_dim]
-        rows = layer.weight.numel() // channels
         with self.hold_trait_notifications():
-            self._controls["row"].max = max(0, rows - matrices.WINDOW[0])
-            self._controls["channel"].max = max(0, channels - matrices.WINDOW[1])
+            fit_window(self._controls, logic.matrix_shape(self._layers[self.layer]), matrices.WINDOW)
 
     def _redraw(self) -> None:
         with self.problems_shown():

@@ -32,7 +32,7 @@ from sparselab.plots.marks import Key
 from sparselab.plots.style import Figure
 from sparselab.saliency import ModelSaliency
 from sparselab.widgets import searches as logic
-from sparselab.widgets.choosing import LayerChooser, PatternChooser, Ticks, layer_labels
+from sparselab.widgets.choosing import LayerChooser, PatternChooser, Ticks, fit_window, layer_labels, window_fields
 from sparselab.widgets.job import Job
 from sparselab.widgets.layers import choosable_layers, first_choice, require_names
 from sparselab.widgets.panel import as_problem, column, controls, in_words, numbers, pictures, tabs, wide
@@ -40,6 +40,7 @@ from sparselab.widgets.picture import Picture
 from sparselab.widgets.working import WorkingPanel, each_of, require_none_failed, state_of
 
 _MATRIX = "matrix"
+_WINDOW = matrices.WINDOW[0], matrices.BESIDE
 _NONE_TICKED = "No strategy is ticked."
 
 
@@ -97,7 +98,7 @@ class PermutationGain(WorkingPanel):
         self._traces: list[logic.Trace] = []
         self._network = logic.NetworkSearch()
         self._network_job: Job | None = None
-        first = layer or (_MATRIX if self._model is None else first_choice(choosable_layers(self._model), pattern))
+        first = layer or (_MATRIX if self._model is None else first_choice(self._layers, pattern))
         self._about, self._status, self._best_line, self._layers_line = (numbers() for _ in range(4))
         self._saved, self._network_saved = numbers(), numbers()
         self._traces_picture, self._groups_picture, self._order_picture = (Picture() for _ in range(3))
@@ -284,12 +285,7 @@ class PermutationGain(WorkingPanel):
             "seed": ipywidgets.BoundedIntText(
                 min=0, max=2**31 - 1, description="Seed", **wide(layout={"width": "130px"})
             ),
-            "row": ipywidgets.BoundedIntText(
-                min=0, max=0, step=matrices.WINDOW[0], description="Window: row", **wide(layout={"width": "160px"})
-            ),
-            "channel": ipywidgets.BoundedIntText(
-                min=0, max=0, step=matrices.BESIDE, description="place", **wide(layout={"width": "140px"})
-            ),
+            **window_fields(_WINDOW, "place"),
         }
         self._make_buttons()
 
@@ -429,8 +425,7 @@ class PermutationGain(WorkingPanel):
         """Let the window go to the last row and channel; both move at once, for one redraw."""
         with self.problems_shown(), self.hold_trait_notifications():
             rows, channels = self.matrix.weights.shape
-            self._controls["row"].max = max(0, rows - matrices.WINDOW[0])
-            self._controls["channel"].max = max(0, channels - matrices.BESIDE)
+            fit_window(self._controls, (rows, channels), _WINDOW)
 
     def _show_layers(self, job: Job) -> None:
         state, found, frame = state_of(job), self._network, self.layers_frame

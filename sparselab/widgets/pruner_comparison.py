@@ -23,10 +23,10 @@ from sparselab.pruners import get_pruner
 from sparselab.statistics import PositionMask
 from sparselab.statistics.positions import padding
 from sparselab.widgets import pruning as logic
-from sparselab.widgets.choosing import LayerChooser, PatternChooser, Ticks, layer_labels
+from sparselab.widgets.choosing import LayerChooser, PatternChooser, Ticks, fit_window, layer_labels, window_fields
 from sparselab.widgets.job import Job
-from sparselab.widgets.layers import PATTERNS, choosable_layers, first_choice, pattern_text, require_names
-from sparselab.widgets.panel import column, controls, numbers, tabs, wide
+from sparselab.widgets.layers import PATTERNS, choosable_layers, first_choice, matrix_shape, pattern_text, require_names
+from sparselab.widgets.panel import column, controls, numbers, tabs
 from sparselab.widgets.picture import Picture
 from sparselab.widgets.working import WorkingPanel, each_of, require_none_failed, state_of
 
@@ -160,16 +160,10 @@ class PrunerComparison(WorkingPanel):
         return tuple(proposal["value"])
 
     def _make_controls(self, pattern: str) -> None:
-        narrow = wide(layout={"width": "160px"})
         self._controls: dict[str, ipywidgets.Widget] = {
             "layer": LayerChooser(layer_labels(self._layers, pattern), tooltip="The weight to prune"),
             "pattern": PatternChooser(PATTERNS, pattern, pattern_text),
-            "row": ipywidgets.BoundedIntText(
-                min=0, max=0, step=pictures_of.WINDOW[0], description="Window: row", **narrow
-            ),
-            "channel": ipywidgets.BoundedIntText(
-                min=0, max=0, step=pictures_of.WINDOW[1], description="channel", **narrow
-            ),
+            **window_fields(pictures_of.WINDOW, "channel"),
         }
         button = ipywidgets.Button
         self._run = button(description="Run", button_style="primary", tooltip="Go on with what was stopped")
@@ -189,12 +183,9 @@ class PrunerComparison(WorkingPanel):
 
     def _fit_window(self) -> None:
         """Let the window go to the layer's last row and channel; both move at once, for one redraw."""
-        layer = self._layers[self.layer]
-        channels = layer.weight.shape[layer.channel_dim]
-        rows = layer.weight.numel() // channels
+        window = pictures_of.window_rows(len(self.pruners)), pictures_of.WINDOW[1]
         with self.hold_trait_notifications():
-            self._controls["row"].max = max(0, rows - pictures_of.window_rows(len(self.pruners)))
-            self._controls["channel"].max = max(0, channels - pictures_of.WINDOW[1])
+            fit_window(self._controls, matrix_shape(self._layers[self.layer]), window)
 
     def _moved(self, _: Any) -> None:
         with self.problems_shown():

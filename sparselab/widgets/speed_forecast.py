@@ -17,6 +17,7 @@ from sparselab.deploy.forecasting import Forecast, forecast
 from sparselab.deploy.hardware import hardware, hardware_names
 from sparselab.masks import AnyPattern
 from sparselab.plots.style import Figure
+from sparselab.widgets.choosing import unlinked
 from sparselab.widgets.panel import Panel, column, numbers, pictures, wide
 from sparselab.widgets.picture import Picture
 
@@ -45,10 +46,9 @@ class BatchChooser(ipywidgets.HBox):
     def _joined(self, proposal: Any) -> int:
         batch = int(proposal["value"])
         if batch not in self._slider.options:
-            self._link.unlink()  # a slider whose options change chooses its first for a moment, which is nobody's choice
-            self._slider.options = sorted({*self._slider.options, batch})
-            self._slider.value = batch
-            self._link.link()
+            with unlinked(self._link):
+                self._slider.options = sorted({*self._slider.options, batch})
+                self._slider.value = batch
         return batch
 
 
@@ -139,10 +139,9 @@ class SpeedForecast(Panel):
     def _offer(self, precisions: Sequence[str]) -> None:
         """Let these be chosen; the one that is stays so if it is among them."""
         control, chosen = self._controls["dtype"], self.dtype if self.dtype in precisions else precisions[0]
-        self._links["dtype"].unlink()  # a list that is changed chooses its first for a moment, which is nobody's choice
-        control.options, control.value = precisions, chosen
-        self.dtype = chosen
-        self._links["dtype"].link()
+        with unlinked(self._links["dtype"]):
+            control.options, control.value = precisions, chosen
+            self.dtype = chosen
 
     def _draw(self) -> None:
         sentence = self.forecast.sentence

@@ -21,6 +21,7 @@ from sparselab.plots.trials import View
 from sparselab.sweeps import load
 from sparselab.sweeps.background import RunningSweep
 from sparselab.widgets import exploring as logic
+from sparselab.widgets.choosing import unlinked
 from sparselab.widgets.panel import Panel, controls, numbers, pictures, wide
 from sparselab.widgets.picture import Picture
 
@@ -196,11 +197,10 @@ class SweepExplorer(Panel):
     def _offer_trials(self, frame: pd.DataFrame, chosen: int) -> None:
         """Let the trials of ``frame`` be chosen; the one that is stays so if it is among them."""
         control, options = self._controls["trial"], [*_NO_TRIAL, *logic.trial_labels(frame, self._all)]
-        self._links["trial"].unlink()  # a list that is changed chooses its first for a moment, which is nobody's choice
-        if list(control.options) != options:
-            control.options = options
-        control.value = self.trial = chosen if chosen in frame.index else -1
-        self._links["trial"].link()
+        with unlinked(self._links["trial"]):
+            if list(control.options) != options:
+                control.options = options
+            control.value = self.trial = chosen if chosen in frame.index else -1
 
     def _key_of(self, trial: int) -> Any:
         """What tells a trial of a store from all others, whatever its number is."""
